@@ -1,0 +1,128 @@
+"""The words of the project as small frozen values: names, references, extents and states."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from appliance.errors import InvalidInput
+
+SECTOR = 512
+"""Bytes in a sector, the unit of device-mapper tables and block statistics whatever the disk's own size is."""
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+MAX_THIN_ID = (1 << 24) - 1
+"""Largest device id in a thin pool (Documentation/admin-guide/device-mapper/thin-provisioning.rst)."""
+
+_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
+
+
+class TemplateState(StrEnum):
+    """Life of a template version."""
+
+    IMPORTING = "importing"
+    READY = "ready"
+    REMOVING = "removing"
+
+
+class CloneState(StrEnum):
+    """Life of a clone."""
+
+    CREATING = "creating"
+    READY = "ready"
+    REMOVING = "removing"
+
+
+class CloneKind(StrEnum):
+    """Where a clone's writes live: on the RAID, or on the NVMe drive alone."""
+
+    DURABLE = "durable"
+    EPHEMERAL = "ephemeral"
+
+
+class ImageFormat(StrEnum):
+    """Formats of template images. Stated by the caller, never probed."""
+
+    RAW = "raw"
+    QCOW2 = "qcow2"
+
+
+class Access(StrEnum):
+    """How a volume is activated."""
+
+    READ_ONLY = "read-only"
+    READ_WRITE = "read-write"
+
+
+class Health(StrEnum):
+    """Health of one part of the store, worst last."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something an operator should know: how bad, what it is, what to do."""
+
+    severity: Health
+    what: str
+    hint: str = ""
+
+
+def check_name(name: str, kind: str = "name") -> str:
+    """Return ``name`` if it may name a template, clone or client, else raise InvalidInput.
+
+    1 to 63 characters of a-z, 0-9, dot, underscore and hyphen, beginning and ending with a letter or digit: safe in
+    a path, in a URI, in a unit's instance name and on a command line.
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name!r} is not a valid {kind}",
+            why="it must have 1 to 63 characters of a-z, 0-9, '.', '_' and '-', a letter or digit at both ends",
+            hint="choose another name",
+        )
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class TemplateRef:
+    """A template version (``debian-13@3``) or, without a version, the newest ready one (``debian-13``)."""
+
+    name: str
+    version: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``NAME`` or ``NAME@VERSION``. Raises InvalidInput."""
+        name, at, version = text.partition("@")
+        check_name(name, "template name")
+        if not at:
+            return cls(name)
+        if not version.isascii() or not version.isdigit() or version.startswith("0"):
+            raise InvalidInput(
+                f"{text!r} is not a template reference",
+                why="the version after '@' is a whole number from 1",
+                hint="write NAME or NAME@VERSION, for example debian-13@3",
+            )
+        return cls(name, int(version))
+
+    def __str__(self) -> str:
+        return self.name if self.version is None else f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Extent:
+    """A run of bytes on a volume: where it begins and how long it is."""
+
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """First byte after it."""
+        return self.offset + self.length

@@ -1,0 +1,26 @@
+"""Waiting for a condition with a deadline, for facts that the kernel offers no event for."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from appliance.errors import DeadlineExceeded
+
+T = TypeVar("T")
+
+
+def until(probe: Callable[[], T | None], what: str, *, deadline: float, interval: float = 0.02) -> T:
+    """Call ``probe`` until it returns something other than None or False, and return that.
+
+    ``deadline`` and ``interval`` are seconds. Raises DeadlineExceeded, naming ``what`` was awaited.
+    """
+    end = time.monotonic() + deadline
+    pause = threading.Event()
+    while True:
+        found = probe()
+        if found is not None and found is not False:
+            return found
+        if time.monotonic() >= end:
+            raise DeadlineExceeded(f"waited {deadline:g} s for {what}")
+        pause.wait(interval)
