@@ -1,0 +1,134 @@
+"""What can be built, from which inputs, and where the result is kept."""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from imagebuild.command import BuildError, say
+from imagebuild.inputs import digest
+from imagebuild.mkosi import Mkosi
+
+ROOT = Path(__file__).resolve().parents[3]
+KEEP = 3
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One image: its inputs, mkosi's arguments, and the file or directory that is the result."""
+
+    name: str
+    summary: str
+    inputs: tuple[str, ...]
+    arguments: tuple[str, ...]
+    result: str
+
+
+_BASE = "mkosi.conf.d/00-base.conf"
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "lab",
+            "Debian 13 tree with the appliance's tools and User-Mode Linux, for the kernel tests",
+            (_BASE, "mkosi.conf.d/10-packages.conf", "mkosi.images/lab"),
+            ("--directory", str(ROOT / "mkosi.images/lab"), "--include", str(ROOT / _BASE), "--output", "tree"),
+            "tree",
+        ),
+        Kind(
+            "guest",
+            "sample template: a Debian 13 server guest, raw and qcow2",
+            (_BASE, "mkosi.images/guest"),
+            ("--directory", str(ROOT / "mkosi.images/guest"), "--include", str(ROOT / _BASE), "--output", "guest"),
+            "guest.raw",
+        ),
+        Kind(
+            "appliance",
+            "the appliance's disk image",
+            (
+                "appliance",
+                "mkosi.conf",
+                "mkosi.conf.d",
+                "mkosi.extra",
+                "mkosi.images/initrd",
+                "mkosi.postinst.chroot",
+                "mkosi.repart",
+            ),
+            ("--directory", str(ROOT), "--output", "appliance"),
+            "appliance.raw",
+        ),
+    )
+}
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Let one build at a time use the caches; another waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another build is running; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def place(kind: Kind, cache: Path) -> Path:
+    """Return the directory in which the image of the present inputs is kept, whether it exists or not."""
+    return cache / "images" / f"{kind.name}-{digest(ROOT, kind.inputs, kind.name, *kind.arguments[2:])}"
+
+
+def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
+    """Build an image unless its inputs were built before; return the result's path.
+
+    The result appears under its final name only when it is complete. With `fresh` it is built again, with the newest
+    packages that the mirror has.
+
+    Raises:
+        BuildError: the build failed; an older result stays as it was.
+    """
+    with _lock(cache / "images" / ".lock"):
+        home = place(kind, cache)
+        if (home / kind.result).exists() and not fresh:
+            return home / kind.result
+        mkosi.prepare()
+        if fresh:
+            mkosi.forget_incremental()
+        say(f"building {kind.name}: {kind.summary}")
+        scratch = Path(tempfile.mkdtemp(prefix=f".{kind.name}-", dir=cache / "images"))
+        try:
+            mkosi.build(kind.arguments, output=scratch)
+            finish(kind, scratch, mkosi)
+            if not (scratch / kind.result).exists():
+                raise BuildError(
+                    f"{kind.name} was not built", f"mkosi made no {kind.result}", "read its messages above"
+                )
+            scratch.chmod(0o755)
+            if home.exists():
+                home.rename(scratch.with_name(f"{scratch.name}.old"))
+            scratch.rename(home)
+        finally:
+            for leftover in (scratch, scratch.with_name(f"{scratch.name}.old")):
+                shutil.rmtree(leftover, ignore_errors=True)
+        _prune(kind, cache, home)
+        return home / kind.result
+
+
+def finish(kind: Kind, scratch: Path, mkosi: Mkosi) -> None:
+    """Make what a kind offers beside mkosi's own output."""
+    if kind.name == "guest":
+        mkosi.tool(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "guest.raw", "guest.qcow2"], writable=scratch)
+
+
+def _prune(kind: Kind, cache: Path, current: Path) -> None:
+    """Remove results of older inputs, all but the newest few."""
+    others = [path for path in (cache / "images").glob(f"{kind.name}-*") if path != current and path.is_dir()]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in others[KEEP - 1 :]:
+        say(f"removing {old.name}, which no longer matches the sources")
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,120 @@
+"""Obtaining mkosi and running it.
+
+Debian 13 packages the mkosi that the configuration is written for; Debian 12's is too old, and it is not on PyPI. It is pure
+Python, so the package is fetched from Debian 13 and unpacked into the cache, on every host alike.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imagebuild.apt import KEYRING, RELEASE, PrivateApt, host_proxy, host_sources, pick_mirrors, render_sources
+from imagebuild.command import BuildError, need_tools, run, say
+
+HOST_TOOLS: Mapping[str, str] = {
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "cp": "coreutils",
+    "unshare": "util-linux",
+}
+
+
+class Mkosi:
+    """mkosi, its tools tree and its caches, below one cache directory."""
+
+    def __init__(self, cache: Path) -> None:
+        """Nothing is done before `prepare`."""
+        self._home = cache / "mkosi"
+        self._program = self._home / "program"
+        self._sandbox = self._home / "sandbox"
+        self._tools = self._home / "tools"
+        self._proxy: str | None = None
+
+    def prepare(self) -> None:
+        """Have mkosi, its package sources and its tools tree ready; quick when they are.
+
+        Raises:
+            BuildError: something that the host must have is missing, or a download or the build of the tools failed.
+        """
+        need_tools(HOST_TOOLS)
+        if os.geteuid() != 0:
+            need_tools({"newuidmap": "uidmap"})
+        if not KEYRING.exists():
+            raise BuildError(
+                "Debian's archive keys are missing",
+                f"there is no {KEYRING}",
+                "apt-get install debian-archive-keyring",
+            )
+        sources = render_sources(pick_mirrors(host_sources()))
+        self._proxy = host_proxy()
+        sandbox_list = self._sandbox / "etc/apt/sources.list.d/mkosi.sources"
+        sandbox_list.parent.mkdir(parents=True, exist_ok=True)
+        # mkosi writes a list of its own, with Debian's debug archive in it, which few mirrors carry, unless it finds this.
+        sandbox_list.write_text(sources)
+        if not self._program.exists():
+            self._fetch(sources)
+        if not self._tools.exists():
+            self._build_tools()
+
+    def build(self, arguments: Sequence[str | Path], *, output: Path) -> None:
+        """Build an image into the directory `output` with mkosi's `arguments`.
+
+        Raises:
+            BuildError: mkosi failed.
+        """
+        self._run([*arguments, "--tools-tree", self._tools, "--output-directory", output, "--force", "build"])
+
+    def tool(self, argv: Sequence[str | Path], *, writable: Path) -> None:
+        """Run a program of the tools tree on files below `writable`.
+
+        Raises:
+            BuildError: it failed.
+        """
+        self._run(
+            ["--directory", "", "--tools-tree", self._tools, "sandbox", "--", *argv], cwd=writable
+        )
+
+    def _run(self, arguments: Sequence[str | Path], *, cwd: Path | None = None) -> None:
+        common: list[str | Path] = []
+        for option, name in (
+            ("--cache-directory", "incremental"),
+            ("--package-cache-directory", "packages"),
+            ("--workspace-directory", "work"),
+        ):
+            (self._home / name).mkdir(parents=True, exist_ok=True)
+            common += [option, self._home / name]
+        if self._proxy is not None:
+            common += ["--proxy-url", self._proxy]
+        run(
+            [sys.executable, "-m", "mkosi", *common, "--sandbox-tree", self._sandbox, *arguments],
+            env={"PYTHONPATH": str(self._program / "usr/lib/python3/dist-packages"), "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=cwd,
+        )
+
+    def _fetch(self, sources: str) -> None:
+        say("fetching mkosi from Debian 13")
+        self._home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self._home) as name:
+            scratch = Path(name)
+            package = PrivateApt(self._home / "apt", sources, self._proxy).download("mkosi", scratch)
+            run(["dpkg-deb", "-x", package, scratch / "program"])
+            (scratch / "program").rename(self._program)
+
+    def _build_tools(self) -> None:
+        say("building mkosi's tools tree (once, about two minutes)")
+        with tempfile.TemporaryDirectory(dir=self._home) as name:
+            self._run(
+                [
+                    *("--directory", "", "--distribution", "debian", "--release", RELEASE),
+                    *("--include", "mkosi-tools", "--output", "tools", "--output-directory", name),
+                    "build",
+                ]
+            )
+            Path(name, "tools").rename(self._tools)
+
+    def forget_incremental(self) -> None:
+        """Throw mkosi's incremental caches away, so that the next build asks the mirror for newer packages."""
+        shutil.rmtree(self._home / "incremental", ignore_errors=True)
