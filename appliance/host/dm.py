@@ -111,7 +111,7 @@ class Dm:
 
     def list(self) -> tuple[Entry, ...]:
         """All device-mapper devices."""
-        answer = self._read(Command.LIST_DEVICES, "", b"", Flag.NONE, "list the device-mapper devices")
+        answer = self._read(Command.LIST_DEVICES, "", b"", Flag.UUID, "list the device-mapper devices")
         return unpack_names(answer.data)
 
     def info(self, name: str) -> Info:

@@ -64,6 +64,7 @@ class Flag(IntFlag):
     SKIP_LOCKFS = 1 << 10
     NO_FLUSH = 1 << 11
     UEVENT_GENERATED = 1 << 13
+    UUID = 1 << 14
     DATA_OUT = 1 << 16
     DEFERRED_REMOVE = 1 << 17
 
@@ -221,7 +222,7 @@ def pack_message(text: str, sector: int = 0) -> bytes:
 
 
 def unpack_names(data: bytes) -> tuple[Entry, ...]:
-    """The devices in the answer to LIST_DEVICES; needs a kernel that lists uuids, as every admitted one does."""
+    """The devices in the answer to LIST_DEVICES, which must have been asked with the flag UUID."""
     entries = []
     offset = 0
     if len(data) < _NAME_LIST.size or _NAME_LIST.unpack_from(data)[0] == 0:
