@@ -1,7 +1,8 @@
 """Device-mapper, by ioctl on ``/dev/mapper/control``: no process is started, which matters while a system disk dies.
 
-Sources: ``include/uapi/linux/dm-ioctl.h`` and ``drivers/md/dm-ioctl.c`` of Linux 6.12; the udev flags are those of
-``libdm/libdevmapper.h`` (LVM2 2.03). Lengths in tables are sectors of 512 bytes.
+Sources: ``include/uapi/linux/dm-ioctl.h`` and ``drivers/md/dm-ioctl.c`` of Linux 6.12. Lengths in tables are sectors of
+512 bytes. Events carry no udev cookie: what udev may do with our devices is said by rules that match their uuids
+(``HATCHERY-...``, rule 5), and the end of its work is seen on the node itself.
 
 The kernel's errors become the project's, wherever they are certain:
 
@@ -41,7 +42,7 @@ from appliance.host.dm_ioctl import (
 )
 from appliance.model import Access
 
-__all__ = ["DeviceNumber", "Dm", "Entry", "Flush", "Info", "Target", "Visibility"]
+__all__ = ["DeviceNumber", "Dm", "Entry", "Flush", "Info", "Target"]
 
 _ROOM = 16 * 1024
 _ROOM_MAX = 64 * 1024 * 1024
@@ -54,20 +55,6 @@ class Flush(Enum):
 
     FLUSH = "flush"
     NO_FLUSH = "no-flush"
-
-
-class Visibility(Enum):
-    """What udev's rules may do with a device; its number is put into each event as a libdevmapper cookie."""
-
-    NORMAL = 0x0040
-    """Everything: DM_UDEV_PRIMARY_SOURCE_FLAG alone."""
-    PRIVATE = 0x0040 | 0x0002 | 0x0004 | 0x0008
-    """Only the node and its name: subsystem, disk and other rules are off (rule 5: what is inside is the guest's)."""
-
-    @property
-    def cookie(self) -> int:
-        """Flags in the upper half; the lower half, a semaphore's number, is 0, so that udev notifies nobody."""
-        return self.value << 16
 
 
 class Dm:
@@ -148,7 +135,6 @@ class Dm:
         targets: Sequence[Target],
         *,
         access: Access = Access.READ_WRITE,
-        visibility: Visibility = Visibility.PRIVATE,
     ) -> Path:
         """Make a device with a table in use and wait for its node; return the node's path.
 
@@ -161,7 +147,7 @@ class Dm:
             raise AlreadyExists(f"cannot {what}", why="a device has this name or uuid already") from error
         try:
             self.load(name, targets, access=access)
-            return self.resume(name, visibility=visibility)
+            return self.resume(name)
         except BaseException:
             self._discard(name)
             raise
@@ -186,7 +172,6 @@ class Dm:
         *,
         access: Access = Access.READ_WRITE,
         flush: Flush = Flush.FLUSH,
-        visibility: Visibility = Visibility.PRIVATE,
     ) -> None:
         """Exchange the table: load, suspend, resume. A refused table leaves the old one running. Raises NotFound."""
         self.load(name, targets, access=access)
@@ -195,7 +180,7 @@ class Dm:
         except BaseException:
             self.clear(name)
             raise
-        self.resume(name, visibility=visibility)
+        self.resume(name)
 
     def suspend(self, name: str, flush: Flush = Flush.FLUSH) -> None:
         """Hold the device's I/O. With FLUSH what is in flight completes first. Raises NotFound."""
@@ -204,9 +189,9 @@ class Dm:
             flags |= Flag.NO_FLUSH
         self._do(Command.DEV_SUSPEND, pack(name, flags=flags), f"suspend {name}")
 
-    def resume(self, name: str, *, visibility: Visibility = Visibility.PRIVATE) -> Path:
+    def resume(self, name: str) -> Path:
         """Bring the inactive table, if any, into use and let I/O go on; return the node's path. Raises NotFound."""
-        answer = self._do(Command.DEV_SUSPEND, pack(name, event_nr=visibility.cookie), f"resume {name}")
+        answer = self._do(Command.DEV_SUSPEND, pack(name), f"resume {name}")
         return self._await_node(name, answer.info.number)
 
     def remove(self, name: str, *, deadline: float = 0.0) -> None:
@@ -218,7 +203,7 @@ class Dm:
 
         def attempt() -> bool:
             try:
-                self._do(Command.DEV_REMOVE, pack(name, event_nr=Visibility.PRIVATE.cookie), request)
+                self._do(Command.DEV_REMOVE, pack(name), request)
             except NotFound:
                 pass
             except InUse:
