@@ -126,3 +126,34 @@ class Extent:
     def end(self) -> int:
         """First byte after it."""
         return self.offset + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Latencies in power-of-two microseconds: ``counts[0]`` is 0 to 1, ``counts[i]`` is 2**i to 2**(i+1) - 1.
+
+    Trailing zeros carry no meaning.
+    """
+
+    counts: tuple[int, ...] = ()
+
+    def __sub__(self, earlier: "Histogram") -> "Histogram":
+        """What was counted since ``earlier``. A counter that was reset meanwhile counts from zero."""
+        width = max(len(self.counts), len(earlier.counts))
+        now = self.counts + (0,) * (width - len(self.counts))
+        then = earlier.counts + (0,) * (width - len(earlier.counts))
+        if any(a < b for a, b in zip(now, then, strict=True)):
+            return self
+        return Histogram(tuple(a - b for a, b in zip(now, then, strict=True)))
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        """Both together."""
+        width = max(len(self.counts), len(other.counts))
+        mine = self.counts + (0,) * (width - len(self.counts))
+        theirs = other.counts + (0,) * (width - len(other.counts))
+        return Histogram(tuple(a + b for a, b in zip(mine, theirs, strict=True)))
+
+    @property
+    def total(self) -> int:
+        """How many requests were counted."""
+        return sum(self.counts)

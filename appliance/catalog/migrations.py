@@ -1,0 +1,78 @@
+"""The catalog's schema as an ordered list of steps; ``PRAGMA user_version`` counts those that were taken.
+
+A step is never changed once it was released: a new one is added.
+"""
+
+import sqlite3
+
+from appliance.errors import Refused
+
+STEPS: tuple[str, ...] = (
+    """
+    CREATE TABLE ledger (
+        -- One row: ids that were given out are not given again, even if what they named never came to be.
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        next_thin_id INTEGER NOT NULL,
+        transaction_id INTEGER
+    ) STRICT;
+    INSERT INTO ledger VALUES (1, 1, NULL);
+
+    CREATE TABLE clients (
+        name TEXT PRIMARY KEY,
+        transport TEXT NOT NULL CHECK (transport IN ('unix', 'tcp')),
+        address TEXT,
+        port INTEGER,
+        plain INTEGER NOT NULL CHECK (plain IN (0, 1)),
+        CHECK ((transport = 'tcp') = (address IS NOT NULL)),
+        CHECK ((transport = 'tcp') = (port IS NOT NULL))
+    ) STRICT;
+
+    CREATE TABLE templates (
+        thin_id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL CHECK (version > 0),
+        state TEXT NOT NULL CHECK (state IN ('importing', 'ready', 'removing')),
+        size INTEGER NOT NULL,
+        format TEXT NOT NULL,
+        source TEXT NOT NULL,
+        sha256 TEXT,
+        created REAL NOT NULL,
+        UNIQUE (name, version)
+    ) STRICT;
+
+    CREATE TABLE stagings (
+        thin_id INTEGER PRIMARY KEY,
+        template INTEGER NOT NULL REFERENCES templates
+    ) STRICT;
+
+    CREATE TABLE clones (
+        thin_id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        template INTEGER NOT NULL REFERENCES templates,
+        kind TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('creating', 'ready', 'removing')),
+        size INTEGER NOT NULL,
+        client TEXT REFERENCES clients,
+        created REAL NOT NULL
+    ) STRICT;
+    CREATE INDEX clones_by_template ON clones (template);
+    CREATE INDEX clones_by_client ON clones (client);
+    CREATE INDEX clones_open ON clones (state) WHERE state <> 'ready';
+    """,
+)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to the newest schema, each step in a transaction of its own.
+
+    Raises Refused when the database was written by a newer release.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(STEPS):
+        raise Refused(
+            "the catalog was written by a newer release",
+            why=f"its schema is version {version}, this release knows {len(STEPS)}",
+            hint="boot the newer release",
+        )
+    for number, step in enumerate(STEPS[version:], start=version + 1):
+        connection.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")

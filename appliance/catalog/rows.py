@@ -1,0 +1,90 @@
+"""Rows of the catalog as frozen values. Sizes are bytes, times are seconds since the epoch."""
+
+from dataclasses import dataclass
+
+from appliance.model import CloneKind, CloneState, ImageFormat, TemplateState
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """An identity that clones are exported to. ``address`` and ``port`` belong to TCP."""
+
+    name: str
+    transport: str
+    address: str | None = None
+    port: int | None = None
+    plain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewTemplate:
+    """A template version that is about to be imported."""
+
+    name: str
+    format: ImageFormat
+    source: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A template version. ``size`` is 0 and ``sha256`` None until they are known."""
+
+    thin_id: int
+    name: str
+    version: int
+    state: TemplateState
+    size: int
+    format: ImageFormat
+    source: str
+    sha256: str | None
+    created: float
+
+    @property
+    def ref(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewClone:
+    """A clone that is about to be made."""
+
+    name: str
+    client: str | None
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A clone; ``template`` is the thin id of the version that it came from."""
+
+    thin_id: int
+    name: str
+    template: int
+    template_ref: str
+    kind: CloneKind
+    state: CloneState
+    size: int
+    client: str | None
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A volume that holds an image file while it is converted."""
+
+    thin_id: int
+    template: int
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The intents that were recorded and not finished: after a crash they are settled by looking into the pool."""
+
+    templates: tuple[Template, ...]
+    clones: tuple[Clone, ...]
+    stagings: tuple[Staging, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.templates or self.clones or self.stagings)

@@ -1,0 +1,233 @@
+"""qemu-storage-daemon: its command line, and exports that come and go while it runs.
+
+One daemon serves one client. Source of the options and commands: QEMU's qemu-storage-daemon-qmp-ref and
+docs/tools/qemu-storage-daemon.rst. The disks are opened with O_DIRECT, so that a full pool is told to the guest at
+once (rule 4) and nothing acknowledged lives in a page cache only.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import InUse, Unhealthy
+from appliance.host.qmp import Qmp, QmpError
+
+IOTHREAD = "io0"
+"""Id of the thread that serves all exports of a daemon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where a daemon listens: a unix socket, or an address and a TCP port."""
+
+    path: Path | None = None
+    address: str | None = None
+    port: int | None = None
+
+    def words(self) -> dict[str, str]:
+        """As QEMU's SocketAddress."""
+        if self.path is not None:
+            return {"type": "unix", "path": str(self.path)}
+        return {"type": "inet", "host": str(self.address), "port": str(self.port)}
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A block device offered under a name. ``node`` names it inside the daemon and is never used twice."""
+
+    node: str
+    name: str
+    device: Path
+
+    def blockdev(self, aio: str) -> dict[str, Any]:
+        """The node's options."""
+        return {
+            "driver": "host_device",
+            "node-name": self.node,
+            "filename": str(self.device),
+            "cache": {"direct": True, "no-flush": False},
+            "aio": aio,
+            "discard": "unmap",
+            "detect-zeroes": "off",
+        }
+
+    def export(self) -> dict[str, Any]:
+        """The export's options."""
+        return {
+            "type": "nbd",
+            "id": self.node,
+            "node-name": self.node,
+            "name": self.name,
+            "writable": True,
+            "iothread": IOTHREAD,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """All that a client's daemon is started with; kept in ``server.json``."""
+
+    client: str
+    listen: Listen
+    exports: tuple[Export, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The run-time files of one client's daemon."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """What the daemon is started with."""
+        return self.folder / "server.json"
+
+    @property
+    def socket(self) -> Path:
+        """The NBD socket of a unix client."""
+        return self.folder / "nbd.sock"
+
+    @property
+    def qmp(self) -> Path:
+        """The control socket."""
+        return self.folder / "qmp.sock"
+
+    @property
+    def pid(self) -> Path:
+        """The daemon's process id, written once it listens."""
+        return self.folder / "pid"
+
+
+def command(config: ServerConfig, files: Files, aio: str) -> tuple[str, ...]:
+    """The daemon's command line. It forks away once it listens, with all its exports."""
+    words = ["qemu-storage-daemon", "--daemonize", "--pidfile", str(files.pid)]
+    words += ["--chardev", f"socket,id=qmp,path={files.qmp},server=on,wait=off", "--monitor", "chardev=qmp"]
+    words += ["--object", f"iothread,id={IOTHREAD}"]
+    words += ["--nbd-server", json.dumps({"addr": config.listen.words(), "max-connections": 0})]
+    for export in config.exports:
+        words += ["--blockdev", json.dumps(export.blockdev(aio)), "--export", json.dumps(export.export())]
+    return tuple(words)
+
+
+def aio_engine(io_uring_disabled: Path = Path("/proc/sys/kernel/io_uring_disabled")) -> str:
+    """``io_uring`` where the kernel lets us, else ``native`` (Linux AIO; needs O_DIRECT, which we have)."""
+    try:
+        return "io_uring" if io_uring_disabled.read_text(encoding="ascii").strip() == "0" else "native"
+    except OSError:
+        return "native"
+
+
+def render(config: ServerConfig) -> str:
+    """``server.json`` as text, stable for equal settings."""
+    listen = config.listen
+    return (
+        json.dumps(
+            {
+                "client": config.client,
+                "listen": {
+                    "path": None if listen.path is None else str(listen.path),
+                    "address": listen.address,
+                    "port": listen.port,
+                },
+                "exports": [{"node": e.node, "name": e.name, "device": str(e.device)} for e in config.exports],
+            },
+            indent=1,
+        )
+        + "\n"
+    )
+
+
+def parse(text: str) -> ServerConfig:
+    """Read what ``render`` wrote. Raises Unhealthy when it is something else."""
+    try:
+        data = json.loads(text)
+        listen = data["listen"]
+        return ServerConfig(
+            client=data["client"],
+            listen=Listen(
+                path=None if listen["path"] is None else Path(listen["path"]),
+                address=listen["address"],
+                port=listen["port"],
+            ),
+            exports=tuple(Export(e["node"], e["name"], Path(e["device"])) for e in data["exports"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise Unhealthy(
+            "server.json is damaged", why=repr(error), hint="restart hatcheryd: it writes it anew"
+        ) from error
+
+
+class StorageDaemon:
+    """The verbs on one running daemon. They are idempotent: what is there already, or gone already, is fine."""
+
+    def __init__(self, files: Files, aio: str) -> None:
+        self._files = files
+        self._aio = aio
+
+    def exports(self) -> frozenset[str]:
+        """Nodes that are exported now. Raises NotReady when the daemon does not run."""
+        with Qmp(self._files.qmp) as qmp:
+            return _exports(qmp)
+
+    def sync(self, wanted: Iterable[Export]) -> None:
+        """Make the exports those of ``wanted``; surplus ones are cut off. Raises NotReady, Unhealthy."""
+        by_node = {export.node: export for export in wanted}
+        with Qmp(self._files.qmp) as qmp:
+            present = _exports(qmp)
+            for node in sorted(present - set(by_node)):
+                _remove(qmp, node, "hard")
+            for node, export in by_node.items():
+                if node not in present:
+                    self._add(qmp, export)
+
+    def add(self, exports: Iterable[Export]) -> None:
+        """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""
+        with Qmp(self._files.qmp) as qmp:
+            present = _exports(qmp)
+            for export in exports:
+                if export.node not in present:
+                    self._add(qmp, export)
+
+    def remove(self, export: Export) -> None:
+        """Stop offering a device. Raises InUse while somebody is connected to it, NotReady, Unhealthy."""
+        with Qmp(self._files.qmp) as qmp:
+            _remove(qmp, export.node, "safe")
+
+    def cut_off(self, export: Export) -> None:
+        """Stop offering a device even if somebody is connected to it. Raises NotReady, Unhealthy."""
+        with Qmp(self._files.qmp) as qmp:
+            _remove(qmp, export.node, "hard")
+
+    def _add(self, qmp: Qmp, export: Export) -> None:
+        nodes = {node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True})}
+        try:
+            if export.node not in nodes:
+                qmp.execute("blockdev-add", export.blockdev(self._aio))
+            qmp.execute("block-export-add", export.export())
+        except QmpError as error:
+            raise Unhealthy(
+                f"{export.name} cannot be exported", why=error.text, hint="see the storage daemon's journal"
+            ) from error
+
+
+def _exports(qmp: Qmp) -> frozenset[str]:
+    # An export that is shutting down still shows up and must not be taken for a living one.
+    return frozenset(e["id"] for e in qmp.execute("query-block-exports") if not e["shutting-down"])
+
+
+def _remove(qmp: Qmp, node: str, mode: str) -> None:
+    present = {e["id"] for e in qmp.execute("query-block-exports")}
+    try:
+        if node in present:
+            qmp.execute("block-export-del", {"id": node, "mode": mode})
+            qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
+        nodes = {found["node-name"] for found in qmp.execute("query-named-block-nodes", {"flat": True})}
+        if node in nodes:
+            qmp.execute("blockdev-del", {"node-name": node})
+    except QmpError as error:
+        if mode == "safe" and "in use" in error.text:
+            raise InUse("the export is in use", why=error.text, hint="shut its guest down, or force it") from error
+        raise Unhealthy(f"the export {node} cannot be removed", why=error.text) from error
