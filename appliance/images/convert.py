@@ -1,0 +1,123 @@
+"""Converting a checked qcow2 image, from one volume to another, by a process that can do nothing else (rule 16)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from appliance.errors import BadImage, CommandFailed
+from appliance.run import Runner
+
+UNIT_PREFIX = "hatchery-convert-"
+"""Units of conversions are named after it and the staging volume's id."""
+
+MEMORY_MAX = "1G"
+"""What a conversion may use; more ends it."""
+
+TIME_MAX = 6 * 3600
+"""Seconds after which a conversion is ended."""
+
+
+class Converter(Protocol):
+    """Writes what a qcow2 image on ``source`` describes onto ``target``, whose every byte reads as zero before."""
+
+    def convert(self, source: Path, target: Path, staging: int) -> None:
+        """Convert. ``staging`` names the job. Raises BadImage when the image turns out to be damaged."""
+
+    def stop_all(self) -> None:
+        """End conversions that a former process left running."""
+
+
+def command(source: Path, target: Path) -> tuple[str, ...]:
+    """The conversion itself. Both formats are stated, nothing is probed."""
+    return (
+        "qemu-img",
+        "convert",
+        "-n",
+        "--target-is-zero",
+        *("-t", "none", "-T", "none"),
+        *("-f", "qcow2", "-O", "raw"),
+        str(source),
+        str(target),
+    )
+
+
+def sandbox(unit: str, source: Path, target: Path) -> tuple[str, ...]:
+    """A transient unit that sees the two devices and nothing else worth seeing, and ends with hatcheryd."""
+    properties = (
+        "BindsTo=hatcheryd.service",
+        "DynamicUser=yes",
+        # Block devices belong to this group; the list below says which of them may be opened.
+        "SupplementaryGroups=disk",
+        "DevicePolicy=strict",
+        f"DeviceAllow={source} r",
+        f"DeviceAllow={target} rw",
+        "PrivateNetwork=yes",
+        "RestrictAddressFamilies=none",
+        "ProtectSystem=strict",
+        "ProtectHome=yes",
+        "PrivateTmp=yes",
+        "ProtectProc=invisible",
+        "ProtectKernelTunables=yes",
+        "ProtectKernelModules=yes",
+        "ProtectKernelLogs=yes",
+        "ProtectControlGroups=yes",
+        "ProtectClock=yes",
+        "ProtectHostname=yes",
+        "InaccessiblePaths=-/var/lib/hatchery -/etc/hatchery -/run/hatchery",
+        "NoNewPrivileges=yes",
+        "CapabilityBoundingSet=",
+        "RestrictNamespaces=yes",
+        "RestrictRealtime=yes",
+        "RestrictSUIDSGID=yes",
+        "LockPersonality=yes",
+        "SystemCallArchitectures=native",
+        "SystemCallFilter=@system-service",
+        "UMask=0077",
+        f"MemoryMax={MEMORY_MAX}",
+        "MemorySwapMax=0",
+        "TasksMax=32",
+        "CPUWeight=20",
+        "IOWeight=20",
+        f"RuntimeMaxSec={TIME_MAX}",
+    )
+    words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", f"--unit={unit}"]
+    words += [f"--property={value}" for value in properties]
+    return (*words, *command(source, target))
+
+
+class SandboxedConverter:
+    """Converts in a transient unit of systemd."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def convert(self, source: Path, target: Path, staging: int) -> None:
+        """See Converter."""
+        _run(self._runner, sandbox(f"{UNIT_PREFIX}{staging}.service", source, target))
+
+    def stop_all(self) -> None:
+        """See Converter."""
+        self._runner.run(["systemctl", "stop", f"{UNIT_PREFIX}*.service"])
+
+
+class PlainConverter:
+    """Converts in a child process that ends with this one, where there is no service manager."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def convert(self, source: Path, target: Path, staging: int) -> None:  # noqa: ARG002  its name is for units
+        """See Converter."""
+        _run(self._runner, ("setpriv", "--pdeathsig", "KILL", *command(source, target)))
+
+    def stop_all(self) -> None:
+        """See Converter. A child has ended with its parent."""
+
+
+def _run(runner: Runner, words: Sequence[str]) -> None:
+    try:
+        runner.run(words, timeout=TIME_MAX + 60)
+    except CommandFailed as error:
+        raise BadImage(
+            "the qcow2 image cannot be converted", why=error.why, hint="check it: qemu-img check FILE"
+        ) from error

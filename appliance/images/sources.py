@@ -1,0 +1,188 @@
+"""Where an image's bytes come from: an upload, a URL, a file. Each yields chunks of bytes, once."""
+
+import os
+import queue
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import httpx
+
+from appliance.errors import BadImage, DeadlineExceeded, InvalidInput, NotFound, NotReady, Refused
+from appliance.model import MIB
+
+CHUNK = 1 * MIB
+"""Bytes that are read at a time."""
+
+
+class Source(Protocol):
+    """An image's bytes."""
+
+    def size(self) -> int | None:
+        """How many there will be; None when only the end will tell. Raises HatcheryError when it cannot be had."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes. Raises HatcheryError when they break off."""
+
+
+class FileSource:
+    """A file on the appliance that everybody may read.
+
+    The service reads as root: a file that is closed to others must not leave the box as a template.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def size(self) -> int | None:
+        """See Source."""
+        if not self._path.is_absolute():
+            raise InvalidInput(f"{self._path} is not an absolute path")
+        try:
+            for parent in self._path.resolve(strict=True).parents:
+                if not parent.stat().st_mode & stat.S_IXOTH:
+                    raise self._closed(parent)
+            status = self._path.stat()
+        except FileNotFoundError as error:
+            raise NotFound(f"{self._path} does not exist", hint="the path is meant on the appliance") from error
+        except OSError as error:
+            raise InvalidInput(f"{self._path} cannot be read", why=str(error)) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise InvalidInput(f"{self._path} is not a file")
+        if not status.st_mode & stat.S_IROTH:
+            raise self._closed(self._path)
+        return status.st_size
+
+    def _closed(self, path: Path) -> Refused:
+        return Refused(
+            f"{self._path} is not imported",
+            why=f"{path} is closed to other users",
+            hint="open it to all (chmod o+rx for folders, o+r for the file), or upload the image",
+        )
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        try:
+            with self._path.open("rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)
+                while chunk := file.read(CHUNK):
+                    yield chunk
+        except OSError as error:
+            raise BadImage(f"{self._path} cannot be read", why=str(error)) from error
+
+
+class UrlSource:
+    """An http or https URL. Certificates are checked; a compressed transfer is not asked for."""
+
+    def __init__(self, url: str, *, timeout: float = 60.0, transport: httpx.BaseTransport | None = None) -> None:
+        """``timeout`` is seconds without a byte; ``transport`` is for tests."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidInput(f"{url!r} is not an http or https URL")
+        self._url = url
+        self._client = httpx.Client(follow_redirects=True, timeout=timeout, transport=transport)
+        self._request = self._client.build_request("GET", url, headers={"Accept-Encoding": "identity"})
+        self._response: httpx.Response | None = None
+
+    def size(self) -> int | None:
+        """See Source. Sends the request."""
+        length = self._open().headers.get("Content-Length", "")
+        return int(length) if length.isdigit() else None
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        try:
+            yield from self._open().iter_raw(CHUNK)
+        except httpx.HTTPError as error:
+            raise BadImage(
+                f"{self._url} broke off", why=str(error) or type(error).__name__, hint="try again"
+            ) from error
+        finally:
+            self._client.close()
+
+    def _open(self) -> httpx.Response:
+        if self._response is None:
+            try:
+                self._response = self._client.send(self._request, stream=True)
+            except httpx.HTTPError as error:
+                self._client.close()
+                raise NotReady(f"{self._url} cannot be fetched", why=str(error) or type(error).__name__) from error
+            if self._response.status_code != httpx.codes.OK:
+                status = f"{self._response.status_code} {self._response.reason_phrase}"
+                self._response.close()
+                self._client.close()
+                raise NotFound(f"{self._url} cannot be fetched", why=f"the server answered {status}")
+        return self._response
+
+
+class UploadSource:
+    """Bytes that another thread hands over, a few at a time; who is too fast waits."""
+
+    DEPTH = 4
+    """Chunks that may wait."""
+
+    def __init__(self, size: int, *, patience: float = 60.0) -> None:
+        """``size`` bytes are expected; ``patience`` is how many seconds the next ones may take."""
+        self._size = size
+        self._patience = patience
+        self._queue: queue.Queue[bytes | None] = queue.Queue(self.DEPTH)
+        self._claimed = threading.Event()
+        self._ended = threading.Event()
+        self._claim_lock = threading.Lock()
+
+    def claim(self) -> None:
+        """Become the one who uploads. Raises Refused for a second one."""
+        with self._claim_lock:
+            if self._claimed.is_set():
+                raise Refused("the image is uploaded already", why="another request sends it")
+            self._claimed.set()
+
+    def put(self, chunk: bytes) -> bool:
+        """Hand bytes over; false when nobody takes them any more."""
+        return self._put(chunk)
+
+    def end(self) -> bool:
+        """All bytes were handed over, or the sender is gone: the size tells which."""
+        return self._put(None)
+
+    def _put(self, item: bytes | None) -> bool:
+        while not self._ended.is_set():
+            try:
+                self._queue.put(item, timeout=0.5)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def wait_taken(self) -> None:
+        """Wait until the other side has taken all, or has given up."""
+        self._ended.wait()
+
+    def size(self) -> int | None:
+        """See Source."""
+        return self._size
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source. Raises DeadlineExceeded when nothing comes, BadImage when too little came."""
+        left = self._size
+        try:
+            while True:
+                try:
+                    chunk = self._queue.get(timeout=self._patience)
+                except queue.Empty as error:
+                    raise DeadlineExceeded(
+                        f"the upload stands still: {left} bytes are missing", why=f"none came for {self._patience:g} s"
+                    ) from error
+                if chunk is None:
+                    break
+                left -= len(chunk)
+                yield chunk
+            if left > 0:
+                raise BadImage(
+                    "the upload broke off", why=f"{left} of {self._size} bytes are missing", hint="upload it again"
+                )
+        finally:
+            self._ended.set()
