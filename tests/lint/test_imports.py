@@ -33,7 +33,8 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),
     # the operator's side, which knows the API alone
-    "client": frozenset({"schema", "run", "wait"}),
+    "remote": frozenset({"run", "wait"}),
+    "client": frozenset({"config", "schema", "remote"}),
     "measure": frozenset({"client"}),
     "cli": frozenset({"measure"}),
 }

@@ -1,0 +1,93 @@
+"""Ansible module: plain TCP clients of a Hatchery appliance."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.hatchery_api import MISSING, appliance
+
+if MISSING is None:
+    from appliance.schema import ClientSpec
+
+DOCUMENTATION = r"""
+module: hatchery_client
+short_description: Let clients reach their clones over plain TCP
+description:
+  - Makes clients of a Hatchery appliance that attach clones over plain NBD on TCP. It is neither encrypted nor
+    authenticated, so whoever reaches the port may read and write the clones of that client.
+  - Clients that are not named here stay as they are.
+author:
+  - Hatchery authors (@hatchery)
+options:
+  plain:
+    description: The clients.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: The client's name.
+        type: str
+        required: true
+      address:
+        description: An address of the appliance to listen on.
+        type: str
+        required: true
+      port:
+        description: The port to listen on.
+        type: int
+        default: 10809
+attributes:
+  check_mode:
+    description: Reports the clients that it would make or change and touches none.
+    support: full
+  diff_mode:
+    description: No diff is made.
+    support: none
+"""
+
+EXAMPLES = r"""
+- name: Let the laboratory's hypervisor attach clones without encryption
+  hatchery_client:
+    plain:
+      - name: lab
+        address: 192.0.2.10
+        port: 10809
+"""
+
+RETURN = r"""
+clients:
+  description: The clients that were made or changed, or would be in check mode.
+  returned: success
+  type: list
+  elements: str
+  sample: [lab]
+"""
+
+
+def main() -> None:
+    """Run the module."""
+    options = {
+        "name": {"type": "str", "required": True},
+        "address": {"type": "str", "required": True},
+        "port": {"type": "int", "default": 10809},
+    }
+    module = AnsibleModule(
+        argument_spec={"plain": {"type": "list", "elements": "dict", "required": True, "options": options}},
+        supports_check_mode=True,
+    )
+    touched: list[str] = []
+    with appliance(module) as api:
+        present = {client.name: client for client in api.clients()}
+        for wanted in module.params["plain"]:
+            spec = ClientSpec(transport="tcp", address=wanted["address"], port=wanted["port"], plain=True)
+            old = present.get(wanted["name"])
+            if old and (old.transport, old.address, old.port) == (spec.transport, spec.address, spec.port):
+                continue
+            touched.append(wanted["name"])
+            if not module.check_mode:
+                api.put_client(wanted["name"], spec)
+    module.exit_json(changed=bool(touched), clients=touched)
+
+
+if __name__ == "__main__":
+    main()
