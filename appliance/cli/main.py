@@ -1,0 +1,113 @@
+"""``hatchery``: the operator's command line. It speaks with the API only, here or on another machine through SSH."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+
+from appliance import __version__
+from appliance.cli import client, clone, measure, status, template
+from appliance.cli.options import Session
+from appliance.cli.output import err, print_error
+from appliance.errors import HatcheryError
+
+EXIT_STATUS = {
+    "error": 1,
+    "invalid-input": 3,
+    "bad-image": 3,
+    "not-found": 4,
+    "already-exists": 5,
+    "in-use": 6,
+    "refused": 7,
+    "no-space": 8,
+    "not-ready": 9,
+    "unhealthy": 10,
+    "cannot-tell": 11,
+    "deadline": 12,
+    "command-failed": 13,
+}
+"""Exit status of each error code. 2 is a wrong command line, 130 an interruption."""
+
+app = typer.Typer(
+    name="hatchery",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Hatch VM disk clones from templates.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("status")(status.status)
+app.add_typer(template.app, name="template")
+app.add_typer(clone.app, name="clone")
+app.add_typer(client.app, name="client")
+app.add_typer(status.cache_app, name="cache")
+app.add_typer(measure.app, name="measure")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hatchery {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host",
+            "-H",
+            envvar="HATCHERY_HOST",
+            metavar="USER@HOST",
+            help="The appliance to speak with, through SSH; without it, this machine. "
+            "HATCHERY_SSH_OPTIONS holds further options for ssh.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Results and errors as JSON.")] = False,
+    socket: Annotated[
+        Path | None, typer.Option(envvar="HATCHERY_SOCKET", help="The API's unix socket on the appliance.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every command that is run.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Hatch VM disk clones from templates."""
+    del version
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=err(), show_path=False)],
+    )
+    context.obj = Session(host=host, as_json=as_json, socket=socket)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = typer.main.get_command(app)
+    try:
+        result = command.main(words, prog_name="hatchery", standalone_mode=True)
+    except HatcheryError as error:
+        print_error(error, as_json="--json" in words)
+        return EXIT_STATUS.get(error.code, 1)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        err().print("Interrupted.")
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away (`hatchery clone list | head`); Python must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

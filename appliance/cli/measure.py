@@ -1,0 +1,80 @@
+"""``hatchery measure``: boots of real guests, timed and counted. Runs where the guests run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appliance.cli.options import session
+from appliance.cli.output import err
+from appliance.errors import InvalidInput
+from appliance.model import TemplateRef, check_name
+from appliance.run import Runner
+
+app = typer.Typer(no_args_is_help=True, help="Measurements.")
+
+
+@app.callback()
+def measure() -> None:
+    """Measurements."""
+
+
+@app.command("boot")
+def boot(
+    context: typer.Context,
+    template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="Boot clones of it.")],
+    runs: Annotated[int, typer.Option(min=1, max=100, help="How many cold starts.")] = 3,
+    clones: Annotated[
+        int, typer.Option(min=1, max=100, help="Fresh clones a run: the first boots cold, the others warm.")
+    ] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Write the results here as a page.")] = None,
+    text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
+    client: Annotated[
+        str | None, typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
+    ] = None,
+    nbd: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "measure",
+    memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="The guest's memory.")] = 1024,
+    cpus: Annotated[int, typer.Option(min=1, help="The guest's processors.")] = 2,
+    deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="A boot may take this long.")] = 300,
+    keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Leave the clones afterwards.")] = False,
+) -> None:
+    """Boot fresh clones, cold and warm, and print what it cost: seconds, requests, hits, backend reads, latencies."""
+    # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
+    from appliance.measure import guest, plots, report
+    from appliance.measure.session import Plan, Session
+
+    run = session(context)
+    TemplateRef.parse(template)
+    check_name(name, "clone name")
+    if html_file is not None:
+        plots.require()
+    for file in (json_file, html_file, text_file):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise InvalidInput(f"{file} cannot be written", why=f"{file.absolute().parent} is not a folder")
+    plan = Plan(
+        template=template,
+        runs=runs,
+        clones=clones,
+        name=name,
+        client=client,
+        nbd=nbd,
+        hardware=guest.Hardware(memory_mib=memory, cpus=cpus),
+        deadline=deadline,
+        keep_clones=keep_clones,
+    )
+    console = err()
+    with run.connect() as connection:
+        measuring = Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+        result = measuring.run()
+    if json_file is not None:
+        json_file.write_text(report.to_json(result), encoding="utf-8")
+    if html_file is not None:
+        html_file.write_text(report.page(result), encoding="utf-8")
+    if text_file is not None:
+        text_file.write_text(report.text(result), encoding="utf-8")
+    typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)

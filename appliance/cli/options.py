@@ -1,0 +1,79 @@
+"""What all commands share: which appliance, which form of output, and the progress of long jobs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
+
+from appliance import client, schema
+from appliance.cli.output import err
+
+
+@dataclass(slots=True)
+class Session:
+    """One run of the program: the options that stand before the command's name."""
+
+    host: str | None
+    as_json: bool
+    socket: Path | None
+
+    @contextmanager
+    def connect(self) -> Iterator[client.Client]:
+        """A client of the chosen appliance."""
+        with client.connect(host=self.host, socket=self.socket) as connection:
+            yield connection
+
+
+def session(context: typer.Context, as_json: bool = False) -> Session:
+    """The run's session; ``--json`` may also stand after the command's name."""
+    found: Session = context.find_object(Session) or Session(None, False, None)
+    found.as_json = found.as_json or as_json
+    return found
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Result and errors as JSON.")]
+"""``--json`` after a command's name."""
+
+
+def progress_bar(*, show: bool) -> Progress:
+    """A progress display on standard error; silent where nobody watches."""
+    console = err()
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not (show and console.is_terminal),
+    )
+
+
+def follow(connection: client.Client, operation: schema.Operation, *, deadline: float, show: bool) -> schema.Operation:
+    """Follow a job to its end with a progress bar. Raises what it failed with."""
+    with progress_bar(show=show) as display:
+        task = display.add_task(f"{operation.subject}: {operation.phase}", total=operation.total_bytes)
+
+        def update(state: schema.Operation) -> None:
+            display.update(
+                task,
+                description=f"{state.subject}: {state.phase}",
+                completed=state.done_bytes,
+                total=state.total_bytes,
+            )
+
+        return connection.finish(operation, deadline=deadline, progress=update)

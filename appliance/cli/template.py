@@ -1,0 +1,189 @@
+"""``hatchery template``: golden images."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appliance import schema
+from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
+from appliance.cli.output import out, print_fields, print_json, print_removals, size, state, table, when
+from appliance.errors import InvalidInput
+from appliance.model import MIB, ImageFormat, TemplateRef, check_name
+
+app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
+
+IMPORT_DEADLINE = 4 * 3600.0
+"""Seconds after which an import counts as hung: a terabyte on slow disks takes hours."""
+
+BLOCK = 1 * MIB
+"""Bytes sent at once."""
+
+SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageFormat.RAW}
+"""What a file's name states about its format; the content is never asked."""
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the template.")],
+    source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A disk image here, or an http(s) URL.")],
+    kind: Annotated[
+        ImageFormat | None,
+        typer.Option("--format", help="Format of the image; by default what its name ends in (.raw, .img, .qcow2)."),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the image must have.")] = None,
+    on_appliance: Annotated[bool, typer.Option("--path", help="FILE is on the appliance, not here.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Import a disk image as a template."""
+    run = session(context, as_json)
+    check_name(name, "template name")
+    chosen = kind or _format(source)
+    with run.connect() as connection:
+        if source.startswith(("http://", "https://")):
+            wanted = _create(name, chosen, schema.UrlSource(url=source), sha256)
+            operation = connection.import_template(wanted)
+        elif on_appliance:
+            wanted = _create(name, chosen, schema.PathSource(path=source), sha256)
+            operation = connection.import_template(wanted)
+        else:
+            file = Path(source)
+            length = _length(file)
+            wanted = _create(name, chosen, schema.UploadSource(), sha256, length)
+            operation = connection.import_template(wanted)
+            with progress_bar(show=not run.as_json) as display:
+                task = display.add_task(f"sending {file.name}", total=length)
+                blocks = _blocks(file, lambda count: display.advance(task, count))
+                connection.upload(name, length, blocks, operation)
+        follow(connection, operation, deadline=IMPORT_DEADLINE, show=not run.as_json)
+        view = connection.template(operation.subject)
+    _print(run, view)
+
+
+@app.command("list")
+def list_(context: typer.Context, as_json: JsonOption = False) -> None:
+    """List the templates."""
+    run = session(context, as_json)
+    with run.connect() as connection:
+        views = connection.templates()
+    if run.as_json:
+        print_json(views)
+        return
+    rows = table("TEMPLATE", "STATE", ">SIZE", ">USED", ">CLONES", "CREATED")
+    for view in views:
+        rows.add_row(
+            view.ref,
+            state(view.state),
+            size(view.size),
+            size(view.mapped_bytes),
+            str(view.clones),
+            when(view.created),
+        )
+    out().print(rows)
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show a template."""
+    run = session(context, as_json)
+    TemplateRef.parse(ref)
+    with run.connect() as connection:
+        view = connection.template(ref)
+    _print(run, view)
+
+
+@app.command("remove")
+def remove(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; refused while it has clones.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Remove a template."""
+    run = session(context, as_json)
+    TemplateRef.parse(ref)
+    with run.connect() as connection:
+        done = connection.remove_template(ref)
+    print_removals([done], "template", as_json=run.as_json)
+
+
+@app.command("warm")
+def warm(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template to read into the cache.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Read a whole template through the cache, so that its clones are fast from the first boot."""
+    run = session(context, as_json)
+    TemplateRef.parse(ref)
+    with run.connect() as connection:
+        done = follow(connection, connection.warm(ref), deadline=IMPORT_DEADLINE, show=not run.as_json)
+    if run.as_json:
+        print_json(done)
+    else:
+        out().print(f"{done.subject}: {size(done.done_bytes)} read through the cache")
+
+
+def _format(source: str) -> ImageFormat:
+    suffix = Path(source).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InvalidInput(
+            f"the format of {source!r} is not known",
+            why=f"its name ends in none of {', '.join(SUFFIXES)}",
+            hint="state it: --format raw or --format qcow2",
+        )
+    return SUFFIXES[suffix]
+
+
+def _length(file: Path) -> int:
+    """Size of a file that can be sent, in bytes. Raises InvalidInput."""
+    try:
+        with file.open("rb") as image:
+            length = os.fstat(image.fileno()).st_size
+    except OSError as error:
+        raise InvalidInput(f"{file} cannot be read", why=error.strerror or str(error)) from error
+    if length == 0:
+        raise InvalidInput(f"{file} is not a disk image", why="it is empty")
+    return length
+
+
+def _create(
+    name: str, kind: ImageFormat, source: schema.Source, sha256: str | None, length: int | None = None
+) -> schema.TemplateCreate:
+    digest = sha256.lower() if sha256 else None
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise InvalidInput(f"{sha256!r} is not a SHA-256", why="it has 64 hexadecimal digits")
+    return schema.TemplateCreate(name=name, format=kind, source=source, size=length, sha256=digest)
+
+
+def _blocks(file: Path, sent: Callable[[int], None]) -> Iterator[bytes]:
+    with file.open("rb") as image:
+        while block := image.read(BLOCK):
+            yield block
+            sent(len(block))
+
+
+def _print(run: Session, view: schema.TemplateView) -> None:
+    if run.as_json:
+        print_json(view)
+        return
+    print_fields(
+        {
+            "template": view.ref,
+            "state": state(view.state),
+            "size": size(view.size),
+            "used": size(view.mapped_bytes),
+            "clones": str(view.clones),
+            "format": view.format.value,
+            "source": view.source,
+            "sha256": view.sha256 or "-",
+            "created": when(view.created),
+        }
+    )

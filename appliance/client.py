@@ -1,0 +1,255 @@
+"""The typed client of the API: what the CLI, the measuring tool and the tests speak with the appliance.
+
+    with connect(host="root@box") as client:
+        client.status()
+
+Every problem that the service reports is raised as the same error class that the service raised.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from appliance import errors, schema
+from appliance.config import Paths
+from appliance.errors import CannotTell, HatcheryError, NotReady
+from appliance.remote import forwarded
+from appliance.run import Runner
+from appliance.wait import until
+
+M = TypeVar("M", bound=BaseModel)
+Progress = Callable[[schema.Operation], None]
+"""Is told how far a long job is."""
+
+TIMEOUT = httpx.Timeout(120.0, connect=10.0)
+"""Seconds for one request; long jobs are operations and are polled."""
+
+POLL = 0.3
+"""Seconds between two looks at a running operation."""
+
+
+def quiet(_: schema.Operation) -> None:
+    """Progress that nobody looks at."""
+
+
+def error_named(code: str, what: str, why: str = "", hint: str = "") -> HatcheryError:
+    """The error of this ``code``; an unknown code (a newer appliance) becomes a plain HatcheryError."""
+    kinds = [HatcheryError]
+    for kind in kinds:  # grows while it is walked: the whole tree
+        kinds.extend(kind.__subclasses__())
+        if kind.code == code and kind.__init__ is HatcheryError.__init__:
+            return kind(what, why=why, hint=hint)
+    return HatcheryError(what, why=why, hint=hint)
+
+
+def problem(response: httpx.Response) -> HatcheryError:
+    """The error that a response other than 2xx stands for."""
+    try:
+        details = schema.ProblemDetails.model_validate_json(response.content)
+    except ValidationError:
+        return CannotTell(f"the appliance answered with status {response.status_code}", why=response.text.strip()[:300])
+    return error_named(details.type, details.title, details.detail, details.hint)
+
+
+class Client:
+    """One connection to an appliance's API. Not for use by two threads at once."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def status(self) -> schema.Status:
+        """The appliance in one look."""
+        return self._get("/status", schema.Status)
+
+    def counters(self) -> schema.Counters:
+        """Exact block statistics at this moment."""
+        return self._get("/counters", schema.Counters)
+
+    def operation(self, identity: str) -> schema.Operation:
+        """How far a job is. Raises NotFound."""
+        return self._get(f"/operations/{identity}", schema.Operation)
+
+    # -- templates -----------------------------------------------------------------------------------------------
+
+    def templates(self) -> tuple[schema.TemplateView, ...]:
+        """All template versions."""
+        return self._get("/templates", schema.TemplateList).templates
+
+    def template(self, ref: str) -> schema.TemplateView:
+        """One template version; a bare name is the newest. Raises NotFound."""
+        return self._get(f"/templates/{ref}", schema.TemplateView)
+
+    def import_template(self, wanted: schema.TemplateCreate) -> schema.Operation:
+        """Begin an import; for an upload, ``upload`` must follow."""
+        return self._send("POST", "/templates", schema.Operation, wanted)
+
+    def upload(self, name: str, size: int, blocks: Iterable[bytes], operation: schema.Operation) -> None:
+        """Send the image of the import ``operation``: ``blocks`` with ``size`` bytes in all.
+
+        Raises what the service found wrong with it, even when it stopped listening in the middle.
+        """
+        # Taking in a block can wait for slow disks, and the answer comes after the last one is on them.
+        patient = httpx.Timeout(600.0, connect=10.0)
+        try:
+            response = self._http.put(
+                f"/templates/{name}/content",
+                content=blocks,
+                headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
+                timeout=patient,
+            )
+        except httpx.TransportError as error:
+            state = self.operation(operation.id)
+            if state.error is not None:
+                raise operation_error(state.error) from error
+            raise NotReady("the upload broke off", why=str(error), hint="try again") from error
+        if not response.is_success:
+            raise problem(response)
+
+    def remove_template(self, ref: str) -> schema.Removal:
+        """Remove a template version. Raises InUse while clones of it exist."""
+        return self._send("DELETE", f"/templates/{ref}", schema.Removal)
+
+    def warm(self, ref: str) -> schema.Operation:
+        """Begin to read a template's volume through the cache."""
+        return self._send("POST", f"/templates/{ref}/warm", schema.Operation)
+
+    # -- clones --------------------------------------------------------------------------------------------------
+
+    def clones(self) -> tuple[schema.CloneView, ...]:
+        """All clones."""
+        return self._get("/clones", schema.CloneList).clones
+
+    def clone(self, name: str) -> schema.CloneView:
+        """One clone. Raises NotFound."""
+        return self._get(f"/clones/{name}", schema.CloneView)
+
+    def create_clones(self, wanted: schema.CloneCreate) -> tuple[schema.CloneView, ...]:
+        """Make clones, all or none; returns the new ones."""
+        return self._send("POST", "/clones", schema.CloneList, wanted).clones
+
+    def remove_clone(self, name: str, *, force: bool = False) -> schema.Removal:
+        """Remove a clone. Raises InUse while somebody is connected, unless forced."""
+        return self._send("DELETE", f"/clones/{name}", schema.Removal, force=force)
+
+    def attach(self, name: str, client: str) -> schema.CloneView:
+        """Export a clone to ``client``. Raises InUse when another client has it."""
+        return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, schema.Attachment(client=client))
+
+    def detach(self, name: str, *, force: bool = False) -> schema.CloneView:
+        """Stop exporting a clone. Raises InUse while somebody is connected, unless forced."""
+        return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force)
+
+    # -- clients -------------------------------------------------------------------------------------------------
+
+    def clients(self) -> tuple[schema.ClientView, ...]:
+        """All clients."""
+        return self._get("/clients", schema.ClientList).clients
+
+    def put_client(self, name: str, spec: schema.ClientSpec) -> schema.ClientView:
+        """Make a client, or change it to ``spec``."""
+        return self._send("PUT", f"/clients/{name}", schema.ClientView, spec)
+
+    def remove_client(self, name: str) -> schema.Removal:
+        """Remove a client. Raises InUse while clones are attached to it."""
+        return self._send("DELETE", f"/clients/{name}", schema.Removal)
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def cold(self) -> schema.Operation:
+        """Begin to empty the cache and drop the appliance's page caches."""
+        return self._send("POST", "/cache/cold", schema.Operation)
+
+    def start_histograms(self) -> None:
+        """Record latencies from now on. Raises InUse when somebody does already."""
+        self._send("POST", "/histograms", schema.HistogramsStarted)
+
+    def stop_histograms(self) -> schema.Histograms:
+        """Stop recording latencies, and get them. Raises NotFound when nobody started."""
+        return self._send("DELETE", "/histograms", schema.Histograms)
+
+    def finish(self, operation: schema.Operation, *, deadline: float, progress: Progress = quiet) -> schema.Operation:
+        """Follow a job to its end. Raises what it failed with; DeadlineExceeded (the job goes on)."""
+
+        def ended() -> schema.Operation | None:
+            state = self.operation(operation.id)
+            progress(state)
+            return None if state.state == "running" else state
+
+        found = until(ended, f"{operation.kind} of {operation.subject}", deadline=deadline, interval=POLL)
+        if found.error is not None:
+            raise operation_error(found.error)
+        return found
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, kind: type[M]) -> M:
+        return self._send("GET", path, kind)
+
+    def _send(self, method: str, path: str, kind: type[M], body: BaseModel | None = None, *, force: bool = False) -> M:
+        headers = {"Content-Type": "application/json"} if body else {}
+        try:
+            response = self._http.request(
+                method,
+                path,
+                content=body.model_dump_json().encode() if body else None,
+                headers=headers,
+                params={"force": "true"} if force else None,
+            )
+        except httpx.ConnectError as error:
+            raise _not_running(str(error)) from error
+        except httpx.TimeoutException as error:
+            raise errors.DeadlineExceeded(f"the appliance did not answer {method} {path} in time") from error
+        except httpx.TransportError as error:
+            raise NotReady("the connection to the appliance broke", why=str(error)) from error
+        if not response.is_success:
+            raise problem(response)
+        try:
+            return kind.model_validate_json(response.content)
+        except ValidationError as error:
+            raise CannotTell(
+                f"the appliance's answer to {method} {path} is not understood",
+                why=str(error),
+                hint="client and appliance are of different versions?",
+            ) from error
+
+
+def operation_error(error: schema.OperationError) -> HatcheryError:
+    """The error that a failed job stands for."""
+    return error_named(error.code, error.what, error.why, error.hint)
+
+
+def _not_running(why: str) -> NotReady:
+    return NotReady(
+        "the service cannot be reached",
+        why=why,
+        hint="is hatcheryd running (systemctl status hatcheryd), and may this user use /run/hatchery/api.sock?",
+    )
+
+
+@contextmanager
+def connect(*, host: str | None = None, socket: Path | None = None, runner: Runner | None = None) -> Iterator[Client]:
+    """A client of the appliance on ``host`` (``USER@NAME``, through SSH), or of this machine.
+
+    ``socket`` is the API's unix socket on the appliance. Raises NotReady, DeadlineExceeded.
+    """
+    path = socket or Paths().api_socket
+    if host is None:
+        with _over(path) as client:
+            yield client
+    else:
+        with forwarded(host, path, runner or Runner()) as local, _over(local) as client:
+            yield client
+
+
+@contextmanager
+def _over(path: Path) -> Iterator[Client]:
+    transport = httpx.HTTPTransport(uds=str(path))
+    base = f"http://hatchery{schema.API_PREFIX}"
+    with httpx.Client(transport=transport, base_url=base, timeout=TIMEOUT) as http:
+        yield Client(http)

@@ -1,0 +1,62 @@
+"""What a measurement ran on: the guests' host and the appliance."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.measure import qemu
+from appliance.model import GIB
+from appliance.run import Runner
+from appliance.schema import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """When, on which machine and with which appliance."""
+
+    taken: str
+    host: str
+    guests: str
+    appliance: str
+
+
+def facts(status: Status, runner: Runner) -> Facts:
+    """Facts about this host and the appliance that gave ``status``."""
+    version = runner.run([qemu.QEMU, "--version"]).stdout.splitlines()[0]
+    accel = "TCG (emulated)" if qemu.accelerator().emulated else "KVM"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return Facts(
+        taken=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        host=f"{system(Path('/etc/os-release').read_text())}, {processor(Path('/proc/cpuinfo').read_text())},"
+        f" {os.cpu_count()} processors, {memory:.0f} GiB, kernel {platform.release()}",
+        guests=f"{version}, {accel}",
+        appliance=store(status),
+    )
+
+
+def system(os_release: str) -> str:
+    """Name of the distribution (os-release(5))."""
+    for line in os_release.splitlines():
+        if line.startswith("PRETTY_NAME="):
+            return line.partition("=")[2].strip('"')
+    return "unknown system"
+
+
+def processor(cpuinfo: str) -> str:
+    """Name of the processor."""
+    for line in cpuinfo.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown processor"
+
+
+def store(status: Status) -> str:
+    """The appliance in one line."""
+    parts = [f"hatchery {status.version}", f"kernel {status.kernel}"]
+    if backend := status.store.backend:
+        parts.append(f"{backend.level} of {len(backend.members)} disks ({backend.size / GIB:.1f} GiB)")
+    if cache := status.store.cache:
+        parts.append(f"{cache.mode} cache of {cache.size / GIB:.1f} GiB")
+    return ", ".join(parts)

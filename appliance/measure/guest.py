@@ -1,0 +1,104 @@
+"""Booting a guest from a clone over NBD, and the time it takes.
+
+Boot time counts from QEMU's start to the login prompt on the serial console. The guest's page cache is its own and
+empty; QEMU reads past the host's (``cache.direct``), so every read that the guest makes reaches the appliance.
+"""
+
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from appliance.errors import InvalidInput
+from appliance.measure import qemu
+from appliance.run import Runner
+
+PROMPT = "login: "
+
+EMULATOR_FAULT = "Oops: int3"
+"""A guest kernel's last words that have been seen under multi-threaded TCG alone: the emulator's fault."""
+
+FAULTS = (EMULATOR_FAULT, "Kernel panic", "You are in emergency mode", "UEFI Interactive Shell")
+"""Texts that say: there will be no login prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """The virtual machine that boots the clone."""
+
+    memory_mib: int = 1024
+    cpus: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """One boot: seconds from QEMU's start to the prompt, and processor seconds that QEMU used in that time."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NbdTarget:
+    """Where QEMU finds a clone: a TCP address or a unix socket, and the export's name."""
+
+    export: str
+    host: str = ""
+    port: int = 0
+    socket: str = ""
+
+    @classmethod
+    def parse(cls, uri: str) -> "NbdTarget":
+        """Read an NBD URI (NetworkBlockDevice/nbd, doc/uri.md), plain TCP or unix socket. Raises InvalidInput."""
+        parts = urlsplit(uri)
+        export = unquote(parts.path.removeprefix("/"))
+        if parts.scheme == "nbd" and parts.hostname:
+            return cls(export, host=parts.hostname, port=parts.port or 10809)
+        socket = parse_qs(parts.query).get("socket", [""])[0]
+        if parts.scheme == "nbd+unix" and socket:
+            return cls(export, socket=socket)
+        raise InvalidInput(f"{uri!r} is not an NBD address that can be booted from", hint="see hatchery clone show")
+
+    @property
+    def server(self) -> str:
+        """The server part of a QEMU block device."""
+        if self.socket:
+            return f"server.type=unix,server.path={qemu.escape(self.socket)}"
+        return f"server.type=inet,server.host={self.host},server.port={self.port}"
+
+
+def arguments(target: NbdTarget, hardware: Hardware, accel: qemu.Accelerator, firmware: qemu.Firmware) -> list[str]:
+    """QEMU's arguments for a guest whose only disk is the clone."""
+    disk = (
+        f"driver=nbd,node-name=clone,{target.server},export={target.export},"
+        "reconnect-delay=60,discard=unmap,cache.direct=on"
+    )
+    return [
+        "-machine", "q35", *accel.words, "-smp", str(hardware.cpus), "-m", str(hardware.memory_mib), "-nodefaults",
+        *firmware.words,
+        "-blockdev", disk,
+        "-device", "virtio-blk-pci,drive=clone,werror=enospc,bootindex=0",
+        "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",
+        "-device", "virtio-rng-pci",
+    ]  # fmt: skip
+
+
+@contextmanager
+def booted(
+    runner: Runner, target: NbdTarget, *, hardware: Hardware | None = None, deadline: float = 300
+) -> Iterator[tuple[qemu.Machine, Boot]]:
+    """Boot the clone to its login prompt and hold the guest there, stopped, so that counters can be read.
+
+    Raises MachineFault when the guest crashes (``fault`` tells how), DeadlineExceeded after ``deadline`` seconds.
+    """
+    with tempfile.TemporaryDirectory(prefix="hatchery-guest-") as name:
+        folder = Path(name)
+        words = arguments(target, hardware or Hardware(), qemu.accelerator(), qemu.firmware(folder))
+        with qemu.start(runner, words, folder, clock=time.monotonic()) as machine:
+            seen = machine.console.wait_for(PROMPT, deadline=deadline, faults=FAULTS)
+            machine.process.signal(signal.SIGSTOP)
+            yield machine, Boot(seen.at - machine.started, machine.cpu_seconds())

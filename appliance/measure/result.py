@@ -1,0 +1,233 @@
+"""What the counters say: results computed from readings before and after, apart from all I/O.
+
+The words mean what docs/architecture.md says: *requests* and *bytes read* are reads that the clone's device received
+during the boot, *backend reads* those that the backend array received; the hit rate by bytes is
+1 - backend bytes / client bytes, the one by requests is bcache's own (a partial hit is a miss); *read amplification*
+is backend bytes / client bytes; the *cache cost of N clones* is the bytes that the cache took in while N clones
+booted, divided by those of the first.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import fmean
+
+from appliance.errors import CannotTell, Unhealthy
+from appliance.schema import Counters, DeviceCounters
+
+COLD_SHARE = 0.5
+"""A boot whose bytes came from the backend to a smaller share than this did not start with a cold cache."""
+
+WARM_SHARE = 0.01
+"""A warm boot reads at most this share of its bytes from the backend."""
+
+
+class Phase(StrEnum):
+    """How the cache was when the boot began."""
+
+    COLD = "cold"
+    WARM = "warm"
+
+
+@dataclass(frozen=True, slots=True)
+class BootResult:
+    """One boot. Times in seconds; ``hits`` and ``misses`` are None when bcache's counters could not be read exactly."""
+
+    run: int
+    clone: str
+    phase: Phase
+    seconds: float
+    cpu_seconds: float
+    requests: int
+    read_bytes: int
+    written_bytes: int
+    backend_requests: int
+    backend_bytes: int
+    cache_read_bytes: int
+    cache_added_bytes: int
+    bypassed_bytes: int
+    hits: int | None
+    misses: int | None
+
+    @property
+    def hit_rate_bytes(self) -> float:
+        """Share of the bytes that did not need the backend, at least 0 (read-ahead can exceed what was asked)."""
+        return max(0.0, 1 - self.amplification)
+
+    @property
+    def hit_rate_requests(self) -> float | None:
+        """Share of the requests that bcache answered from the cache alone."""
+        if self.hits is None or self.misses is None or self.hits + self.misses == 0:
+            return None
+        return self.hits / (self.hits + self.misses)
+
+    @property
+    def amplification(self) -> float:
+        """Bytes read from the backend for each byte that the guest read."""
+        return self.backend_bytes / self.read_bytes if self.read_bytes else 0.0
+
+    @property
+    def cpu_cores(self) -> float:
+        """Processors that QEMU kept busy on average; what is missing to the number it has is waiting."""
+        return self.cpu_seconds / self.seconds if self.seconds else 0.0
+
+
+def boot_result(
+    *, run: int, clone: str, phase: Phase, seconds: float, cpu_seconds: float, before: Counters, after: Counters
+) -> BootResult:
+    """The result of one boot of ``clone`` between two readings. Raises CannotTell when they do not fit together."""
+    device = _delta(before.clones.get(clone), after.clones.get(clone), f"clone {clone}")
+    backend = _delta(before.backend, after.backend, "the backend array")
+    cache = _delta(before.cache, after.cache, "the cache's partition")
+    exact = accounted(before, after)
+    old, new = before.cache_stats, after.cache_stats
+    if device.reads == 0:
+        raise CannotTell(
+            f"clone {clone} was booted, but its device saw no read",
+            hint="do the counters belong to the appliance that the guest booted from?",
+        )
+    return BootResult(
+        run=run,
+        clone=clone,
+        phase=phase,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+        requests=device.reads,
+        read_bytes=device.read_bytes,
+        written_bytes=device.write_bytes,
+        backend_requests=backend.reads,
+        backend_bytes=backend.read_bytes,
+        cache_read_bytes=cache.read_bytes,
+        cache_added_bytes=cache.write_bytes,
+        bypassed_bytes=new.bypassed_bytes - old.bypassed_bytes,
+        hits=new.hits - old.hits if exact else None,
+        misses=new.misses - old.misses if exact else None,
+    )
+
+
+def accounted(before: Counters, after: Counters) -> bool:
+    """Whether bcache has accounted for every read since ``before``.
+
+    It moves what it counts to the totals every few seconds only, while block statistics are exact at once; each read
+    ends as a hit, a miss, or one of the two bypassed (drivers/md/bcache/stats.c, request.c).
+    """
+    return cache_requests(after) - cache_requests(before) >= after.cached.reads - before.cached.reads
+
+
+def cache_requests(counters: Counters) -> int:
+    """Reads that bcache has accounted for."""
+    stats = counters.cache_stats
+    return stats.hits + stats.misses + stats.bypass_hits + stats.bypass_misses
+
+
+def check_cold(boot: BootResult) -> None:
+    """Raise Unhealthy when a boot that was meant to be cold found its data in a cache."""
+    share = boot.backend_bytes / boot.read_bytes
+    if share < COLD_SHARE:
+        raise Unhealthy(
+            f"the boot of {boot.clone} was not cold",
+            why=f"only {share:.0%} of its bytes came from the backend",
+            hint="does anything else use this template, or was the cache filled after it was emptied?",
+        )
+
+
+def _delta(before: DeviceCounters | None, after: DeviceCounters | None, what: str) -> DeviceCounters:
+    if before is None or after is None:
+        raise CannotTell(f"there are no counters of {what}", why="the device is missing")
+    values = {
+        key: getattr(after, key) - getattr(before, key)
+        for key in ("reads", "read_bytes", "writes", "write_bytes", "discards")
+    }
+    if min(values.values()) < 0:
+        raise CannotTell(f"the counters of {what} went backwards", why="the device was made anew in between")
+    return DeviceCounters(name=after.name, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over several boots."""
+
+    least: float
+    mean: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Spread":
+        """The spread of at least one value."""
+        known = list(values)
+        return cls(min(known), fmean(known), max(known))
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """All boots of one phase. Rates are over the sums, so that long boots count for more."""
+
+    phase: Phase
+    boots: int
+    seconds: Spread
+    cpu_seconds: float
+    requests: float
+    read_bytes: float
+    backend_requests: float
+    backend_bytes: float
+    hit_rate_bytes: float
+    hit_rate_requests: float | None
+    amplification: float
+
+
+def summary(boots: Sequence[BootResult], phase: Phase) -> Summary | None:
+    """The boots of ``phase`` in one line; None when there is none."""
+    chosen = [boot for boot in boots if boot.phase is phase]
+    if not chosen:
+        return None
+    read = sum(boot.read_bytes for boot in chosen)
+    amplification = sum(boot.backend_bytes for boot in chosen) / read if read else 0.0
+    hits = [boot.hits for boot in chosen if boot.hits is not None]
+    misses = [boot.misses for boot in chosen if boot.misses is not None]
+    known = len(hits) == len(misses) == len(chosen) and sum(hits) + sum(misses) > 0
+    return Summary(
+        phase=phase,
+        boots=len(chosen),
+        seconds=Spread.of(boot.seconds for boot in chosen),
+        cpu_seconds=fmean(boot.cpu_seconds for boot in chosen),
+        requests=fmean(boot.requests for boot in chosen),
+        read_bytes=fmean(boot.read_bytes for boot in chosen),
+        backend_requests=fmean(boot.backend_requests for boot in chosen),
+        backend_bytes=fmean(boot.backend_bytes for boot in chosen),
+        hit_rate_bytes=max(0.0, 1 - amplification),
+        hit_rate_requests=sum(hits) / (sum(hits) + sum(misses)) if known else None,
+        amplification=amplification,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCost:
+    """Cache bytes taken in by the first clone's boot and by all N clones' boots of a run (means over the runs)."""
+
+    clones: int
+    first_bytes: float
+    all_bytes: float
+
+    @property
+    def ratio(self) -> float:
+        """What N clones cost, in first clones."""
+        return self.all_bytes / self.first_bytes if self.first_bytes else 0.0
+
+
+def cache_cost(boots: Sequence[BootResult]) -> CacheCost | None:
+    """The cache cost of the clones of a run; None when no run has a cold boot with bytes taken in."""
+    runs = [[boot for boot in boots if boot.run == run] for run in sorted({boot.run for boot in boots})]
+    whole = [run for run in runs if run[0].phase is Phase.COLD and run[0].cache_added_bytes]
+    if not whole:
+        return None
+    return CacheCost(
+        clones=max(len(run) for run in whole),
+        first_bytes=fmean(run[0].cache_added_bytes for run in whole),
+        all_bytes=fmean(sum(boot.cache_added_bytes for boot in run) for run in whole),
+    )
+
+
+def warm_enough(boots: Sequence[BootResult]) -> bool | None:
+    """Whether every warm boot kept to WARM_SHARE; None when there was none."""
+    warm = [boot for boot in boots if boot.phase is Phase.WARM]
+    return all(boot.amplification <= WARM_SHARE for boot in warm) if warm else None

@@ -1,0 +1,1 @@
+"""Virtual machines for the demo and the tests, and the demo itself."""
