@@ -3,12 +3,12 @@
 import fcntl
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebuild.command import BuildError, say
+from imagebuild.command import BuildError, need_tools, run, say
 from imagebuild.inputs import digest
 from imagebuild.mkosi import Mkosi
 
@@ -18,13 +18,14 @@ KEEP = 3
 
 @dataclass(frozen=True)
 class Kind:
-    """One image: its inputs, mkosi's arguments, and the file or directory that is the result."""
+    """One image: its inputs, mkosi's arguments, its result's name, and host programs (with their packages) it needs."""
 
     name: str
     summary: str
     inputs: tuple[str, ...]
     arguments: tuple[str, ...]
     result: str
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 _BASE = "mkosi.conf.d/00-base.conf"
@@ -45,6 +46,7 @@ KINDS = {
             (_BASE, "mkosi.images/guest"),
             ("--directory", str(ROOT / "mkosi.images/guest"), "--include", str(ROOT / _BASE), "--output", "guest"),
             "guest.raw",
+            {"qemu-img": "qemu-utils"},
         ),
         Kind(
             "appliance",
@@ -55,7 +57,7 @@ KINDS = {
                 "mkosi.conf.d",
                 "mkosi.extra",
                 "mkosi.images/initrd",
-                "mkosi.postinst.chroot",
+                "mkosi.postinst.d",
                 "mkosi.repart",
             ),
             ("--directory", str(ROOT), "--output", "appliance"),
@@ -96,6 +98,7 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         home = place(kind, cache)
         if (home / kind.result).exists() and not fresh:
             return home / kind.result
+        need_tools(kind.tools)
         mkosi.prepare()
         if fresh:
             mkosi.forget_incremental()
@@ -103,7 +106,7 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix=f".{kind.name}-", dir=cache / "images"))
         try:
             mkosi.build(kind.arguments, output=scratch)
-            finish(kind, scratch, mkosi)
+            finish(kind, scratch)
             if not (scratch / kind.result).exists():
                 raise BuildError(
                     f"{kind.name} was not built", f"mkosi made no {kind.result}", "read its messages above"
@@ -119,10 +122,10 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         return home / kind.result
 
 
-def finish(kind: Kind, scratch: Path, mkosi: Mkosi) -> None:
+def finish(kind: Kind, scratch: Path) -> None:
     """Make what a kind offers beside mkosi's own output."""
     if kind.name == "guest":
-        mkosi.tool(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "guest.raw", "guest.qcow2"], writable=scratch)
+        run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", scratch / "guest.raw", scratch / "guest.qcow2"])
 
 
 def _prune(kind: Kind, cache: Path, current: Path) -> None:

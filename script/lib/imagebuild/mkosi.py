@@ -67,16 +67,6 @@ class Mkosi:
         """
         self._run([*arguments, "--tools-tree", self._tools, "--output-directory", output, "--force", "build"])
 
-    def tool(self, argv: Sequence[str | Path], *, writable: Path) -> None:
-        """Run a program of the tools tree on files below `writable`.
-
-        Raises:
-            BuildError: it failed.
-        """
-        self._run(
-            ["--directory", "", "--tools-tree", self._tools, "sandbox", "--", *argv], cwd=writable
-        )
-
     def _run(self, arguments: Sequence[str | Path], *, cwd: Path | None = None) -> None:
         common: list[str | Path] = []
         for option, name in (
