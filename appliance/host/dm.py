@@ -42,7 +42,7 @@ from appliance.host.dm_ioctl import (
 )
 from appliance.model import Access
 
-__all__ = ["DeviceNumber", "Dm", "Entry", "Flush", "Info", "Target"]
+__all__ = ["DeviceNumber", "Dm", "Entry", "Flush", "Info", "Slot", "Target"]
 
 _ROOM = 16 * 1024
 _ROOM_MAX = 64 * 1024 * 1024
@@ -55,6 +55,13 @@ class Flush(Enum):
 
     FLUSH = "flush"
     NO_FLUSH = "no-flush"
+
+
+class Slot(Enum):
+    """The two places of a device's tables."""
+
+    LIVE = "live"
+    INACTIVE = "inactive"
 
 
 class Dm:
@@ -117,9 +124,11 @@ class Dm:
         flags = Flag.STATUS_TABLE | Flag.NO_FLUSH
         return self._targets(self._read(Command.TABLE_STATUS, name, b"", flags, f"read the table of {name}"))
 
-    def status(self, name: str, flush: Flush = Flush.NO_FLUSH) -> tuple[Target, ...]:
+    def status(self, name: str, flush: Flush = Flush.NO_FLUSH, slot: Slot = Slot.LIVE) -> tuple[Target, ...]:
         """The status of each target. With FLUSH a thin pool commits first, which may block. Raises NotFound."""
         flags = Flag.NO_FLUSH if flush is Flush.NO_FLUSH else Flag.NONE
+        if slot is Slot.INACTIVE:
+            flags |= Flag.QUERY_INACTIVE
         return self._targets(self._read(Command.TABLE_STATUS, name, b"", flags, f"read the status of {name}"))
 
     def deps(self, name: str) -> tuple[DeviceNumber, ...]:
@@ -140,17 +149,20 @@ class Dm:
 
         Nothing is left when it fails. Raises AlreadyExists when the name or the uuid is taken.
         """
-        what = f"create {name}"
-        try:
-            self._do(Command.DEV_CREATE, pack(name, uuid=uuid), what)
-        except InUse as error:
-            raise AlreadyExists(f"cannot {what}", why="a device has this name or uuid already") from error
+        self.create_empty(name, uuid)
         try:
             self.load(name, targets, access=access)
             return self.resume(name)
         except BaseException:
             self._discard(name)
             raise
+
+    def create_empty(self, name: str, uuid: str) -> None:
+        """Make a device without a table, to try tables on with ``load``. Raises AlreadyExists."""
+        try:
+            self._do(Command.DEV_CREATE, pack(name, uuid=uuid), f"create {name}")
+        except InUse as error:
+            raise AlreadyExists(f"cannot create {name}", why="a device has this name or uuid already") from error
 
     def load(self, name: str, targets: Sequence[Target], *, access: Access = Access.READ_WRITE) -> None:
         """Put a table into the inactive slot; ``resume`` brings it into use. Raises NotFound.

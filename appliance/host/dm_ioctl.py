@@ -63,6 +63,7 @@ class Flag(IntFlag):
     BUFFER_FULL = 1 << 8
     SKIP_LOCKFS = 1 << 10
     NO_FLUSH = 1 << 11
+    QUERY_INACTIVE = 1 << 12
     UEVENT_GENERATED = 1 << 13
     UUID = 1 << 14
     DATA_OUT = 1 << 16

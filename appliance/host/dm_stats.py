@@ -1,0 +1,63 @@
+"""Latency histograms of one device-mapper device, kept by the kernel and always on.
+
+Source: ``Documentation/admin-guide/device-mapper/statistics.rst`` of Linux 6.12. Reads and writes are counted together.
+"""
+
+from appliance.errors import CannotTell
+from appliance.host.dm import Dm
+
+PROGRAM = "hatchery"
+BUCKETS = 24
+"""Limits at 1, 2, 4 ... 2^23 us (8.4 s); one bucket more holds what took longer."""
+
+
+def limits() -> tuple[int, ...]:
+    """Upper limits of the buckets but the last, in microseconds."""
+    return tuple(1 << power for power in range(BUCKETS))
+
+
+def create(dm: Dm, name: str) -> None:
+    """Begin to count for the whole device; fine if we do already."""
+    if _region(dm, name) is None:
+        nanoseconds = ",".join(str(limit * 1000) for limit in limits())
+        dm.message(name, f"@stats_create - /1 2 precise_timestamps histogram:{nanoseconds} {PROGRAM}")
+
+
+def read(dm: Dm, name: str) -> tuple[int, ...]:
+    """Requests by latency: one number for each limit and one for what took longer."""
+    region = _region(dm, name)
+    if region is None:
+        raise CannotTell(f"{name} keeps no latency histogram", hint="deactivate and activate it again")
+    return parse_print(dm.message(name, f"@stats_print {region}"))
+
+
+def clear(dm: Dm, name: str) -> None:
+    """Begin again from zero."""
+    region = _region(dm, name)
+    if region is not None:
+        dm.message(name, f"@stats_clear {region}")
+
+
+def parse_list(text: str) -> int | None:
+    """The id of our region in the reply to ``@stats_list``: ``ID: RANGE STEP PROGRAM AUX ...``, or None."""
+    for line in text.splitlines():
+        number, colon, rest = line.partition(":")
+        if colon and PROGRAM in rest.split():
+            return int(number)
+    return None
+
+
+def parse_print(text: str) -> tuple[int, ...]:
+    """The histogram in the reply to ``@stats_print``: the last column, numbers joined by colons. Raises CannotTell."""
+    words = text.split()
+    try:
+        counts = tuple(int(number) for number in words[-1].split(":"))
+    except (IndexError, ValueError) as error:
+        raise CannotTell("a latency histogram cannot be read", why=repr(text[:200])) from error
+    if len(counts) != BUCKETS + 1:
+        raise CannotTell("a latency histogram has the wrong number of buckets", why=repr(text[:200]))
+    return counts
+
+
+def _region(dm: Dm, name: str) -> int | None:
+    return parse_list(dm.message(name, f"@stats_list {PROGRAM}"))

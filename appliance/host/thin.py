@@ -1,0 +1,140 @@
+"""dm-thin: tables, status lines and the tools that read a pool's metadata.
+
+Source: ``Documentation/admin-guide/device-mapper/thin-provisioning.rst`` of Linux 6.12; thin-provisioning-tools 1.1.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from appliance.errors import CannotTell, CommandFailed, DeadlineExceeded, Unhealthy
+from appliance.host.dm_ioctl import Target
+from appliance.model import SECTOR
+from appliance.run import Runner
+
+METADATA_BLOCK = 4096
+"""Bytes in a block of a pool's metadata device, the unit of its usage in the status line."""
+
+
+class PoolMode(StrEnum):
+    """What a pool still lets happen, from the status line."""
+
+    READ_WRITE = "rw"
+    READ_ONLY = "ro"
+    OUT_OF_DATA_SPACE = "out_of_data_space"
+    FAILED = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLine:
+    """A pool's status line. Data in pool blocks, metadata in blocks of 4 KiB."""
+
+    transaction_id: int
+    metadata_used: int
+    metadata_total: int
+    data_used: int
+    data_total: int
+    held_root: int | None
+    mode: PoolMode
+    discard_passdown: bool
+    error_if_no_space: bool
+    needs_check: bool
+
+
+def parse_pool_status(params: str) -> PoolLine:
+    """Read the status of a ``thin-pool`` target. Raises CannotTell for a line that is not one.
+
+    ``ID USED/TOTAL USED/TOTAL ROOT MODE [no_]discard_passdown error_if_no_space|queue... needs_check|- LOW_WATER``
+    """
+    words = params.split()
+    if words and words[0] in {"Fail", "Error"}:
+        return PoolLine(0, 0, 0, 0, 0, None, PoolMode.FAILED, False, False, True)
+    try:
+        metadata_used, metadata_total = (int(part) for part in words[1].split("/"))
+        data_used, data_total = (int(part) for part in words[2].split("/"))
+        return PoolLine(
+            transaction_id=int(words[0]),
+            metadata_used=metadata_used,
+            metadata_total=metadata_total,
+            data_used=data_used,
+            data_total=data_total,
+            held_root=None if words[3] == "-" else int(words[3]),
+            mode=PoolMode(words[4]),
+            discard_passdown=words[5] == "discard_passdown",
+            error_if_no_space=words[6] == "error_if_no_space",
+            needs_check=len(words) > 7 and words[7] == "needs_check",
+        )
+    except (IndexError, ValueError) as error:
+        raise CannotTell("a thin pool's status cannot be read", why=repr(params)) from error
+
+
+def parse_pool_table(params: str) -> tuple[int, frozenset[str]]:
+    """Block size (sectors) and features of a ``thin-pool`` table line. Raises CannotTell."""
+    words = params.split()
+    try:
+        count = int(words[4]) if len(words) > 4 else 0
+        return int(words[2]), frozenset(words[5 : 5 + count])
+    except (IndexError, ValueError) as error:
+        raise CannotTell("a thin pool's table cannot be read", why=repr(params)) from error
+
+
+def parse_mapped(params: str) -> int:
+    """Mapped bytes of a ``thin`` target, from its status line. Raises Unhealthy when the volume has failed."""
+    word = params.split()[0] if params else ""
+    if not word.isdecimal():
+        raise Unhealthy("a thin volume does not tell how much it holds", why=params or "its status line is empty")
+    return int(word) * SECTOR
+
+
+def pool_table(data: Path, metadata: Path, *, length: int, block: int, low_water: int) -> Target:
+    """The table of a pool. ``length`` and ``block`` in sectors, ``low_water`` in blocks.
+
+    Rules 3, 4 and 13: new blocks are zeroed (``skip_block_zeroing`` stays out), a full pool answers with an error
+    at once, and discards end at the pool.
+    """
+    features = "2 error_if_no_space no_discard_passdown"
+    return Target(0, length, "thin-pool", f"{metadata} {data} {block} {low_water} {features}")
+
+
+def thin_table(pool: Path, thin_id: int, length: int) -> Target:
+    """The table of a thin volume of ``length`` sectors."""
+    return Target(0, length, "thin", f"{pool} {thin_id}")
+
+
+class Check(StrEnum):
+    """What ``thin_check`` found."""
+
+    CLEAN = "clean"
+    NOT_FINISHED = "not finished"
+
+
+def check(runner: Runner, metadata: Path, *, deadline: float) -> Check:
+    """Check the metadata of a pool that is not active; at most ``deadline`` seconds. Raises Unhealthy on damage.
+
+    Running out of time is not damage: a pool recovers to its last commit by itself, the check is an extra.
+    """
+    try:
+        runner.run(["thin_check", "--quiet", metadata], timeout=deadline)
+    except DeadlineExceeded:
+        return Check.NOT_FINISHED
+    except CommandFailed as error:
+        raise Unhealthy(
+            "the pool's metadata is damaged",
+            why=error.why,
+            hint="do not write to it; keep a copy, then see thin_repair(8)",
+        ) from error
+    return Check.CLEAN
+
+
+def listed_ids(runner: Runner, metadata: Path) -> frozenset[int]:
+    """Ids of all thin devices, from the metadata snapshot that the caller has reserved."""
+    done = runner.run(["thin_ls", "--metadata-snap", "--no-headers", "--format", "DEV", metadata])
+    return parse_ids(done.stdout)
+
+
+def parse_ids(text: str) -> frozenset[int]:
+    """Read the output of ``thin_ls --no-headers --format DEV``. Raises CannotTell."""
+    try:
+        return frozenset(int(word) for word in text.split())
+    except ValueError as error:
+        raise CannotTell("the list of thin devices cannot be read", why=text[:200]) from error

@@ -1,0 +1,1 @@
+"""The store: assembles array, mirror, cache and pool, keeps their rules, and says how they are."""

@@ -1,0 +1,68 @@
+"""Names of everything that the store makes: partitions, arrays, device-mapper devices."""
+
+from enum import StrEnum
+
+from appliance.errors import InvalidInput
+from appliance.model import MAX_THIN_ID
+
+HOMEHOST = "hatchery"
+BACKEND = "backend"
+META = "meta"
+
+PART_META = "hatchery-meta"
+PART_CACHE = "hatchery-cache"
+PART_FAST = "hatchery-fast"
+PART_DATA = "hatchery-data"
+PART_POOL_META = "hatchery-pool-meta"
+PART_STATE = "hatchery-state"
+
+STATE_LABEL = "hatchery-state"
+"""Label of the state file system; set last, so that it also says that the file system is complete."""
+
+PREFIX = "hatchery-"
+UUID_PREFIX = "HATCHERY-"
+
+
+class Layer(StrEnum):
+    """The kinds of device-mapper devices that stand for one thin volume, top first."""
+
+    CLONE = "clone"
+    THIN = "thin"
+    TEMPLATE = "template"
+    STAGING = "staging"
+    PROBE = "probe"
+
+
+def array(name: str) -> str:
+    """The name in an array's superblock: ``hatchery:backend``."""
+    return f"{HOMEHOST}:{name}"
+
+
+def layer(kind: Layer, thin_id: int) -> str:
+    """A volume's device-mapper name: ``hatchery-clone-7``. Raises InvalidInput for an impossible id."""
+    if not 0 <= thin_id <= MAX_THIN_ID:
+        raise InvalidInput(f"{thin_id} is not a thin device id", why=f"ids go from 0 to {MAX_THIN_ID}")
+    return f"{PREFIX}{kind}-{thin_id}"
+
+
+def pool(name: str) -> str:
+    """A pool's device-mapper name: ``hatchery-pool-durable``."""
+    return f"{PREFIX}pool-{name}"
+
+
+def pool_data(name: str) -> str:
+    """The device that a pool keeps its data on: ``hatchery-pool-durable-data``."""
+    return f"{pool(name)}-data"
+
+
+def uuid(name: str) -> str:
+    """The device-mapper uuid of one of our names; udev's rules know our devices by it."""
+    return UUID_PREFIX + name.removeprefix(PREFIX)
+
+
+def parse_layer(name: str) -> tuple[Layer, int] | None:
+    """The layer and thin id that a device-mapper name stands for, or None if it is not a volume of ours."""
+    kind, dash, number = name.removeprefix(PREFIX).rpartition("-")
+    if not name.startswith(PREFIX) or not dash or kind not in set(Layer) or not number.isdecimal():
+        return None
+    return Layer(kind), int(number)

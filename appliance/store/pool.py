@@ -1,0 +1,306 @@
+"""The durable pool: thin volumes and the device-mapper devices that stand for them. Sizes in bytes.
+
+hatchery-template-ID                       read-only once sealed
+hatchery-clone-ID -> hatchery-thin-ID      the retry layer, which is what gets exported, over the thin volume
+hatchery-staging-ID                        scratch space of an import
+"""
+
+import fcntl
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
+from appliance.host import dm_stats, thin
+from appliance.host.dm import Dm, Slot, Target
+from appliance.host.thin import METADATA_BLOCK, PoolMode
+from appliance.model import MIB, SECTOR, Access
+from appliance.run import Runner
+from appliance.store import names
+from appliance.store.names import Layer
+
+__all__ = ["Pool", "PoolMode", "PoolStatus"]
+
+_CLOSE_DEADLINE = 3.0
+_BLKDISCARD = 0x1277
+_DISCARD_PIECE = 64 * MIB
+_EMPTY_FIRST = 256 * MIB
+_THIN_LAYERS = (Layer.THIN, Layer.TEMPLATE, Layer.STAGING)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """How a pool is. ``metadata_*`` and ``data_*`` in bytes."""
+
+    transaction_id: int
+    data_used: int
+    data_total: int
+    metadata_used: int
+    metadata_total: int
+    block_bytes: int
+    mode: PoolMode
+    needs_check: bool
+    features: frozenset[str]
+
+    @property
+    def data_free(self) -> int:
+        """Bytes of data that still fit."""
+        return self.data_total - self.data_used
+
+
+class Pool:
+    """A thin pool that is active."""
+
+    def __init__(self, dm: Dm, name: str, runner: Runner, block_bytes: int) -> None:
+        self._dm = dm
+        self._runner = runner
+        self.name = names.pool(name)
+        self.block_bytes = block_bytes
+
+    @classmethod
+    def open(cls, dm: Dm, name: str = "durable", runner: Runner | None = None) -> Self:
+        """The pool of that name. Raises NotReady when it is not active."""
+        try:
+            target = _only(dm.table(names.pool(name)), "thin-pool", names.pool(name))
+        except NotFound as error:
+            raise NotReady(f"the {name} pool is not active", hint="see `hatchery-store status`") from error
+        block, _ = thin.parse_pool_table(target.params)
+        return cls(dm, name, runner or Runner(), block * SECTOR)
+
+    def status(self) -> PoolStatus:
+        """How the pool is, without making it commit. Raises NotReady when it is gone, CannotTell."""
+        try:
+            line = thin.parse_pool_status(_only(self._dm.status(self.name), "thin-pool", self.name).params)
+            table = _only(self._dm.table(self.name), "thin-pool", self.name)
+        except NotFound as error:
+            raise NotReady(f"{self.name} is not active", hint="see `hatchery-store status`") from error
+        block, features = thin.parse_pool_table(table.params)
+        return PoolStatus(
+            transaction_id=line.transaction_id,
+            data_used=line.data_used * block * SECTOR,
+            data_total=line.data_total * block * SECTOR,
+            metadata_used=line.metadata_used * METADATA_BLOCK,
+            metadata_total=line.metadata_total * METADATA_BLOCK,
+            block_bytes=block * SECTOR,
+            mode=line.mode,
+            needs_check=line.needs_check,
+            features=features,
+        )
+
+    # Thin devices in the pool's metadata
+
+    def create_thin(self, thin_id: int) -> None:
+        """Make an empty thin device. Raises AlreadyExists."""
+        self._message(f"create_thin {_checked(thin_id)}")
+
+    def create_snapshot(self, thin_id: int, origin: int) -> None:
+        """Make ``thin_id`` a snapshot of ``origin``. Raises AlreadyExists, NotFound.
+
+        Raises Refused while the origin is active, writable and running: the kernel would take a snapshot without
+        what is in flight (rule 11).
+        """
+        for layer in _THIN_LAYERS:
+            info = self._dm.find(names.layer(layer, origin))
+            if info is not None and not info.read_only and not info.suspended:
+                raise Refused(
+                    f"cannot make a snapshot of thin device {origin}",
+                    why=f"{info.name} may be written at this moment",
+                    hint="seal the template, or suspend the volume",
+                )
+        self._message(f"create_snap {_checked(thin_id)} {_checked(origin)}")
+
+    def delete(self, thin_id: int) -> None:
+        """Delete a thin device that is not active and free its blocks. Raises NotFound, InUse.
+
+        A large one is emptied in pieces first, because the pool stands still while it deletes (rule 14).
+        """
+        self._refuse_active(thin_id)
+        line = self._probe(thin_id)
+        if line is None:
+            raise NotFound(f"there is no thin device {thin_id}")
+        if thin.parse_mapped(line) > _EMPTY_FIRST:
+            self._empty(thin_id)
+        self._message(f"delete {_checked(thin_id)}")
+
+    def exists(self, thin_id: int) -> bool:
+        """Whether the pool's metadata has the thin device: asked of the kernel, by a trial load of a table."""
+        if any(self._dm.find(names.layer(layer, thin_id)) for layer in _THIN_LAYERS):
+            return True
+        return self._probe(thin_id) is not None
+
+    def set_transaction_id(self, old: int, new: int) -> None:
+        """Compare and swap the pool's transaction id. Raises Unhealthy when it is not ``old``."""
+        try:
+            self._message(f"set_transaction_id {old} {new}")
+        except Unhealthy as error:
+            raise Unhealthy(
+                f"cannot move the pool's transaction id from {old} to {new}",
+                why=f"it is {self.status().transaction_id}",
+                hint="pool and catalog disagree: restart hatcheryd, which reconciles them",
+            ) from error
+
+    def thin_ids(self) -> frozenset[int]:
+        """All thin devices in the pool. Slow: for reconciling only. Raises CannotTell."""
+        metadata = self._metadata()
+        try:
+            self._message("reserve_metadata_snap")
+        except HatcheryError:
+            # One is held already: left by a process that died between the two messages.
+            self._message("release_metadata_snap")
+            self._message("reserve_metadata_snap")
+        try:
+            return thin.listed_ids(self._runner, metadata)
+        finally:
+            self._message("release_metadata_snap")
+
+    # Volumes
+
+    def activate_template(self, thin_id: int, size: int, access: Access) -> Path:
+        """The template's device: writable while its image is being imported, read-only once sealed."""
+        return self._activate(Layer.TEMPLATE, thin_id, size, access)
+
+    def activate_staging(self, thin_id: int, size: int) -> Path:
+        """Scratch space of an import."""
+        return self._activate(Layer.STAGING, thin_id, size, Access.READ_WRITE)
+
+    def activate_clone(self, thin_id: int, size: int) -> Path:
+        """The clone's device to export: its retry layer (rule 7), with a latency histogram on it."""
+        below = self._activate(Layer.THIN, thin_id, size, Access.READ_WRITE)
+        name = names.layer(Layer.CLONE, thin_id)
+        path = self._ensure(name, retry_table(below, _sectors(size)), Access.READ_WRITE)
+        dm_stats.create(self._dm, name)
+        return path
+
+    def deactivate(self, thin_id: int) -> None:
+        """Take away all devices of a volume; fine when there are none. Raises InUse, naming the one that is open."""
+        for layer in Layer:
+            name = names.layer(layer, thin_id)
+            info = self._dm.find(name)
+            if info is None:
+                continue
+            try:
+                self._dm.remove(name, deadline=_CLOSE_DEADLINE)
+            except InUse as error:
+                raise InUse(
+                    f"cannot deactivate thin device {thin_id}",
+                    why=f"/dev/mapper/{name} is open",
+                    hint="detach the clone from its client first",
+                ) from error
+
+    def active(self) -> dict[int, frozenset[Layer]]:
+        """The layers that are active now, by thin id."""
+        found: dict[int, set[Layer]] = {}
+        for entry in self._dm.list():
+            parsed = names.parse_layer(entry.name)
+            if parsed is not None:
+                found.setdefault(parsed[1], set()).add(parsed[0])
+        return {thin_id: frozenset(layers) for thin_id, layers in found.items()}
+
+    def mapped_bytes(self, thin_id: int) -> int:
+        """Bytes mapped by an active volume, blocks shared with others included. Raises NotFound."""
+        for layer in _THIN_LAYERS:
+            name = names.layer(layer, thin_id)
+            if self._dm.find(name) is not None:
+                return thin.parse_mapped(_only(self._dm.status(name), "thin", name).params)
+        raise NotFound(f"thin device {thin_id} is not active")
+
+    # Inside
+
+    def _message(self, text: str) -> None:
+        self._dm.message(self.name, text)
+
+    def _thin(self, thin_id: int, size: int) -> Target:
+        return thin.thin_table(self._dm.path(self.name), _checked(thin_id), _sectors(size))
+
+    def _activate(self, layer: Layer, thin_id: int, size: int, access: Access) -> Path:
+        return self._ensure(names.layer(layer, thin_id), self._thin(thin_id, size), access)
+
+    def _ensure(self, name: str, target: Target, access: Access) -> Path:
+        """The device, made or found; one that differs from what is wanted is made anew. Raises NotFound, InUse."""
+        info = self._dm.find(name)
+        if info is not None:
+            table = self._dm.table(name)
+            same = [(line.length, line.kind) for line in table] == [(target.length, target.kind)]
+            if same and info.read_only is (access is Access.READ_ONLY) and not info.suspended:
+                return self._dm.path(name)
+            self._dm.remove(name, deadline=_CLOSE_DEADLINE)
+        return self._dm.create(name, names.uuid(name), [target], access=access)
+
+    def _refuse_active(self, thin_id: int) -> None:
+        for layer in Layer:
+            name = names.layer(layer, thin_id)
+            if self._dm.find(name) is not None:
+                raise InUse(f"cannot delete thin device {thin_id}", why=f"{name} is active", hint="deactivate it first")
+
+    def _probe(self, thin_id: int) -> str | None:
+        """The status line of a thin device that is not active, or None when the metadata has no such device."""
+        probe = names.layer(Layer.PROBE, thin_id)
+        self._dm.remove(probe)
+        self._dm.create_empty(probe, names.uuid(probe))
+        try:
+            self._dm.load(probe, [self._thin(thin_id, self.block_bytes)])
+            return _only(self._dm.status(probe, slot=Slot.INACTIVE), "thin", probe).params
+        except NotFound:
+            if self._dm.find(self.name) is None:
+                raise
+            return None
+        finally:
+            self._dm.remove(probe)
+
+    def _empty(self, thin_id: int) -> None:
+        """Discard a large volume in pieces, so that nobody's writes wait for one long delete."""
+        size = self.status().data_total
+        name = names.layer(Layer.THIN, thin_id)
+        path = self._activate(Layer.THIN, thin_id, size, Access.READ_WRITE)
+        try:
+            words = _only(self._dm.status(name), "thin", name).params.split()
+            highest = int(words[1]) + 1 if words[1:2] not in ([], ["-"]) else 0
+            _discard(path, min(highest * SECTOR, size))
+        finally:
+            self._dm.remove(name, deadline=_CLOSE_DEADLINE)
+
+    def _metadata(self) -> Path:
+        target = _only(self._dm.table(self.name), "thin-pool", self.name)
+        number = target.params.split()[0]
+        try:
+            name = Path(f"/sys/dev/block/{number}").resolve(strict=True).name
+        except OSError as error:
+            raise CannotTell("cannot find the pool's metadata device", why=str(error)) from error
+        return Path("/dev") / name
+
+
+def retry_table(device: Path, length: int) -> Target:
+    """The retry layer over ``device``, of ``length`` sectors: dm-multipath with one path, in bio mode (rule 7)."""
+    params = f"3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 {device} 1"
+    return Target(0, length, "multipath", params)
+
+
+def _discard(path: Path, length: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for offset in range(0, length, _DISCARD_PIECE):
+            fcntl.ioctl(fd, _BLKDISCARD, struct.pack("=QQ", offset, min(_DISCARD_PIECE, length - offset)))
+    except OSError as error:
+        raise Unhealthy(f"cannot empty {path}", why=error.strerror or str(error)) from error
+    finally:
+        os.close(fd)
+
+
+def _only(targets: tuple[Target, ...], kind: str, name: str) -> Target:
+    if len(targets) != 1 or targets[0].kind != kind:
+        found = ", ".join(target.kind for target in targets) or "no table"
+        raise Unhealthy(f"{name} is not a {kind} device", why=f"it has {found}")
+    return targets[0]
+
+
+def _checked(thin_id: int) -> int:
+    names.layer(Layer.THIN, thin_id)
+    return thin_id
+
+
+def _sectors(size: int) -> int:
+    if size <= 0 or size % SECTOR:
+        raise InvalidInput(f"{size} is not the size of a volume", why=f"it must be a multiple of {SECTOR} bytes")
+    return size // SECTOR
