@@ -29,6 +29,8 @@ from appliance.run import Completed, Process, Runner
 from appliance.wait import until
 
 LOOPBACK = "127.0.0.1"
+QMP_SOCKET = "qmp.sock"
+PID_FILE = "qemu.pid"
 
 
 class Bus(StrEnum):
@@ -274,6 +276,7 @@ class VM:
         words = [
             "-machine", "q35", *accel.words, "-smp", str(self.hardware.cpus), "-m", str(self.hardware.memory_mib),
             "-nodefaults", *firmware.words, "-qmp", f"unix:{qemu.escape(self._qmp_path)},server=on,wait=off",
+            "-pidfile", str(self.folder / PID_FILE),
             "-drive", system, "-device", "virtio-blk-pci,drive=system,serial=SYSTEM,bootindex=0",
             "-device", "virtio-scsi-pci,id=scsi", "-device", "virtio-rng-pci",
             "-netdev", ",".join(["user,id=net", *self._hostfwd()]), "-device", "virtio-net-pci,netdev=net,romfile=",
@@ -293,7 +296,7 @@ class VM:
 
     @property
     def _qmp_path(self) -> Path:
-        return self.folder / "qmp.sock"
+        return self.folder / QMP_SOCKET
 
     def _qmp(self, command: str) -> None:
         """One QMP command, without looking at its result (QEMU: docs/interop/qmp-spec.rst)."""
@@ -309,8 +312,11 @@ class VM:
 
 
 def drive_words(drive: Drive, file: Path, name: str, cache: str) -> list[str]:
-    """A drive as words of QEMU's command line; QEMU's own throttling makes it as slow as wanted."""
-    options = f"if=none,id={name},format=raw,cache={cache},discard=unmap,file={qemu.escape(file)}"
+    """A drive as words of QEMU's command line; QEMU's own throttling makes it as slow as wanted.
+
+    Zeroes are not stored: a new array's first sync would otherwise fill the host's disk.
+    """
+    options = f"if=none,id={name},format=raw,cache={cache},discard=unmap,detect-zeroes=unmap,file={qemu.escape(file)}"
     if drive.pace.iops:
         options += f",throttling.iops-total={drive.pace.iops}"
     if drive.pace.bytes_per_second:
