@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from appliance.errors import DeadlineExceeded
+from appliance.errors import DeadlineExceeded, HatcheryError
 
 T = TypeVar("T")
 
@@ -24,3 +25,24 @@ def until(probe: Callable[[], T | None], what: str, *, deadline: float, interval
         if time.monotonic() >= end:
             raise DeadlineExceeded(f"waited {deadline:g} s for {what}")
         pause.wait(interval)
+
+
+@contextmanager
+def watch(look: Callable[[], object], *, interval: float) -> Iterator[None]:
+    """Call ``look`` every ``interval`` seconds, in a thread of its own, while the block runs, or until it fails."""
+    ended = threading.Event()
+
+    def loop() -> None:
+        while not ended.wait(interval):
+            try:
+                look()
+            except HatcheryError:
+                return
+
+    thread = threading.Thread(target=loop, name="watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

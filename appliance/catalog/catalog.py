@@ -159,8 +159,13 @@ class Catalog:
             db.execute("UPDATE templates SET state = ? WHERE thin_id = ?", (TemplateState.REMOVING, thin_id))
 
     def drop_template(self, thin_id: int, transaction_id: int) -> None:
-        """Forget a template that is gone from the pool, now at that transaction id."""
+        """Forget a template that is gone from the pool, now at that transaction id.
+
+        Raises InUse while a staging volume of its import is left.
+        """
         with self._transaction() as db:
+            if db.execute("SELECT 1 FROM stagings WHERE template = ?", (thin_id,)).fetchone():
+                raise InUse("the template's import is not cleaned up", hint="restart hatcheryd, which does it")
             db.execute("DELETE FROM templates WHERE thin_id = ?", (thin_id,))
             db.execute("UPDATE ledger SET transaction_id = ?", (transaction_id,))
 

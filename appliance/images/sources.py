@@ -27,6 +27,9 @@ class Source(Protocol):
     def chunks(self) -> Iterator[bytes]:
         """The bytes. Raises HatcheryError when they break off."""
 
+    def close(self) -> None:
+        """No more of them are wanted."""
+
 
 class FileSource:
     """A file on the appliance that everybody may read.
@@ -73,6 +76,9 @@ class FileSource:
         except OSError as error:
             raise BadImage(f"{self._path} cannot be read", why=str(error)) from error
 
+    def close(self) -> None:
+        """See Source."""
+
 
 class UrlSource:
     """An http or https URL. Certificates are checked; a compressed transfer is not asked for."""
@@ -100,20 +106,21 @@ class UrlSource:
             raise BadImage(
                 f"{self._url} broke off", why=str(error) or type(error).__name__, hint="try again"
             ) from error
-        finally:
-            self._client.close()
+
+    def close(self) -> None:
+        """See Source."""
+        if self._response is not None:
+            self._response.close()
+        self._client.close()
 
     def _open(self) -> httpx.Response:
         if self._response is None:
             try:
                 self._response = self._client.send(self._request, stream=True)
             except httpx.HTTPError as error:
-                self._client.close()
                 raise NotReady(f"{self._url} cannot be fetched", why=str(error) or type(error).__name__) from error
             if self._response.status_code != httpx.codes.OK:
                 status = f"{self._response.status_code} {self._response.reason_phrase}"
-                self._response.close()
-                self._client.close()
                 raise NotFound(f"{self._url} cannot be fetched", why=f"the server answered {status}")
         return self._response
 
@@ -168,21 +175,23 @@ class UploadSource:
     def chunks(self) -> Iterator[bytes]:
         """See Source. Raises DeadlineExceeded when nothing comes, BadImage when too little came."""
         left = self._size
-        try:
-            while True:
-                try:
-                    chunk = self._queue.get(timeout=self._patience)
-                except queue.Empty as error:
-                    raise DeadlineExceeded(
-                        f"the upload stands still: {left} bytes are missing", why=f"none came for {self._patience:g} s"
-                    ) from error
-                if chunk is None:
-                    break
-                left -= len(chunk)
-                yield chunk
-            if left > 0:
-                raise BadImage(
-                    "the upload broke off", why=f"{left} of {self._size} bytes are missing", hint="upload it again"
-                )
-        finally:
-            self._ended.set()
+        while True:
+            try:
+                chunk = self._queue.get(timeout=self._patience)
+            except queue.Empty as error:
+                raise DeadlineExceeded(
+                    f"the upload stands still: {left} bytes are missing", why=f"none came for {self._patience:g} s"
+                ) from error
+            if chunk is None:
+                break
+            left -= len(chunk)
+            yield chunk
+        if left > 0:
+            raise BadImage(
+                "the upload broke off", why=f"{left} of {self._size} bytes are missing", hint="upload it again"
+            )
+        self._ended.set()
+
+    def close(self) -> None:
+        """See Source."""
+        self._ended.set()

@@ -1,0 +1,122 @@
+"""Clients: who may attach clones, and where their storage daemon listens."""
+
+import ipaddress
+import logging
+
+from appliance.catalog import Client
+from appliance.errors import InUse, InvalidInput, NotReady, Refused
+from appliance.host import netlink
+from appliance.model import check_name
+from appliance.schema import LOCAL_CLIENT, ClientSpec
+from appliance.service.core import Core
+from appliance.service.exports import Exports
+
+log = logging.getLogger(__name__)
+
+
+def check(name: str, spec: ClientSpec) -> Client:
+    """The client that a request describes. Raises InvalidInput, Refused. Pure."""
+    check_name(name, "client name")
+    if spec.transport == "unix":
+        if spec.address is not None or spec.port is not None or spec.plain:
+            raise InvalidInput(
+                "a unix client has no address, port or plain",
+                why="it is reached by a socket on this machine",
+                hint="leave them out, or use the transport tcp",
+            )
+        return Client(name, "unix")
+    if name == LOCAL_CLIENT:
+        raise Refused(f"client {LOCAL_CLIENT} is this machine", why="it is always reached by its unix socket")
+    if spec.address is None or spec.port is None:
+        raise InvalidInput("a tcp client needs an address and a port")
+    if not spec.plain:
+        raise Refused(
+            "NBD over TCP is not encrypted",
+            why="anybody on the way could read and change the disks",
+            hint="accept it by name (plain: true) on a network that you trust",
+        )
+    try:
+        address = ipaddress.ip_address(spec.address)
+    except ValueError as error:
+        raise InvalidInput(f"{spec.address!r} is not an IP address", why=str(error)) from error
+    return Client(name, "tcp", str(address), spec.port, plain=True)
+
+
+def check_address(client: Client) -> None:
+    """Refuse an address that this machine does not have. Raises InvalidInput, CannotTell."""
+    if client.address is None or ipaddress.ip_address(client.address).is_unspecified:
+        return
+    mine = netlink.addresses()
+    if client.address not in mine:
+        raise InvalidInput(
+            f"{client.address} is not an address of this machine",
+            why=f"it has {', '.join(sorted(mine))}",
+            hint="choose one of them, or 0.0.0.0 for all",
+        )
+
+
+class Clients:
+    """The verbs on clients."""
+
+    def __init__(self, core: Core, exports: Exports) -> None:
+        self._core = core
+        self._exports = exports
+
+    def put(self, name: str, spec: ClientSpec) -> bool:
+        """Make the client, or change it to ``spec``; true when it is new. Raises InvalidInput, Refused, InUse."""
+        client = check(name, spec)
+        with self._core.lock:
+            catalog = self._core.catalog
+            before = catalog.find_client(name)
+            if before == client:
+                return False
+            check_address(client)
+            for other in catalog.clients():
+                if other.name != name and client.port is not None and _collide(other, client):
+                    raise InUse(
+                        f"port {client.port} is taken",
+                        why=f"client {other.name} listens on {other.address}:{other.port}",
+                        hint="choose another port",
+                    )
+            catalog.put_client(client)
+            try:
+                if before is None:
+                    self._exports.serve(client)
+                else:
+                    self._exports.restart(client)
+            except NotReady as error:
+                self._undo(client, before)
+                raise NotReady(
+                    f"client {name} cannot be served",
+                    why=error.why or error.what,
+                    hint=error.hint or "is its port taken by another program?",
+                ) from error
+        log.info("client %s listens by %s", name, client.transport)
+        return before is None
+
+    def _undo(self, client: Client, before: Client | None) -> None:
+        if before is None:
+            self._exports.dismiss(client.name)
+            self._core.catalog.drop_client(client.name)
+        else:
+            self._core.catalog.put_client(before)
+            self._exports.restart(before)
+
+    def remove(self, name: str) -> bool:
+        """Remove a client; false when there was none. Raises InUse while clones are attached, Refused for `local`."""
+        if name == LOCAL_CLIENT:
+            raise Refused(f"client {LOCAL_CLIENT} cannot be removed", why="it is this machine")
+        with self._core.lock:
+            if self._core.catalog.find_client(name) is None:
+                return False
+            self._core.catalog.drop_client(name)
+            self._exports.dismiss(name)
+        log.info("removed client %s", name)
+        return True
+
+
+def _collide(one: Client, other: Client) -> bool:
+    if one.port != other.port or one.address is None or other.address is None:
+        return False
+    either = (ipaddress.ip_address(one.address), ipaddress.ip_address(other.address))
+    return one.address == other.address or any(address.is_unspecified for address in either)

@@ -1,0 +1,153 @@
+"""Exports: which clone is offered to which client, in the catalog, in ``server.json`` and in the running daemon.
+
+``server.json`` is replaced before the daemon is told anything, so that a daemon that is killed at any moment comes
+back with what the catalog says or is about to say.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from appliance.catalog import Catalog, Client, Clone
+from appliance.config import Paths
+from appliance.errors import CannotTell, HatcheryError, InUse, NotReady
+from appliance.host import netlink, storage_daemon
+from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
+from appliance.host.units import Units
+from appliance.service import addresses
+from appliance.store import names
+
+log = logging.getLogger(__name__)
+
+GROUP = "hatchery"
+"""Its members may use the API and the exports of the local client."""
+
+USER = "hatchery-nbd"
+"""The user of the storage daemons."""
+
+
+def export_of(clone: Clone) -> Export:
+    """The export of a clone. Thin ids are never used twice, so neither are the nodes' names."""
+    device = Path("/dev/mapper") / names.layer(names.Layer.CLONE, clone.thin_id)
+    return Export(node=f"clone-{clone.thin_id}", name=clone.name, device=device)
+
+
+class Exports:
+    """The storage daemons of all clients. The caller holds the service's lock."""
+
+    def __init__(self, catalog: Catalog, units: Units, paths: Paths) -> None:
+        self._catalog = catalog
+        self._units = units
+        self._paths = paths
+        self._aio = storage_daemon.aio_engine()
+
+    def listen(self, client: Client) -> Listen:
+        """Where a client's daemon listens."""
+        return addresses.listen(client, self._paths.nbd(client.name))
+
+    def files(self, client: str) -> Files:
+        """The run-time files of a client's daemon."""
+        return Files(self._paths.nbd(client))
+
+    def serve(self, client: Client) -> None:
+        """Make a client's daemon run with exactly the exports that the catalog says. Raises NotReady, Unhealthy."""
+        self._write(client)
+        self._units.start(client.name)
+        self._daemon(client.name).sync(self._wanted(client.name))
+
+    def restart(self, client: Client) -> None:
+        """As ``serve``, after a change of where it listens. Its guests reconnect."""
+        self._write(client)
+        self._units.restart(client.name)
+
+    def dismiss(self, client: str) -> None:
+        """Stop a client's daemon and remove its run-time files."""
+        self._units.stop(client)
+        shutil.rmtree(self._paths.nbd(client), ignore_errors=True)
+
+    def offer(self, client: str, clones: Iterable[Clone]) -> None:
+        """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
+        exports = [export_of(clone) for clone in clones]
+        self._write(self._catalog.client(client))
+        daemon = self._daemon(client)
+        try:
+            daemon.add(exports)
+        except (NotReady, CannotTell):
+            # It is down or just ended: started again it reads the file, and what it has already is not added twice.
+            self._units.start(client)
+            daemon.add(exports)
+
+    def withdraw(self, client: str, clone: Clone, *, cut_off: bool) -> None:
+        """Stop exporting a clone. Raises InUse while somebody is connected to it, unless they are to be cut off."""
+        owner = self._catalog.client(client)
+        self._write(owner, without=clone.thin_id)
+        daemon = self._daemon(client)
+        try:
+            if cut_off:
+                daemon.cut_off(export_of(clone))
+            else:
+                daemon.remove(export_of(clone))
+        except InUse as error:
+            self._write(owner)
+            raise InUse(
+                f"clone {clone.name} is in use",
+                why=f"client {client} is connected to it{self._who(owner)}",
+                hint="shut its guest down first, or force it",
+            ) from error
+        except NotReady:
+            log.info("%s: the storage daemon of client %s is down", clone.name, client)
+        except HatcheryError:
+            self._write(owner)
+            raise
+
+    def serving(self, client: str) -> int:
+        """How many exports the client's daemon has now. Raises NotReady when it does not run."""
+        return len(self._daemon(client).exports())
+
+    def describe(self, client: str) -> str:
+        """The state of a client's daemon in the service manager's words."""
+        return self._units.describe(client)
+
+    def connections(self, client: Client) -> tuple[netlink.Connection, ...]:
+        """Who is connected to a client's daemon. Raises CannotTell."""
+        where = self.listen(client)
+        if where.path is not None:
+            return netlink.unix_connections(where.path)
+        return netlink.tcp_connections(where.port or 0)
+
+    def _who(self, client: Client) -> str:
+        try:
+            found = self.connections(client)
+        except CannotTell:
+            return ""
+        return f" (from {', '.join(connection.peer for connection in found[:5])})" if found else ""
+
+    def _daemon(self, client: str) -> StorageDaemon:
+        return StorageDaemon(self.files(client), self._aio)
+
+    def _wanted(self, client: str, without: int | None = None) -> tuple[Export, ...]:
+        return tuple(export_of(clone) for clone in self._catalog.clones_of_client(client) if clone.thin_id != without)
+
+    def _write(self, client: Client, without: int | None = None) -> None:
+        files = self.files(client.name)
+        self._make_folder(files.folder)
+        config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without))
+        fresh = files.config.with_suffix(".new")
+        fresh.write_text(storage_daemon.render(config), encoding="utf-8")
+        fresh.chmod(0o644)
+        fresh.replace(files.config)
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        folder.mkdir(parents=True)
+        if os.geteuid() == 0:
+            try:
+                shutil.chown(folder, user=USER)
+                shutil.chown(folder, group=GROUP)
+            except LookupError as error:
+                log.warning("%s stays root's: %s", folder, error)
+        # Files made in it, the sockets above all, inherit its group.
+        folder.chmod(0o2750)

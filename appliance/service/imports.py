@@ -1,0 +1,248 @@
+"""Importing an image as a template: streamed onto the pool, checked, sealed; or nothing is left of it.
+
+raw    the bytes go straight to the template's volume, zeros left out
+qcow2  the bytes go to a staging volume, are judged there, and are converted to the template's volume
+"""
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from appliance.catalog import NewTemplate, Staging, Template
+from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound
+from appliance.images import qcow2, sources
+from appliance.images.convert import Converter
+from appliance.images.sources import Source, UploadSource
+from appliance.images.volume import VolumeWriter, read_at
+from appliance.model import MIB, SECTOR, Access, ImageFormat, check_name
+from appliance.schema import PathSource, TemplateCreate, UrlSource
+from appliance.service import admission
+from appliance.service.core import Core
+from appliance.service.operations import Job, Operations
+from appliance.wait import watch
+
+log = logging.getLogger(__name__)
+
+CHECK_SPACE_EVERY = 64 * MIB
+"""How many bytes are written between two looks at the pool's free space."""
+
+
+class Imports:
+    """The imports that run."""
+
+    def __init__(self, core: Core, operations: Operations, converter: Converter) -> None:
+        self._core = core
+        self._operations = operations
+        self._converter = converter
+        self._uploads: dict[str, tuple[UploadSource, Job]] = {}
+        self._promised: dict[int, int] = {}
+
+    def begin(self, request: TemplateCreate) -> Job:
+        """Start an import. What can be refused at once is: name, size, source.
+
+        Raises InvalidInput, AlreadyExists, NoSpace, NotFound, NotReady, Refused.
+        """
+        check_name(request.name, "template name")
+        source, words = _source(request)
+        try:
+            size = _expected_size(source, request.size)
+            with self._core.lock:
+                numbers = self._core.pool.status()
+                admission.admit_size(numbers, size)
+                if request.format is ImageFormat.QCOW2:
+                    admission.admit_data(numbers, size, sum(self._promised.values()))
+                new = NewTemplate(request.name, request.format, words, time.time())
+                template = self._core.catalog.add_template(new)
+                job = self._operations.begin("import", template.ref, "waiting for the image")
+                if isinstance(source, UploadSource):
+                    self._uploads[template.name] = (source, job)
+        except BaseException:
+            source.close()
+            raise
+        self._operations.run(job, lambda job: self._import(job, template, source, size, request.sha256))
+        return job
+
+    def upload(self, name: str) -> tuple[UploadSource, Job]:
+        """The upload that waits for its bytes; the caller becomes its sender. Raises NotFound, Refused."""
+        with self._core.lock:
+            found = self._uploads.get(name)
+        if found is None:
+            raise NotFound(
+                f"no upload of template {name} is awaited",
+                why="it was not announced, has ended, or waited too long",
+                hint="announce it with POST /templates first",
+            )
+        found[0].claim()
+        return found
+
+    def _import(self, job: Job, template: Template, source: Source, size: int, sha256: str | None) -> None:
+        try:
+            digest = hashlib.sha256()
+            chunks = _hashed(source.chunks(), digest)
+            if template.format is ImageFormat.RAW:
+                virtual_size = self._take_raw(job, template, chunks, size)
+            else:
+                virtual_size = self._take_qcow2(job, template, chunks, size)
+            found = digest.hexdigest()
+            _check_digest(found, sha256)
+            with self._core.lock:
+                self._core.pool.deactivate(template.thin_id)
+                self._core.pool.activate_template(template.thin_id, virtual_size, Access.READ_ONLY)
+                self._core.catalog.finish_template(template.thin_id, virtual_size, found)
+        except BaseException:
+            self._take_back(template)
+            raise
+        finally:
+            source.close()
+            with self._core.lock:
+                self._uploads.pop(template.name, None)
+                self._promised.pop(template.thin_id, None)
+        job.succeed()
+
+    def _take_raw(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:
+        virtual_size = -(-size // SECTOR) * SECTOR
+        device = self._make_template(template, virtual_size)
+        job.phase("receiving the image", size)
+        self._write(job, device, chunks, size)
+        return virtual_size
+
+    def _take_qcow2(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:
+        with self._core.lock:
+            self._promised[template.thin_id] = size
+            staging = self._core.catalog.add_staging(template.thin_id)
+        try:
+            with self._core.lock:
+                self._core.pool.create_thin(staging.thin_id)
+                self._core.catalog.set_transaction_id(self._core.advance())
+                stage = self._core.pool.activate_staging(staging.thin_id, -(-size // SECTOR) * SECTOR)
+            job.phase("receiving the image", size)
+            self._write(job, stage, _judged(chunks), size)
+            job.phase("checking the image")
+            layout = _scan(stage, size)
+            with self._core.lock:
+                numbers = self._core.pool.status()
+                admission.admit_size(numbers, layout.virtual_size)
+                self._promised.pop(template.thin_id)
+                admission.admit_data(numbers, layout.allocated_bytes, sum(self._promised.values()))
+                self._promised[template.thin_id] = layout.allocated_bytes
+            virtual_size = -(-layout.virtual_size // SECTOR) * SECTOR
+            device = self._make_template(template, virtual_size)
+            job.phase("converting the image", layout.allocated_bytes)
+            with watch(lambda: job.progress(self._core.pool.mapped_bytes(template.thin_id)), interval=1.0):
+                self._converter.convert(stage, device, staging.thin_id)
+            _make_durable(device)
+            return virtual_size
+        finally:
+            self._drop_staging(staging)
+
+    def _make_template(self, template: Template, virtual_size: int) -> Path:
+        with self._core.lock:
+            self._core.pool.create_thin(template.thin_id)
+            self._core.catalog.set_transaction_id(self._core.advance())
+            return self._core.pool.activate_template(template.thin_id, virtual_size, Access.READ_WRITE)
+
+    def _write(self, job: Job, device: Path, chunks: Iterator[bytes], size: int) -> None:
+        """Write all chunks, which must be ``size`` bytes. Raises BadImage, NoSpace."""
+        taken, checked = 0, 0
+        with VolumeWriter(device, size) as writer:
+            for chunk in chunks:
+                writer.write(chunk)
+                taken += len(chunk)
+                job.progress(taken)
+                if writer.written - checked >= CHECK_SPACE_EVERY:
+                    checked = writer.written
+                    admission.admit_data(self._core.pool.status(), CHECK_SPACE_EVERY)
+            if taken != size:
+                raise BadImage(
+                    "the image broke off", why=f"{size - taken} of {size} bytes are missing", hint="send it again"
+                )
+            writer.finish()
+
+    def _drop_staging(self, staging: Staging) -> None:
+        try:
+            with self._core.lock:
+                self._core.discard_staging(staging)
+        except HatcheryError:
+            # Its intent stays open, so the next start settles it.
+            log.exception("staging volume %d could not be removed", staging.thin_id)
+
+    def _take_back(self, template: Template) -> None:
+        try:
+            with self._core.lock:
+                self._core.discard_template(template)
+        except HatcheryError:
+            log.exception("what is left of template %s could not be removed", template.ref)
+
+
+def _source(request: TemplateCreate) -> tuple[Source, str]:
+    """The source of a request, and its name in the catalog."""
+    if isinstance(request.source, PathSource):
+        return sources.FileSource(Path(request.source.path)), request.source.path
+    if isinstance(request.source, UrlSource):
+        return sources.UrlSource(request.source.url), request.source.url
+    if request.size is None:
+        raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
+    return UploadSource(request.size), "upload"
+
+
+def _expected_size(source: Source, stated: int | None) -> int:
+    """The image file's size. Raises InvalidInput when it is not known, or not what was stated."""
+    found = source.size()
+    if found is None:
+        found = stated
+    if found is None:
+        raise InvalidInput("the image's size is not known", why="the server does not say it", hint="state it in `size`")
+    if stated is not None and stated != found:
+        raise InvalidInput("the image has not the stated size", why=f"it has {found} bytes, not {stated}")
+    if found == 0:
+        raise BadImage("the image is empty")
+    return found
+
+
+def _check_digest(found: str, announced: str | None) -> None:
+    if announced is not None and found != announced:
+        raise BadImage(
+            "the image is not the one that was announced",
+            why=f"its SHA-256 is {found}, not {announced}",
+            hint="fetch it again",
+        )
+
+
+def _hashed(chunks: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+
+
+def _judged(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks; the qcow2 header is judged as soon as it is there. Raises BadImage."""
+    head = b""
+    for chunk in chunks:
+        if len(head) < qcow2.HEADER_BYTES:
+            head += chunk
+            if len(head) >= qcow2.HEADER_BYTES:
+                qcow2.parse_header(head)
+        yield chunk
+    if len(head) < qcow2.HEADER_BYTES:
+        qcow2.parse_header(head)
+
+
+def _scan(stage: Path, size: int) -> qcow2.Layout:
+    fd = os.open(stage, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        read = read_at(fd)
+        header = qcow2.parse_header(read(0, min(size, 2 * MIB)))
+        return qcow2.scan(header, read, size)
+    finally:
+        os.close(fd)
+
+
+def _make_durable(device: Path) -> None:
+    fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)
