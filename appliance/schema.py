@@ -385,11 +385,10 @@ class DiskHistogram(Model):
 
 
 class CloneHistogram(Model):
-    """Latencies of one clone's requests, as its device saw them."""
+    """Latencies of one clone's requests, reads and writes together, as its device saw them."""
 
     clone: str
-    reads: HistogramView
-    writes: HistogramView
+    histogram: HistogramView
 
 
 class Histograms(Model):

@@ -45,7 +45,7 @@ def added(parts: Iterable[Sequence[int]]) -> tuple[int, ...]:
 
 
 def latencies(recorded: Sequence[tuple[Phase, Histograms]]) -> tuple[Latency, ...]:
-    """All recordings of a measurement by phase and device: cache drive, backend disks, clones' reads and writes."""
+    """All recordings of a measurement by phase and device: cache drive, backend disks, clones."""
     parts: dict[tuple[Phase, int, str], list[Sequence[int]]] = {}
     order = {"cache": 0, "backend": 1, "other": 2}
     for phase, histograms in recorded:
@@ -54,8 +54,7 @@ def latencies(recorded: Sequence[tuple[Phase, Histograms]]) -> tuple[Latency, ..
             key = (phase, order[disk.role], f"{kind} {disk.disk}")
             parts.setdefault(key, []).append(disk.histogram.counts)
         for clone in histograms.clones:
-            for what, view in (("reads", clone.reads), ("writes", clone.writes)):
-                parts.setdefault((phase, 3, f"clone {clone.clone}, {what}"), []).append(view.counts)
+            parts.setdefault((phase, 3, f"clone {clone.clone}"), []).append(clone.histogram.counts)
     made = (Latency(phase, device, added(counts)) for (phase, _, device), counts in sorted(parts.items()))
     return tuple(latency for latency in made if latency.total)
 
