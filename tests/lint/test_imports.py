@@ -40,7 +40,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
 }
 
 # Outside the package: bench uses it as an operator does; tests may look everywhere.
-BENCH = frozenset({"cli", "measure", "client", "run", "wait", "errors", "model", "schema"})
+BENCH = frozenset({"cli", "measure", "client", "remote", "run", "wait", "errors", "model", "schema"})
 
 
 def below(part: str, arrows: Mapping[str, frozenset[str]] = ARROWS) -> frozenset[str]:

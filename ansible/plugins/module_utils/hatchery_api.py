@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from appliance.errors import HatcheryError
 
 try:
+    from pydantic import ValidationError
+
     from appliance import client as _client
     from appliance import errors as _errors
-    from pydantic import ValidationError
 except ImportError:
     MISSING: str | None = traceback.format_exc()
 else:

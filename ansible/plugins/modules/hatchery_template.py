@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,10 +33,9 @@ options:
     type: str
     default: ""
   ssh_options:
-    description: Further options for C(ssh).
-    type: list
-    elements: str
-    default: []
+    description: Further options for C(ssh), written and quoted as on a shell's command line.
+    type: str
+    default: ""
   templates:
     description: The templates.
     type: list
@@ -115,7 +113,11 @@ def blocks(file: Path) -> Iterator[bytes]:
 
 def add(api: Client, wanted: dict[str, Any], deadline: int) -> None:
     """Import one template and wait until it is ready. Raises what the appliance found wrong with it."""
-    common = {"name": wanted["name"], "format": ImageFormat(wanted["format"]), "sha256": (wanted["sha256"] or "").lower() or None}
+    common = {
+        "name": wanted["name"],
+        "format": ImageFormat(wanted["format"]),
+        "sha256": (wanted["sha256"] or "").lower() or None,
+    }
     if wanted["src"] is not None:
         file = Path(wanted["src"])
         size = file.stat().st_size
@@ -141,7 +143,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "host": {"type": "str", "default": ""},
-            "ssh_options": {"type": "list", "elements": "str", "default": []},
+            "ssh_options": {"type": "str", "default": ""},
             "templates": {
                 "type": "list",
                 "elements": "dict",
@@ -155,7 +157,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     if module.params["ssh_options"]:
-        os.environ["HATCHERY_SSH_OPTIONS"] = shlex.join(module.params["ssh_options"])
+        os.environ["HATCHERY_SSH_OPTIONS"] = module.params["ssh_options"]
     imported: list[str] = []
     with appliance(module, module.params["host"]) as api:
         present = {template.name: template for template in api.templates()}
