@@ -1,0 +1,176 @@
+"""Results computed from counters."""
+
+from dataclasses import replace
+
+import pytest
+
+from appliance.errors import CannotTell, Unhealthy
+from appliance.measure.result import (
+    BootResult,
+    Phase,
+    accounted,
+    boot_result,
+    cache_cost,
+    check_cold,
+    summary,
+    warm_enough,
+)
+from appliance.schema import CacheCounters, Counters, DeviceCounters
+
+MIB = 1 << 20
+
+
+def device(name: str, reads: int = 0, read: int = 0, writes: int = 0, written: int = 0) -> DeviceCounters:
+    return DeviceCounters(name=name, reads=reads, read_bytes=read, writes=writes, write_bytes=written, discards=0)
+
+
+def counters(
+    *,
+    clone: DeviceCounters | None = None,
+    backend: DeviceCounters | None = None,
+    cache: DeviceCounters | None = None,
+    asked: int = 0,
+    hits: int = 0,
+    misses: int = 0,
+    bypass: int = 0,
+) -> Counters:
+    return Counters(
+        taken=0,
+        cache=cache or device("nvme0n1p2"),
+        cached=device("bcache0", reads=asked),
+        backend=backend or device("md127"),
+        meta=None,
+        disks=(),
+        cache_stats=CacheCounters(
+            hits=hits, misses=misses, bypass_hits=0, bypass_misses=bypass, bypassed_bytes=bypass * 4096
+        ),
+        clones={"a": clone or device("dm-7")},
+    )
+
+
+def measured(before: Counters, after: Counters) -> BootResult:
+    return boot_result(run=1, clone="a", phase=Phase.COLD, seconds=50, cpu_seconds=75, before=before, after=after)
+
+
+def test_a_boot_is_the_difference_of_two_readings() -> None:
+    before = counters(
+        clone=device("dm-7", 100, 10 * MIB, 5, MIB),
+        backend=device("md127", 1000, 500 * MIB),
+        cache=device("nvme0n1p2", 10, 20 * MIB, 10, 30 * MIB),
+        asked=50,
+        hits=40,
+        misses=10,
+    )
+    after = counters(
+        clone=device("dm-7", 2100, 210 * MIB, 25, 3 * MIB),
+        backend=device("md127", 1500, 550 * MIB),
+        cache=device("nvme0n1p2", 10, 170 * MIB, 10, 90 * MIB),
+        asked=2050,
+        hits=1540,
+        misses=510,
+    )
+    boot = measured(before, after)
+    assert (boot.requests, boot.read_bytes, boot.written_bytes) == (2000, 200 * MIB, 2 * MIB)
+    assert (boot.backend_requests, boot.backend_bytes) == (500, 50 * MIB)
+    assert (boot.cache_read_bytes, boot.cache_added_bytes) == (150 * MIB, 60 * MIB)
+    assert boot.amplification == 0.25
+    assert boot.hit_rate_bytes == 0.75
+    assert boot.hit_rate_requests == 0.75
+    assert boot.cpu_cores == 1.5
+
+
+def test_read_ahead_of_the_backend_is_no_negative_hit_rate() -> None:
+    boot = measured(counters(), counters(clone=device("dm-7", 10, 10 * MIB), backend=device("md127", 9, 14 * MIB)))
+    assert boot.amplification == 1.4
+    assert boot.hit_rate_bytes == 0.0
+
+
+def test_hits_are_unknown_until_every_read_is_accounted_for() -> None:
+    before = counters(asked=100, hits=70, misses=10)  # 20 reads were never counted: before the cache was attached
+    clone = device("dm-7", 10, MIB)
+    early, late = (
+        counters(clone=clone, asked=110, hits=75, misses=12),
+        counters(clone=clone, asked=110, hits=75, misses=15),
+    )
+    assert not accounted(before, early)
+    assert measured(before, early).hit_rate_requests is None
+    assert accounted(before, late)
+    assert measured(before, late).hit_rate_requests == 0.5
+
+
+def test_bypassed_requests_are_accounted_for_but_no_hits() -> None:
+    boot = measured(counters(), counters(clone=device("dm-7", 4, MIB), asked=4, hits=1, misses=1, bypass=2))
+    assert boot.hit_rate_requests == 0.5
+    assert boot.bypassed_bytes == 8192
+
+
+def test_a_boot_that_read_nothing_is_not_a_result() -> None:
+    with pytest.raises(CannotTell, match="saw no read"):
+        measured(counters(), counters())
+
+
+def test_counters_that_went_backwards_are_not_a_result() -> None:
+    with pytest.raises(CannotTell, match="went backwards"):
+        measured(counters(backend=device("md127", reads=5)), counters(clone=device("dm-7", 1, 1)))
+
+
+def test_a_missing_device_is_not_a_result() -> None:
+    gone = counters().model_copy(update={"clones": {}})
+    with pytest.raises(CannotTell, match="no counters of clone a"):
+        measured(counters(), gone)
+
+
+def boots() -> list[BootResult]:
+    cold = measured(
+        counters(),
+        counters(
+            clone=device("dm-7", 100, 100 * MIB),
+            backend=device("md127", 90, 90 * MIB),
+            cache=device("p", 0, 0, 0, 100 * MIB),
+            asked=100,
+            hits=20,
+            misses=80,
+        ),
+    )
+    warm = replace(
+        cold, phase=Phase.WARM, clone="b", seconds=30, backend_bytes=MIB, hits=99, misses=1, cache_added_bytes=10 * MIB
+    )
+    return [cold, warm, replace(warm, clone="c", seconds=34, backend_bytes=0, hits=100, misses=0)]
+
+
+def test_cold_is_checked() -> None:
+    cold, warm, _ = boots()
+    check_cold(cold)
+    with pytest.raises(Unhealthy, match="was not cold"):
+        check_cold(warm)
+
+
+def test_cold_and_warm_side_by_side() -> None:
+    cold, warm = summary(boots(), Phase.COLD), summary(boots(), Phase.WARM)
+    assert cold is not None
+    assert warm is not None
+    assert (cold.boots, cold.amplification, cold.hit_rate_requests) == (1, 0.9, 0.2)
+    assert (warm.seconds.least, warm.seconds.mean, warm.seconds.most) == (30, 32, 34)
+    assert warm.amplification == pytest.approx(0.005)
+    assert warm.hit_rate_requests == pytest.approx(0.995)
+
+
+def test_one_boot_without_hits_makes_the_rate_unknown() -> None:
+    first, *rest = boots()
+    found = summary([first, *rest, replace(rest[0], hits=None, misses=None)], Phase.WARM)
+    assert found is not None
+    assert found.hit_rate_requests is None
+
+
+def test_the_cache_cost_is_that_of_all_clones_in_first_clones() -> None:
+    cost = cache_cost(boots())
+    assert cost is not None
+    assert (cost.clones, cost.first_bytes, cost.all_bytes) == (3, 100 * MIB, 120 * MIB)
+    assert cost.ratio == pytest.approx(1.2)
+
+
+def test_the_limit_holds_for_each_warm_boot() -> None:
+    cold, warm, other = boots()
+    assert warm_enough([cold]) is None
+    assert warm_enough([cold, warm, other]) is True  # 1 % and 0 %
+    assert warm_enough([cold, replace(warm, backend_bytes=MIB + MIB // 10), other, other, other]) is False
