@@ -139,6 +139,7 @@ class UploadSource:
         self._claimed = threading.Event()
         self._ended = threading.Event()
         self._claim_lock = threading.Lock()
+        self._complete = False
 
     def claim(self) -> None:
         """Become the one who uploads. Raises Refused for a second one."""
@@ -164,9 +165,10 @@ class UploadSource:
             return True
         return False
 
-    def wait_taken(self) -> None:
-        """Wait until the other side has taken all, or has given up."""
+    def wait_taken(self) -> bool:
+        """Wait until the other side has taken all; false when it has given up."""
         self._ended.wait()
+        return self._complete
 
     def size(self) -> int | None:
         """See Source."""
@@ -190,6 +192,7 @@ class UploadSource:
             raise BadImage(
                 "the upload broke off", why=f"{left} of {self._size} bytes are missing", hint="upload it again"
             )
+        self._complete = True
         self._ended.set()
 
     def close(self) -> None:

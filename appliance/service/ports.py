@@ -3,10 +3,12 @@
 Sizes are bytes. Errors are those of ``appliance.errors``, raised as the docstrings say.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-from appliance.model import Access
+from appliance.model import Access, Histogram, Problem
+from appliance.schema import Counters, StoreView
 
 
 class PoolNumbers(Protocol):
@@ -75,3 +77,22 @@ class Pool(Protocol):
 
     def mapped_bytes(self, thin_id: int) -> int:
         """Bytes mapped in an active volume. Raises NotFound when it is not active."""
+
+
+class Store(Protocol):
+    """The stack under the pool, as far as it is looked at and measured. Answers are the API's own types."""
+
+    def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
+        """How all parts are, and what an operator should know. A part that cannot be read is None and a problem."""
+
+    def cold(self) -> None:
+        """Empty the cache and drop page caches; verified. Raises HatcheryError when it cannot be shown."""
+
+    def counters(self, clones: Mapping[int, str]) -> Counters:
+        """All counters now; ``clones`` are the names of active clones by thin id."""
+
+    def clone_latencies(self, thin_id: int) -> Histogram:
+        """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
+
+    def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
+        """What each whole disk is for, by its kernel name."""

@@ -1,0 +1,1 @@
+"""The HTTP API: routes, and errors as HTTP knows them."""

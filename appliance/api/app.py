@@ -1,0 +1,209 @@
+"""The routes. Each calls one use case; the table of them is in ``appliance.schema``.
+
+Routes that are plain functions run in worker threads, so a slow one does not hold up the others.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Query, Request, Response, status
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from appliance import __version__, schema
+from appliance.api import problems
+from appliance.api.problems import OperationFailed
+from appliance.images.sources import UploadSource
+from appliance.model import MIB
+from appliance.schema import API_PREFIX
+from appliance.service.operations import Job
+from appliance.service.service import Service
+
+Force = Annotated[bool, Query(description="Even if somebody is connected")]
+
+UPLOAD_PIECE = 1 * MIB
+"""Bytes of an upload that are handed to its import at a time."""
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application over ``service``."""
+    app = FastAPI(
+        title="Hatchery",
+        version=__version__,
+        openapi_url=f"{API_PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+    )
+    problems.install(app)
+    for router in (_appliance(service), _templates(service), _clones(service), _clients(service)):
+        app.include_router(router, prefix=API_PREFIX)
+    return app
+
+
+def _appliance(service: Service) -> APIRouter:
+    router = APIRouter(tags=["appliance"])
+
+    @router.get("/status")
+    def show_status() -> schema.Status:
+        """The appliance in one look."""
+        return service.status()
+
+    @router.get("/counters")
+    def counters() -> schema.Counters:
+        """All counters."""
+        return service.measure.counters()
+
+    @router.post("/cache/cold", status_code=status.HTTP_202_ACCEPTED)
+    def cold() -> schema.Operation:
+        """Empty the cache."""
+        return service.measure.cold().operation
+
+    @router.post("/histograms", status_code=status.HTTP_201_CREATED)
+    def start_histograms() -> schema.HistogramsStarted:
+        """Begin to record latency histograms."""
+        return service.measure.start_histograms()
+
+    @router.delete("/histograms")
+    def stop_histograms() -> schema.Histograms:
+        """Stop recording and return the histograms."""
+        return service.measure.stop_histograms()
+
+    @router.get("/operations")
+    def operations() -> schema.OperationList:
+        """Operations, newest first."""
+        return schema.OperationList(operations=service.operations.list())
+
+    @router.get("/operations/{number}")
+    def operation(number: str) -> schema.Operation:
+        """One operation."""
+        return service.operations.job(number).operation
+
+    return router
+
+
+def _templates(service: Service) -> APIRouter:
+    router = APIRouter(tags=["templates"])
+
+    @router.get("/templates")
+    def templates() -> schema.TemplateList:
+        """All templates."""
+        return service.list_templates()
+
+    @router.post("/templates", status_code=status.HTTP_202_ACCEPTED)
+    def add(request: schema.TemplateCreate) -> schema.Operation:
+        """Begin an import."""
+        return service.imports.begin(request).operation
+
+    @router.put("/templates/{name}/content")
+    async def content(name: str, request: Request) -> schema.Operation:
+        """The image's bytes, for an import whose source is an upload."""
+        return await _receive(service, name, request)
+
+    @router.get("/templates/{ref}")
+    def template(ref: str) -> schema.TemplateView:
+        """One template."""
+        return service.show_template(ref)
+
+    @router.delete("/templates/{ref}")
+    def remove(ref: str) -> schema.Removal:
+        """Remove a template."""
+        removed = service.templates.remove(ref)
+        return schema.Removal(name=removed or ref, removed=removed is not None)
+
+    @router.post("/templates/{ref}/warm", status_code=status.HTTP_202_ACCEPTED)
+    def warm(ref: str) -> schema.Operation:
+        """Read a template into the cache."""
+        return service.templates.warm(ref).operation
+
+    return router
+
+
+async def _receive(service: Service, name: str, request: Request) -> schema.Operation:
+    source, job = await run_in_threadpool(service.imports.upload, name)
+    piece = bytearray()
+    try:
+        async for chunk in request.stream():
+            piece += chunk
+            if len(piece) >= UPLOAD_PIECE:
+                if not await run_in_threadpool(source.put, bytes(piece)):
+                    break
+                piece.clear()
+        else:
+            await run_in_threadpool(source.put, bytes(piece))
+    except ClientDisconnect:
+        # What did come is too little: the import sees that and takes everything back.
+        pass
+    finally:
+        await run_in_threadpool(source.end)
+    return await run_in_threadpool(_settled, source, job)
+
+
+def _settled(source: UploadSource, job: Job) -> schema.Operation:
+    """The operation once all bytes were taken in; its error if the import did not want them all."""
+    if not source.wait_taken():
+        job.finished.wait()
+    operation = job.operation
+    if operation.error is not None:
+        raise OperationFailed(operation.error)
+    return operation
+
+
+def _clones(service: Service) -> APIRouter:
+    router = APIRouter(tags=["clones"])
+
+    @router.get("/clones")
+    def clones() -> schema.CloneList:
+        """All clones."""
+        return service.list_clones()
+
+    @router.post("/clones", status_code=status.HTTP_201_CREATED)
+    def create(request: schema.CloneCreate) -> schema.CloneList:
+        """Make clones: all or none."""
+        return service.create_clones(request)
+
+    @router.get("/clones/{name}")
+    def clone(name: str) -> schema.CloneView:
+        """One clone."""
+        return service.show_clone(name)
+
+    @router.delete("/clones/{name}")
+    def remove(name: str, force: Force = False) -> schema.Removal:
+        """Remove a clone."""
+        return schema.Removal(name=name, removed=service.clones.remove(name, force=force))
+
+    @router.put("/clones/{name}/attachment")
+    def attach(name: str, request: schema.Attachment) -> schema.CloneView:
+        """Export a clone to a client."""
+        service.clones.attach(name, request.client)
+        return service.show_clone(name)
+
+    @router.delete("/clones/{name}/attachment")
+    def detach(name: str, force: Force = False) -> schema.CloneView:
+        """Stop exporting a clone."""
+        service.clones.detach(name, force=force)
+        return service.show_clone(name)
+
+    return router
+
+
+def _clients(service: Service) -> APIRouter:
+    router = APIRouter(tags=["clients"])
+
+    @router.get("/clients")
+    def clients() -> schema.ClientList:
+        """All clients."""
+        return service.list_clients()
+
+    @router.put("/clients/{name}")
+    def put(name: str, request: schema.ClientSpec, response: Response) -> schema.ClientView:
+        """Make or change a client."""
+        view, new = service.put_client(name, request)
+        if new:
+            response.status_code = status.HTTP_201_CREATED
+        return view
+
+    @router.delete("/clients/{name}")
+    def remove(name: str) -> schema.Removal:
+        """Remove a client."""
+        return schema.Removal(name=name, removed=service.clients.remove(name))
+
+    return router

@@ -1,0 +1,148 @@
+"""What a measurement needs of the appliance: a cold cache, counters, latency histograms."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from appliance.catalog import Catalog
+from appliance.errors import CannotTell, HatcheryError, InUse, NotFound, NotReady
+from appliance.host.biolatency import Biolatency
+from appliance.model import CloneState, Histogram
+from appliance.run import Runner
+from appliance.schema import (
+    CloneHistogram,
+    Counters,
+    DiskHistogram,
+    Histograms,
+    HistogramsStarted,
+    HistogramView,
+)
+from appliance.service.operations import Job, Operations
+from appliance.service.ports import Store
+
+log = logging.getLogger(__name__)
+
+
+class _Recording:
+    """Histograms that run: the disks' tracer, and the clones' counts at the start."""
+
+    def __init__(self, tracer: Biolatency | None, missing: str, clones: Mapping[int, Histogram]) -> None:
+        self.tracer = tracer
+        self.missing = missing
+        self.clones = clones
+        self.started = time.time()
+
+
+class Measure:
+    """The verbs of measuring."""
+
+    def __init__(self, catalog: Catalog, store: Store, operations: Operations, runner: Runner) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._operations = operations
+        self._runner = runner
+        self._lock = threading.Lock()
+        self._cooling = threading.Lock()
+        self._recording: _Recording | None = None
+
+    def counters(self) -> Counters:
+        """All counters now. Raises CannotTell, NotReady."""
+        return self._store.counters(self._active())
+
+    def backend_reads(self) -> int:
+        """Bytes read from the backend array so far."""
+        return self._store.counters({}).backend.read_bytes
+
+    def cold(self) -> Job:
+        """Start emptying the cache. Raises InUse while that is being done."""
+        if not self._cooling.acquire(blocking=False):
+            raise InUse("the cache is being emptied already", hint="wait for that operation")
+        job = self._operations.begin("cold", "cache", "emptying the cache")
+
+        def work(job: Job) -> None:
+            try:
+                self._store.cold()
+            finally:
+                self._cooling.release()
+            job.succeed("cold")
+
+        self._operations.run(job, work)
+        return job
+
+    def start_histograms(self) -> HistogramsStarted:
+        """Begin to count. Raises InUse when that runs already."""
+        with self._lock:
+            if self._recording is not None:
+                raise InUse("histograms are being recorded already", hint="stop them first")
+            tracer, missing = None, ""
+            try:
+                tracer = Biolatency.start(self._runner)
+            except NotReady as error:
+                missing = str(error)
+            self._recording = _Recording(tracer, missing, self._clone_latencies())
+            return HistogramsStarted(started=self._recording.started)
+
+    def stop_histograms(self) -> Histograms:
+        """Stop and return what was counted since the start. Raises NotFound when nothing runs."""
+        with self._lock:
+            recording, self._recording = self._recording, None
+            if recording is None:
+                raise NotFound("no histograms are being recorded", hint="start them first")
+            clones = self._clone_latencies()
+            disks: tuple[DiskHistogram, ...] = ()
+            missing = recording.missing
+            if recording.tracer is not None:
+                try:
+                    disks = self._disks(recording.tracer.stop())
+                except CannotTell as error:
+                    missing = str(error)
+            names = self._active()
+            return Histograms(
+                seconds=time.time() - recording.started,
+                disks=disks,
+                disks_missing=missing,
+                clones=tuple(
+                    CloneHistogram(
+                        clone=names[thin_id], histogram=_view(now - recording.clones.get(thin_id, Histogram()))
+                    )
+                    for thin_id, now in sorted(clones.items())
+                    if thin_id in names
+                ),
+            )
+
+    def close(self) -> None:
+        """End what runs."""
+        with self._lock:
+            recording, self._recording = self._recording, None
+        if recording is not None and recording.tracer is not None:
+            try:
+                recording.tracer.stop()
+            except CannotTell as error:
+                log.warning("%s", error)
+
+    def _active(self) -> dict[int, str]:
+        clones = self._catalog.clones()
+        return {c.thin_id: c.name for c in clones if c.client is not None and c.state is CloneState.READY}
+
+    def _clone_latencies(self) -> dict[int, Histogram]:
+        found = {}
+        for thin_id, name in self._active().items():
+            try:
+                found[thin_id] = self._store.clone_latencies(thin_id)
+            except HatcheryError as error:
+                log.warning("clone %s has no latencies: %s", name, error)
+        return found
+
+    def _disks(self, found: Mapping[str, Histogram]) -> tuple[DiskHistogram, ...]:
+        roles = self._store.disk_roles()
+        # Other disks (the system's, the arrays on top) say nothing about the store's.
+        return tuple(
+            DiskHistogram(role=roles[disk], disk=disk, histogram=_view(histogram))
+            for disk, histogram in sorted(found.items())
+            if disk in roles
+        )
+
+
+def _view(histogram: Histogram) -> HistogramView:
+    return HistogramView(counts=histogram.counts)

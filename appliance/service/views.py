@@ -1,0 +1,134 @@
+"""What the API shows of the catalog's rows, with what the kernel says about them now."""
+
+import platform
+from collections.abc import Iterable, Mapping
+
+from appliance import __version__
+from appliance.catalog import Client, Clone, Template
+from appliance.errors import CannotTell, HatcheryError, NotReady
+from appliance.model import CloneState, Health, Problem, TemplateState
+from appliance.schema import (
+    ClientView,
+    CloneView,
+    ConnectionView,
+    DeviceCounters,
+    ProblemView,
+    Status,
+    StoreView,
+    TemplateView,
+)
+from appliance.service import addresses
+from appliance.service.core import Core
+from appliance.service.exports import Exports, export_of
+from appliance.store import names
+
+_ORDER = (Health.OK, Health.DEGRADED, Health.FAILED)
+
+
+def worst(found: Iterable[Health]) -> Health:
+    """The worst of some healths; OK of none."""
+    return max(found, key=_ORDER.index, default=Health.OK)
+
+
+class Views:
+    """Makes the API's answers."""
+
+    def __init__(self, core: Core, exports: Exports) -> None:
+        self._core = core
+        self._exports = exports
+
+    def template(self, template: Template, clones: int) -> TemplateView:
+        """A template that ``clones`` depend on."""
+        ready = template.state is TemplateState.READY
+        return TemplateView(
+            ref=template.ref,
+            name=template.name,
+            version=template.version,
+            state=template.state,
+            size=template.size,
+            mapped_bytes=self._mapped(template.thin_id) if ready else None,
+            format=template.format,
+            source=template.source,
+            sha256=template.sha256,
+            created=template.created,
+            clones=clones,
+            device=f"/dev/mapper/{names.layer(names.Layer.TEMPLATE, template.thin_id)}",
+        )
+
+    def clone(self, clone: Clone, client: Client | None, counters: Mapping[str, DeviceCounters]) -> CloneView:
+        """A clone; ``client`` is the one it is attached to."""
+        where = None if client is None else self._exports.listen(client)
+        active = client is not None and clone.state is CloneState.READY
+        device = counters.get(clone.name)
+        return CloneView(
+            name=clone.name,
+            template=clone.template_ref,
+            kind=clone.kind,
+            state=clone.state,
+            size=clone.size,
+            created=clone.created,
+            client=clone.client,
+            uri=None if where is None else addresses.uri(where, clone.name),
+            qemu=() if where is None else addresses.qemu_words(clone, where),
+            device=str(export_of(clone).device),
+            mapped_bytes=self._mapped(clone.thin_id) if active else None,
+            written_bytes=None if device is None else device.write_bytes,
+        )
+
+    def client(self, client: Client) -> ClientView:
+        """A client and how its storage daemon is."""
+        clones = self._core.catalog.clones_of_client(client.name)
+        state, detail = Health.OK, f"serving {len(clones)} clone(s)"
+        try:
+            serving = self._exports.serving(client.name)
+            if serving != len(clones):
+                state, detail = Health.DEGRADED, f"serving {serving} of {len(clones)} clones"
+        except NotReady:
+            state, detail = Health.FAILED, f"its storage daemon is {self._exports.describe(client.name)}"
+        except HatcheryError as error:
+            state, detail = Health.FAILED, str(error)
+        connections: tuple[ConnectionView, ...] | None
+        try:
+            connections = tuple(ConnectionView(peer=c.peer) for c in self._exports.connections(client))
+        except CannotTell:
+            connections = None
+        return ClientView(
+            name=client.name,
+            transport="tcp" if client.transport == "tcp" else "unix",
+            address=client.address,
+            port=client.port,
+            plain=client.plain,
+            state=state,
+            detail=detail,
+            uri=addresses.uri(self._exports.listen(client)),
+            clones=tuple(clone.name for clone in clones),
+            connections=connections,
+        )
+
+    def status(self, store: StoreView, problems: Iterable[Problem]) -> Status:
+        """The appliance in one look."""
+        catalog = self._core.catalog
+        clients = tuple(self.client(client) for client in catalog.clients())
+        shown = [ProblemView(severity=p.severity, what=p.what, hint=p.hint) for p in problems]
+        shown += [
+            ProblemView(severity=c.state, what=f"client {c.name}: {c.detail}", hint="see `hatchery client list`")
+            for c in clients
+            if c.state is not Health.OK
+        ]
+        parts = [part.health for part in (store.backend, store.meta, store.cache, store.pool) if part is not None]
+        return Status(
+            version=__version__,
+            kernel=platform.release(),
+            health=worst([*parts, *(problem.severity for problem in shown)]),
+            problems=tuple(shown),
+            store=store,
+            clients=clients,
+            templates=len(catalog.templates()),
+            clones=len(catalog.clones()),
+        )
+
+    def _mapped(self, thin_id: int) -> int | None:
+        try:
+            return self._core.pool.mapped_bytes(thin_id)
+        except HatcheryError:
+            return None
