@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from appliance.client import Client, connect
 from appliance.errors import HatcheryError, NotReady, Unhealthy
@@ -113,7 +114,7 @@ def demo(chosen: argparse.Namespace) -> int:
             steps.run(
                 [_tool("ansible-playbook"), "-i", _inventory(vm, images["guest"]), ROOT / "ansible" / "deploy.yml"],
                 env=environment,
-                shown=_task,
+                shown=told_task,
             )
         options, os.environ[OPTIONS_VARIABLE] = os.environ.get(OPTIONS_VARIABLE), environment[OPTIONS_VARIABLE]
         stack.callback(_restore, options)
@@ -217,7 +218,7 @@ def _tool(name: str) -> Path:
     return found
 
 
-def inventory(vm: VM, template: Path) -> dict[str, object]:
+def inventory(vm: VM, template: Path) -> dict[str, Any]:
     """The inventory for the playbook: this machine's address, and its disks by their stable names."""
     host = {
         "ansible_host": LOOPBACK,
@@ -241,7 +242,7 @@ def _inventory(vm: VM, guest: Path) -> Path:
     return file
 
 
-def _task(line: str) -> str | None:
+def told_task(line: str) -> str | None:
     """What is told of a line that Ansible prints: the tasks, the summary, and what went wrong."""
     if line.startswith("TASK ["):
         return line.removeprefix("TASK [").split("]")[0]

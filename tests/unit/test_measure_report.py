@@ -1,0 +1,121 @@
+"""A measurement as text, JSON, page and documentation."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from appliance.errors import NotReady
+from appliance.measure import plots, report
+from appliance.measure.facts import Facts
+from appliance.measure.histogram import Latency
+from appliance.measure.result import BootResult, Phase
+from appliance.measure.session import Measurement
+from bench import results
+
+MIB = 1 << 20
+
+COLD = BootResult(
+    run=1,
+    clone="demo-1",
+    phase=Phase.COLD,
+    seconds=84.21,
+    cpu_seconds=126.3,
+    requests=4086,
+    read_bytes=200 * MIB,
+    written_bytes=MIB,
+    backend_requests=4000,
+    backend_bytes=190 * MIB,
+    cache_read_bytes=10 * MIB,
+    cache_added_bytes=200 * MIB,
+    bypassed_bytes=0,
+    hits=86,
+    misses=4000,
+)
+WARM = replace(
+    COLD, clone="demo-2", phase=Phase.WARM, seconds=60.0, backend_requests=1, backend_bytes=4096, hits=4085, misses=1
+)
+MEASURED = Measurement(
+    template="debian-13@1",
+    facts=Facts(taken="2026-11-22 20:00 UTC", host="<a> & host", guests="QEMU, KVM", appliance="hatchery"),
+    boots=(COLD, WARM),
+    latencies=(Latency(Phase.COLD, "backend disk sda", (0, 3, 8)), Latency(Phase.WARM, "clone demo-2", (9,))),
+    notes=("one boot was repeated",),
+)
+
+
+def test_text_has_every_boot_both_phases_and_the_histograms() -> None:
+    text = report.text(MEASURED)
+    assert re.search(
+        r"^1 +demo-1 +cold +84\.21 +126\.3 +4,086 +200\.0 +5\.00% +2\.10% +4,000 +190\.0 +0\.950$", text, re.M
+    )
+    assert re.search(r"^boot time, mean +84\.21 s +60\.00 s$", text, re.M)
+    assert "limit 1%: kept" in text
+    assert "         2 -> 3          : 3        |***************                         |" in text
+    assert "Note: one boot was repeated." in text
+
+
+def test_text_says_when_warm_boots_were_not_warm() -> None:
+    text = report.text(replace(MEASURED, boots=(COLD, replace(WARM, backend_bytes=3 * MIB))))
+    assert "limit 1%: NOT KEPT" in text
+
+
+def test_what_is_nearly_all_is_not_called_all() -> None:
+    assert report.percent(1 - 4096 / (200 * MIB)) == "99.99%"
+    assert report.percent(1.0) == "100.00%"
+    assert report.percent(None) == "-"
+
+
+def test_json_has_bytes_and_rates() -> None:
+    found = json.loads(report.to_json(MEASURED))
+    assert found["format"] == report.FORMAT
+    assert found["boots"][0]["read_bytes"] == 200 * MIB
+    assert found["boots"][0]["amplification"] == pytest.approx(0.95)
+    assert found["summary"]["warm"]["seconds"]["mean"] == 60.0
+    assert found["histograms"][0] == {"phase": "cold", "device": "backend disk sda", "counts": [0, 3, 8]}
+    assert found["warm_enough"] is True
+
+
+class Tags(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.outside += [value for name, value in attrs if name in ("src", "href") and value and value[0] != "#"]
+
+
+def test_the_page_stands_alone_and_shows_every_plot() -> None:
+    page = report.page(MEASURED)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.tags.count("svg") == 3 + 2  # time, sources, hits; one for each device
+    assert not {"script", "link", "img", "iframe"} & set(tags.tags)
+    assert tags.outside == []
+    assert "&lt;a&gt; &amp; host" in page
+    assert page == report.page(MEASURED), "equal measurements give equal pages"
+
+
+def test_a_page_without_matplotlib_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(NotReady, match="page with plots cannot be made") as caught:
+        plots.require()
+    assert "hatchery[measure]" in caught.value.hint
+
+
+def test_latencies_on_an_axis() -> None:
+    assert [plots.short(value) for value in (0, 512, 1024, 65536, 1 << 21)] == ["0µs", "512µs", "1ms", "66ms", "2s"]
+
+
+def test_the_documentation_is_made_from_the_json() -> None:
+    page = results.page(json.loads(report.to_json(MEASURED)), [("Boot the appliance", 61.0)], 125.0)
+    assert "| demo-1 | cold | 84.21 | 4,086 | 200.0 | 5.00% | 2.10% | 4,000 | 190.0 | 0.950 |" in page
+    assert "| Boot the appliance | 1:01 |" in page
+    assert "| all | 2:05 |" in page
+    assert "         4 -> 7          : 8        |****************************************|" in page
