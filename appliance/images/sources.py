@@ -136,17 +136,8 @@ class UploadSource:
         self._size = size
         self._patience = patience
         self._queue: queue.Queue[bytes | None] = queue.Queue(self.DEPTH)
-        self._claimed = threading.Event()
         self._ended = threading.Event()
-        self._claim_lock = threading.Lock()
         self._complete = False
-
-    def claim(self) -> None:
-        """Become the one who uploads. Raises Refused for a second one."""
-        with self._claim_lock:
-            if self._claimed.is_set():
-                raise Refused("the image is uploaded already", why="another request sends it")
-            self._claimed.set()
 
     def put(self, chunk: bytes) -> bool:
         """Hand bytes over; false when nobody takes them any more."""

@@ -66,16 +66,18 @@ class Imports:
         return job
 
     def upload(self, name: str) -> tuple[UploadSource, Job]:
-        """The upload that waits for its bytes; the caller becomes its sender. Raises NotFound, Refused."""
+        """The upload that waits for its bytes; the caller becomes its only sender. Raises NotFound.
+
+        One that has failed meanwhile is still found, so that its sender learns why.
+        """
         with self._core.lock:
-            found = self._uploads.get(name)
+            found = self._uploads.pop(name, None)
         if found is None:
             raise NotFound(
                 f"no upload of template {name} is awaited",
-                why="it was not announced, has ended, or waited too long",
+                why="it was not announced, or another request sends it",
                 hint="announce it with POST /templates first",
             )
-        found[0].claim()
         return found
 
     def _import(self, job: Job, template: Template, source: Source, size: int, sha256: str | None) -> None:
@@ -98,7 +100,6 @@ class Imports:
         finally:
             source.close()
             with self._core.lock:
-                self._uploads.pop(template.name, None)
                 self._promised.pop(template.thin_id, None)
         job.succeed()
 

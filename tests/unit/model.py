@@ -1,0 +1,193 @@
+"""A model of the store in memory: the same verbs and errors, so that the service's logic runs without a kernel.
+
+What the model promises of the real pool is checked on the real one by tests/kernel/test_service_pool.py.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from appliance.errors import AlreadyExists, InUse, NotFound, Refused, Unhealthy
+from appliance.model import GIB, KIB, MIB, Access, Histogram, Problem
+from appliance.schema import CacheCounters, Counters, DeviceCounters, StoreView
+
+
+class Crash(BaseException):
+    """The process dies here: nothing that follows it runs, no clean-up either."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    transaction_id: int
+    data_used: int
+    data_total: int
+    metadata_used: int
+    metadata_total: int
+    block_bytes: int
+
+
+@dataclass
+class Volume:
+    snapshot_of: int | None
+    data: bytes = b""
+
+
+@dataclass
+class ModelPool:
+    """Volumes are files in ``folder`` while they are active."""
+
+    folder: Path
+    data_total: int = 1 * GIB
+    metadata_total: int = 16 * MIB
+    block_bytes: int = 64 * KIB
+    transaction: int = 0
+    volumes: dict[int, Volume] = field(default_factory=dict)
+    active: dict[int, Access] = field(default_factory=dict)
+    held: set[int] = field(default_factory=set)
+    step: Callable[[str], None] = lambda _: None
+    """Called before each change with its name; a test makes it raise."""
+
+    def status(self) -> Numbers:
+        used = sum(self._blocks(self.bytes_of(i)) for i, v in self.volumes.items() if v.snapshot_of is None)
+        return Numbers(self.transaction, used, self.data_total, 1 * MIB, self.metadata_total, self.block_bytes)
+
+    def _blocks(self, data: bytes) -> int:
+        pieces = (data[start : start + self.block_bytes] for start in range(0, len(data), self.block_bytes))
+        return sum(self.block_bytes for piece in pieces if piece.strip(b"\0"))
+
+    def create_thin(self, thin_id: int) -> None:
+        self.step("create_thin")
+        self._new(thin_id, Volume(None))
+
+    def create_snapshot(self, thin_id: int, origin: int) -> None:
+        self.step("create_snapshot")
+        if origin not in self.volumes:
+            raise NotFound(f"there is no thin device {origin}")
+        if self.active.get(origin) is Access.READ_WRITE:
+            raise Refused(f"cannot make a snapshot of thin device {origin}")
+        self._new(thin_id, Volume(origin, self.bytes_of(origin)))
+
+    def _new(self, thin_id: int, volume: Volume) -> None:
+        if thin_id in self.volumes:
+            raise AlreadyExists(f"thin device {thin_id} exists")
+        self.volumes[thin_id] = volume
+
+    def delete(self, thin_id: int) -> None:
+        self.step("delete")
+        if thin_id not in self.volumes:
+            raise NotFound(f"there is no thin device {thin_id}")
+        if thin_id in self.active:
+            raise InUse(f"cannot delete thin device {thin_id}")
+        del self.volumes[thin_id]
+
+    def exists(self, thin_id: int) -> bool:
+        return thin_id in self.volumes
+
+    def set_transaction_id(self, old: int, new: int) -> None:
+        self.step("set_transaction_id")
+        if old != self.transaction:
+            raise Unhealthy(f"cannot move the pool's transaction id from {old} to {new}")
+        self.transaction = new
+
+    def thin_ids(self) -> frozenset[int]:
+        return frozenset(self.volumes)
+
+    def activate_template(self, thin_id: int, size: int, access: Access) -> Path:
+        self.step("activate_template")
+        return self._activate(thin_id, size, access)
+
+    def activate_staging(self, thin_id: int, size: int) -> Path:
+        self.step("activate_staging")
+        return self._activate(thin_id, size, Access.READ_WRITE)
+
+    def activate_clone(self, thin_id: int, size: int) -> Path:
+        self.step("activate_clone")
+        return self._activate(thin_id, size, Access.READ_WRITE)
+
+    def _activate(self, thin_id: int, size: int, access: Access) -> Path:
+        if thin_id not in self.volumes:
+            raise NotFound(f"there is no thin device {thin_id}")
+        path = self.path(thin_id)
+        if thin_id not in self.active:
+            path.write_bytes(self.volumes[thin_id].data.ljust(size, b"\0"))
+        self.active[thin_id] = access
+        return path
+
+    def deactivate(self, thin_id: int) -> None:
+        self.step("deactivate")
+        if thin_id in self.held:
+            raise InUse(f"cannot deactivate thin device {thin_id}")
+        if thin_id in self.active:
+            self.volumes[thin_id].data = self.path(thin_id).read_bytes()
+            self.path(thin_id).unlink()
+            del self.active[thin_id]
+
+    def mapped_bytes(self, thin_id: int) -> int:
+        if thin_id not in self.active:
+            raise NotFound(f"thin device {thin_id} is not active")
+        return self._blocks(self.bytes_of(thin_id))
+
+    def path(self, thin_id: int) -> Path:
+        return self.folder / f"volume-{thin_id}"
+
+    def bytes_of(self, thin_id: int) -> bytes:
+        if thin_id in self.active:
+            return self.path(thin_id).read_bytes()
+        return self.volumes[thin_id].data
+
+
+class ModelStore:
+    """A healthy stack with counters at rest."""
+
+    def __init__(self) -> None:
+        self.latencies: dict[int, Histogram] = {}
+        self.cold_calls = 0
+        self.problems: tuple[Problem, ...] = ()
+
+    def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
+        return StoreView(backend=None, meta=None, cache=None, pool=None), self.problems
+
+    def cold(self) -> None:
+        self.cold_calls += 1
+
+    def counters(self, clones: Mapping[int, str]) -> Counters:
+        return Counters(
+            taken=1.0,
+            cache=rest("ubda2"),
+            cached=rest("bcache0"),
+            backend=rest("md127"),
+            meta=rest("md126"),
+            disks=(rest("ubdb"),),
+            cache_stats=CacheCounters(hits=0, misses=0, bypass_hits=0, bypass_misses=0, bypassed_bytes=0),
+            clones={name: rest(f"dm-{thin_id}") for thin_id, name in clones.items()},
+        )
+
+    def clone_latencies(self, thin_id: int) -> Histogram:
+        return self.latencies.get(thin_id, Histogram())
+
+    def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
+        return {"ubda": "cache", "ubdb": "backend"}
+
+
+def rest(name: str) -> DeviceCounters:
+    return DeviceCounters(name=name, reads=0, read_bytes=0, writes=0, write_bytes=0, discards=0)
+
+
+class ModelConverter:
+    """Writes ``result`` as the converted image; a test may make it raise."""
+
+    def __init__(self) -> None:
+        self.result = b""
+        self.error: Exception | None = None
+        self.stopped = 0
+
+    def convert(self, source: Path, target: Path, staging: int) -> None:
+        assert source.exists()
+        assert staging
+        if self.error is not None:
+            raise self.error
+        target.write_bytes(self.result)
+
+    def stop_all(self) -> None:
+        self.stopped += 1

@@ -1,0 +1,116 @@
+"""A model of qemu-storage-daemon: its QMP server in a thread, with exports from ``server.json`` as the real one."""
+
+import json
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+from appliance.host import storage_daemon
+from appliance.host.storage_daemon import Files
+
+Reply = dict[str, Any]
+
+
+class ModelDaemon:
+    """Serves one connection at a time, as QEMU does."""
+
+    def __init__(self, files: Files) -> None:
+        self.config = storage_daemon.parse(files.config.read_text(encoding="utf-8"))
+        self.exports = {export.node: export.name for export in self.config.exports}
+        self.nodes = set(self.exports)
+        self.connected: set[str] = set()
+        self.commands: list[str] = []
+        self.refuse: dict[str, str] = {}
+        """Commands that fail, with the words of the error."""
+        self.events_first: list[Reply] = []
+        """Sent before the next answer."""
+        files.qmp.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(files.qmp))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection, connection.makefile("rwb") as stream:
+                self._say(stream, {"QMP": {"version": {}, "capabilities": []}})
+                for line in stream:
+                    request = json.loads(line)
+                    for event in self.events_first:
+                        self._say(stream, event)
+                    self.events_first.clear()
+                    for message in self._answer(request["execute"], request.get("arguments", {})):
+                        self._say(stream, message)
+
+    def _say(self, stream: Any, message: Reply) -> None:
+        stream.write(json.dumps(message).encode() + b"\r\n")
+        stream.flush()
+
+    def _answer(self, command: str, given: Reply) -> list[Reply]:
+        self.commands.append(command)
+        if command in self.refuse:
+            return [{"error": {"class": "GenericError", "desc": self.refuse[command]}}]
+        if command == "query-block-exports":
+            return [{"return": [{"id": node, "shutting-down": False} for node in self.exports]}]
+        if command == "query-named-block-nodes":
+            return [{"return": [{"node-name": node} for node in self.nodes]}]
+        if command == "blockdev-add":
+            self.nodes.add(given["node-name"])
+        if command == "block-export-add":
+            self.exports[given["id"]] = given["name"]
+        if command == "blockdev-del":
+            self.nodes.remove(given["node-name"])
+        if command == "block-export-del":
+            if given["mode"] == "safe" and given["id"] in self.connected:
+                return [{"error": {"class": "GenericError", "desc": f"export '{given['id']}' still in use"}}]
+            del self.exports[given["id"]]
+            self.connected.discard(given["id"])
+            event = {"event": "BLOCK_EXPORT_DELETED", "data": {"id": given["id"]}, "timestamp": {}}
+            return [{"return": {}}, event]
+        return [{"return": {}}]
+
+
+class ModelUnits:
+    """Starts model daemons; one that was killed is started again when asked."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self.daemons: dict[str, ModelDaemon] = {}
+
+    def start(self, client: str) -> None:
+        if client not in self.daemons:
+            self.daemons[client] = ModelDaemon(Files(self._run / "nbd" / client))
+
+    def stop(self, client: str) -> None:
+        daemon = self.daemons.pop(client, None)
+        if daemon is not None:
+            daemon.stop()
+
+    def kill(self, client: str) -> None:
+        """The daemon is gone without anybody's wish."""
+        self.stop(client)
+
+    def restart(self, client: str) -> None:
+        self.stop(client)
+        self.start(client)
+
+    def describe(self, client: str) -> str:
+        return "running" if client in self.daemons else "stopped"
+
+    def close(self) -> None:
+        """The daemons go on."""
+
+    def stop_all(self) -> None:
+        for client in list(self.daemons):
+            self.stop(client)
