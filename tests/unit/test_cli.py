@@ -1,0 +1,211 @@
+"""The commands, over the real API on a real unix socket, with the model of the store below."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from appliance import client, schema
+from appliance.api.app import make_app
+from appliance.cli.main import main
+from appliance.errors import AlreadyExists, BadImage, HatcheryError, NotFound
+from appliance.model import ImageFormat
+from appliance.wait import until
+from tests.unit.service_harness import IMAGE, Box, box
+
+Outcome = tuple[int, str, str]
+
+
+@dataclass
+class Appliance:
+    """A served appliance of models, and the command line on it."""
+
+    box: Box
+    socket: Path
+    read: Callable[[], Any]
+
+    def run(self, *words: str) -> Outcome:
+        """One command: its exit status and what it printed."""
+        status = main(["--socket", str(self.socket), *words])
+        said = self.read()
+        return status, said.out, said.err
+
+    def json(self, *words: str) -> Any:
+        """One command with ``--json`` after its name, which must succeed."""
+        status, out, err = self.run(*words, "--json")
+        assert status == 0, err + out
+        return json.loads(out)
+
+
+@pytest.fixture
+def appliance(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Appliance]:
+    with box(tmp_path) as made:
+        path = made.paths.api_socket
+        server = uvicorn.Server(uvicorn.Config(make_app(made.service), uds=str(path), log_config=None))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            until(lambda: server.started, "the API", deadline=10)
+            yield Appliance(made, path, capsys.readouterr)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    file = tmp_path / "disk.raw"
+    file.write_bytes(IMAGE)
+    return file
+
+
+def test_a_template_comes_and_goes(appliance: Appliance, image: Path) -> None:
+    view = appliance.json("template", "add", "debian-13", str(image))
+    assert view["ref"] == "debian-13@1"
+    assert view["state"] == "ready"
+    assert view["sha256"] == hashlib.sha256(IMAGE).hexdigest()
+    status, out, _ = appliance.run("template", "list")
+    assert status == 0
+    assert "debian-13@1" in out
+    assert appliance.json("template", "show", "debian-13") == view
+    status, out, _ = appliance.run("template", "remove", "debian-13")
+    assert (status, out) == (0, "template debian-13@1 removed\n")
+    assert appliance.json("template", "list") == []
+
+
+def test_clones_of_a_template(appliance: Appliance, image: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    made = appliance.json("clone", "create", "web", "--template", "debian-13", "--count", "3")
+    assert [view["name"] for view in made] == ["web-1", "web-2", "web-3"]
+    status, out, _ = appliance.run("clone", "show", "web-2")
+    assert status == 0
+    assert "Boot it with QEMU:\nqemu-system-x86_64" in out
+    assert made[1]["uri"] in out
+    status, _, err = appliance.run("template", "remove", "debian-13")
+    assert status == 6, "in use"
+    assert "web-1" in err
+    assert "do:" in err
+    status, out, _ = appliance.run("clone", "remove", "web-1", "web-2", "web-3")
+    assert (status, out) == (0, "clone web-1 removed\nclone web-2 removed\nclone web-3 removed\n")
+
+
+def test_attach_and_detach(appliance: Appliance, image: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    appliance.json("client", "add", "lab", "--tcp", "127.0.0.1:10809", "--plain")
+    appliance.json("clone", "create", "web", "-t", "debian-13", "--client", "")
+    assert appliance.json("clone", "show", "web")["uri"] is None
+    assert appliance.json("clone", "attach", "web", "lab")["uri"] == "nbd://127.0.0.1:10809/web"
+    status, _, _ = appliance.run("client", "remove", "lab")
+    assert status == 6
+    assert appliance.json("clone", "detach", "web")["client"] is None
+    assert appliance.json("client", "remove", "lab") == {"name": "lab", "removed": True}
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (3, "invalid-input", ["clone", "create", "Bad_Name_", "--template", "t"]),
+        (3, "invalid-input", ["template", "add", "t", "/nonexistent.raw"]),
+        (3, "invalid-input", ["template", "add", "t", "image.vmdk"]),
+        (3, "invalid-input", ["template", "show", "t@0"]),
+        (3, "invalid-input", ["client", "add", "lab", "--tcp", "10809"]),
+        (4, "not-found", ["clone", "create", "web", "--template", "missing"]),
+        (4, "not-found", ["clone", "show", "missing"]),
+        (4, "not-found", ["template", "show", "missing@2"]),
+    ],
+)
+def test_errors_say_what_why_and_what_to_do(appliance: Appliance, status: int, code: str, words: list[str]) -> None:
+    assert appliance.run(*words)[0] == status
+    found, out, err = appliance.run("--json", *words)
+    assert found == status
+    error = json.loads(out)["error"]
+    assert error["code"] == code
+    assert error["what"]
+    assert error["why"] or error["hint"]
+    assert err == ""
+
+
+def test_a_missing_name_is_an_error_for_a_person_and_an_answer_for_a_program(appliance: Appliance) -> None:
+    status, _, err = appliance.run("clone", "remove", "gone")
+    assert status == 4
+    assert "there is no clone gone" in err
+    assert appliance.json("clone", "remove", "gone") == {"name": "gone", "removed": False}
+
+
+def test_a_name_is_taken_once(appliance: Appliance, image: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    status, _, err = appliance.run("template", "add", "debian-13", str(image))
+    assert status == 5
+    assert "debian-13" in err
+
+
+def test_a_wrong_checksum_leaves_nothing(appliance: Appliance, image: Path) -> None:
+    status, _, err = appliance.run("template", "add", "debian-13", str(image), "--sha256", "0" * 64)
+    assert status == 3
+    assert hashlib.sha256(IMAGE).hexdigest() in err
+    assert appliance.json("template", "list") == []
+
+
+def test_a_wrong_command_line_is_status_2(appliance: Appliance) -> None:
+    assert appliance.run("clone", "create", "web")[0] == 2
+    assert appliance.run("nonsense")[0] == 2
+
+
+def test_status_shows_every_part(appliance: Appliance) -> None:
+    status, out, _ = appliance.run("status")
+    assert status == 0
+    for word in ("backend", "meta", "cache", "pool", "local"):
+        assert word in out
+
+
+# httpcore leaves a unix socket that could not connect to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_service_is_not_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--socket", str(tmp_path / "none.sock"), "status"]) == 9
+    assert "hatcheryd" in capsys.readouterr().err
+
+
+def test_an_error_comes_back_as_the_class_it_was_raised_as() -> None:
+    assert type(client.error_named("not-found", "x")) is NotFound
+    found = client.error_named("bad-image", "what", "why", "do")
+    assert type(found) is BadImage
+    assert (found.what, found.why, found.hint) == ("what", "why", "do")
+    assert type(client.error_named("from-the-future", "x")) is HatcheryError
+    assert type(client.error_named("command-failed", "x", "y")) is HatcheryError
+
+
+def test_the_typed_client(appliance: Appliance) -> None:
+    with client.connect(socket=appliance.socket) as connection:
+        assert connection.templates() == ()
+        wanted = schema.TemplateCreate(name="t", format=ImageFormat.RAW, source=schema.UploadSource(), size=len(IMAGE))
+        job = connection.import_template(wanted)
+        with pytest.raises(AlreadyExists):
+            connection.import_template(wanted)
+        told: list[str] = []
+        connection.upload("t", len(IMAGE), [IMAGE], job)
+        done = connection.finish(job, deadline=20, progress=lambda state: told.append(state.state))
+        assert done.subject == "t@1"
+        assert told[-1] == "succeeded"
+
+
+def test_an_upload_that_breaks_off_is_told_and_leaves_nothing(appliance: Appliance) -> None:
+    def broken() -> Iterator[bytes]:
+        yield IMAGE[:1000]
+        raise ConnectionResetError
+
+    with client.connect(socket=appliance.socket) as connection:
+        job = connection.import_template(
+            schema.TemplateCreate(name="t", format=ImageFormat.RAW, source=schema.UploadSource(), size=len(IMAGE))
+        )
+        with pytest.raises(ConnectionResetError):
+            connection.upload("t", len(IMAGE), broken(), job)
+    with client.connect(socket=appliance.socket) as connection:
+        with pytest.raises(BadImage):
+            connection.finish(job, deadline=20)
+        assert connection.templates() == ()
