@@ -1,0 +1,168 @@
+"""GPT partition tables: read from the disk itself, written with sfdisk. Offsets and sizes in bytes.
+
+Source of the format: UEFI specification 2.10, section 5.3.
+"""
+
+import binascii
+import struct
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance import wait
+from appliance.errors import CannotTell, NotFound
+from appliance.host import block
+from appliance.host.block import Device
+from appliance.model import MIB
+from appliance.run import Runner
+
+_HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
+_ENTRY = struct.Struct("<16s16sQQQ72s")
+_MAX_TABLE = 1 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition: its name and its place on the disk."""
+
+    name: str
+    start: int
+    size: int
+    guid: str = ""
+
+    @property
+    def end(self) -> int:
+        """First byte after it."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A GPT: its own id, the part of the disk that partitions may use, and the partitions in order of their start."""
+
+    guid: str
+    first: int
+    end: int
+    partitions: tuple[Partition, ...]
+
+    def named(self, name: str) -> Partition | None:
+        """The partition of that name, or None. Raises CannotTell when there are two."""
+        found = [partition for partition in self.partitions if partition.name == name]
+        if len(found) > 1:
+            raise CannotTell(f"two partitions are named {name}", hint="remove or rename the one that is not Hatchery's")
+        return found[0] if found else None
+
+    def largest_gap(self, alignment: int) -> tuple[int, int]:
+        """Start and size of the largest free run, both multiples of ``alignment``; (0, 0) when there is none."""
+        best = (0, 0)
+        cursor = self.first
+        for partition in (*self.partitions, Partition("", self.end, 0)):
+            start = align_up(cursor, alignment)
+            size = partition.start // alignment * alignment - start
+            if size > best[1]:
+                best = (start, size)
+            cursor = max(cursor, partition.end)
+        return best
+
+
+def align_up(value: int, alignment: int) -> int:
+    """The smallest multiple of ``alignment`` from ``value`` on."""
+    return -(-value // alignment) * alignment
+
+
+def parse(data: bytes, logical_block: int) -> Table | None:
+    """Read the primary GPT in the first bytes of a disk; None when there is none. Raises CannotTell when damaged."""
+    raw = data[logical_block : logical_block + _HEADER.size]
+    if len(raw) < _HEADER.size or not raw.startswith(b"EFI PART"):
+        return None
+    fields = _HEADER.unpack(raw)
+    header_size, header_crc = fields[2], fields[3]
+    first, last, guid, entries_at, count, size, entries_crc = fields[7:14]
+    header = bytearray(data[logical_block : logical_block + header_size])
+    header[16:20] = bytes(4)
+    entries = data[entries_at * logical_block : entries_at * logical_block + count * size]
+    if binascii.crc32(header) != header_crc or binascii.crc32(entries) != entries_crc:
+        raise CannotTell("the partition table is damaged", why="its checksum is wrong", hint="see sgdisk(8), sfdisk(8)")
+    found = []
+    for index in range(count):
+        kind, own, start, end, _, name = _ENTRY.unpack_from(entries, index * size)
+        if kind == bytes(16):
+            continue
+        text = name.decode("utf-16-le", "replace").partition("\0")[0]
+        place = start * logical_block, (end - start + 1) * logical_block
+        found.append(Partition(text, *place, str(uuid.UUID(bytes_le=own))))
+    found.sort(key=lambda partition: partition.start)
+    own = str(uuid.UUID(bytes_le=guid))
+    return Table(own, first * logical_block, (last + 1) * logical_block, tuple(found))
+
+
+def read(disk: Device) -> Table | None:
+    """The disk's GPT, or None. Raises CannotTell."""
+    return parse(block.read(disk.path, 0, min(_MAX_TABLE, disk.size)), disk.logical_block)
+
+
+def node(disk: Device, partition: Partition) -> Device:
+    """The kernel's device for a partition. Raises NotFound when the kernel does not know it."""
+    for device in block.partitions(disk):
+        if device.start == partition.start and device.size == partition.size:
+            return device
+    raise NotFound(f"the kernel does not know the partition {partition.name} of {disk.name}", hint="see partx(8)")
+
+
+def find(disk: Device, name: str) -> Device | None:
+    """The device of the partition called ``name`` on ``disk``, or None when the table has none. Raises NotFound."""
+    table = read(disk)
+    partition = table.named(name) if table else None
+    return node(disk, partition) if partition else None
+
+
+def script(partitions: Sequence[Partition], logical_block: int, label_id: str | None) -> str:
+    """The input of sfdisk that writes ``partitions``: a new table with ``label_id``, or an addition when it is None."""
+    lines = (
+        []
+        if label_id is None
+        else ["label: gpt", f"label-id: {label_id.upper()}", f"first-lba: {MIB // logical_block}"]
+    )
+    for partition in partitions:
+        start, size = partition.start // logical_block, partition.size // logical_block
+        lines.append(f'start={start}, size={size}, name="{partition.name}"')
+    return "\n".join(lines) + "\n"
+
+
+def write(runner: Runner, disk: Device, partitions: Sequence[Partition], label_id: str | None) -> None:
+    """Write a new table (with ``label_id`` as its id), or add to the one there is (None).
+
+    What lies in the places of the new partitions is made unrecognisable *before* the table is written: its first
+    4 MiB become zero and known signatures go. So whatever is found later in a partition of ours, we put there.
+    Raises DeadlineExceeded when the kernel does not take the new table over.
+    """
+    for partition in partitions:
+        block.zero(disk.path, partition.start, min(4 * MIB, partition.size))
+    text = script(partitions, disk.logical_block, label_id)
+    append = [] if label_id is not None else ["--append"]
+    options = ["--quiet", "--no-reread", "--no-tell-kernel", "--lock=yes", "--wipe=always", "--wipe-partitions=always"]
+    if append:
+        options.remove("--wipe=always")
+    runner.run(["sfdisk", *options, *append, disk.path], stdin=text)
+    block.settle(runner)
+    tell_kernel(runner, disk)
+
+
+def tell_kernel(runner: Runner, disk: Device) -> None:
+    """Make the kernel know all partitions of the table, also while others of them are in use."""
+    table = read(disk)
+    wanted = table.partitions if table else ()
+
+    def known() -> bool:
+        found = {(device.start, device.size) for device in block.partitions(disk)}
+        return all((partition.start, partition.size) in found for partition in wanted)
+
+    if not known():
+        runner.run(["partx", "--update", disk.path], check=False)
+        block.settle(runner)
+    wait.until(known, f"the partitions of {disk.name}", deadline=15)
+
+
+def random_guid() -> str:
+    """A new id for a table."""
+    return str(uuid.uuid4())

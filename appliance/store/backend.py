@@ -1,0 +1,273 @@
+"""The backend array: RAID over whole disks, and its two partitions. Sizes in bytes.
+
+An array is known by the name in its members' superblocks and by its uuid; its partition table is known to belong to it
+because the table's id is the array's uuid. So what an earlier array left on the same disks is never taken for ours.
+"""
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config import BackendConfig, RaidLevel
+from appliance.errors import InUse, NoSpace, NotFound, NotReady, Refused
+from appliance.host import block, md, partitions
+from appliance.host.block import Device
+from appliance.host.md import Array, Consistency, NewArray
+from appliance.host.partitions import Partition, Table, align_up
+from appliance.model import KIB, MIB
+from appliance.reconcile import Description
+from appliance.store import disks, names
+from appliance.store.disks import Disk
+from appliance.store.machine import Machine, StoreSteps
+
+_NAME = names.array(names.BACKEND)
+_LEVELS = {1: "raid1", 5: "raid5", 6: "raid6", 10: "raid10"}
+_DATA_MIN = 256 * MIB
+_METADATA_PER_BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """The backend as it was found: its disks, the running array if any, and that array's table."""
+
+    disks: tuple[Disk, ...]
+    array: Array | None
+    table: Table | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateBackend:
+    """Make the array; it is synchronised in the background."""
+
+    level: RaidLevel
+    disks: tuple[str, ...]
+    chunk_kib: int
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("create", "backend array", f"{self.level} of {', '.join(self.disks)}")
+
+    def apply(self, machine: Machine) -> None:
+        """Make it; superblocks of an attempt that was cut off are taken away first."""
+        for path in self.disks:
+            device = block.get(path)
+            if md.superblock(device) is not None:
+                md.forget(machine.runner, device.path)
+        consistency = Consistency.PPL if self.level is RaidLevel.RAID5 else Consistency.BITMAP
+        chunk = 0 if self.level is RaidLevel.RAID1 else self.chunk_kib
+        members = tuple(Path(path) for path in self.disks)
+        md.create(machine.runner, NewArray(names.BACKEND, names.HOMEHOST, self.level, chunk, consistency, members))
+
+
+@dataclass(frozen=True, slots=True)
+class AssembleBackend:
+    """Start the array from its members."""
+
+    uuid: str
+    members: tuple[str, ...]
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("assemble", "backend array", f"from {', '.join(self.members)}")
+
+    def apply(self, machine: Machine) -> None:
+        """Start it, degraded if need be."""
+        name = f"{names.HOMEHOST}-{names.BACKEND}"
+        members = [Path(path) for path in self.members]
+        array = md.assemble(machine.runner, name, self.uuid, members)
+        partitions.tell_kernel(machine.runner, array.device)
+
+
+@dataclass(frozen=True, slots=True)
+class RejoinBackend:
+    """Put a disk into the array: one that was away, or a replacement."""
+
+    disk: str
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("rejoin", "backend array", self.disk)
+
+    def apply(self, machine: Machine) -> None:
+        """Add it; it is rebuilt in the background."""
+        array = running(machine.config.require_backend())
+        md.remove_failed(machine.runner, array)
+        md.rejoin(machine.runner, array, Path(self.disk))
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionBackend:
+    """Make the array's two partitions: the mirror's slow leg, and the data."""
+
+    disks: tuple[str, ...]
+    level: RaidLevel
+    chunk_kib: int
+    meta_bytes: int
+
+    def describe(self) -> Description:
+        """What it does."""
+        detail = f"{names.PART_META} {self.meta_bytes // MIB} MiB, {names.PART_DATA} the rest"
+        return Description("partition", "backend array", detail)
+
+    def apply(self, machine: Machine) -> None:
+        """Write a table whose id is the array's uuid."""
+        array = md.with_member(block.get(self.disks[0]))
+        if array is None:
+            raise NotFound("the backend array is not running", hint="see `mdadm --detail`")
+        stripe = md.full_stripe(self.level, len(self.disks), self.chunk_kib)
+        parts = layout(array.device.size, stripe, self.meta_bytes)
+        partitions.write(machine.runner, array.device, parts, str(uuid.UUID(array.uuid)))
+
+
+def observe(machine: Machine, wanted: BackendConfig) -> Backend:
+    """Look at all disks and at the array. Raises NotFound when a disk is missing."""
+    found = tuple(disks.observe(machine, path) for path in wanted.disks)
+    disks.refuse_twice(found)
+    uuids = {disk.member.uuid for disk in found if disk.member is not None and disk.member.name == _NAME}
+    array = next((array for array in md.arrays() if array.uuid in uuids), None)
+    running_now = array is not None and array.running
+    table = partitions.read(array.device) if array is not None and running_now else None
+    return Backend(found, array, table)
+
+
+def plan(wanted: BackendConfig, wipe: frozenset[str], found: Backend, meta_bytes: int, block_bytes: int) -> StoreSteps:
+    """The steps that make and start the array and give it its partitions. Raises Refused, InUse, NoSpace."""
+    _refuse_impossible(wanted, found, meta_bytes, block_bytes)
+    make = PartitionBackend(wanted.disks, wanted.level, wanted.chunk_kib, meta_bytes)
+    ours = [disk for disk in found.disks if _is_ours(disk)]
+    if not ours or (len(ours) < len(found.disks) and not _was_running(ours)):
+        taken = [step for disk in found.disks if disk not in ours for step in disks.take(disk, wipe)]
+        return (*taken, CreateBackend(wanted.level, wanted.disks, wanted.chunk_kib), make)
+    array_uuid = _one_array(wanted, ours)
+    steps: list[object] = []
+    members = tuple(disk.path for disk in ours)
+    if found.array is None or not found.array.running:
+        steps.append(AssembleBackend(array_uuid, members))
+    inside = {member.name for member in found.array.members} if found.array and found.array.running else None
+    for disk in found.disks:
+        if disk not in ours:
+            steps += [*disks.take(disk, wipe), RejoinBackend(disk.path)]
+        elif inside is not None and disk.name not in inside:
+            steps.append(RejoinBackend(disk.path))
+    if not _partitioned(found, array_uuid):
+        steps.append(make)
+    return tuple(steps)  # type: ignore[arg-type]  # all of them are steps: mypy cannot join protocols in a list
+
+
+def _is_ours(disk: Disk) -> bool:
+    return disk.member is not None and disk.member.name == _NAME
+
+
+def _was_running(ours: list[Disk]) -> bool:
+    """Whether the array was ever started: mdadm writes superblocks one by one, the kernel counts events from 1 on."""
+    return any(disk.member is not None and disk.member.events > 1 for disk in ours)
+
+
+def _one_array(wanted: BackendConfig, ours: list[Disk]) -> str:
+    members = [disk.member for disk in ours if disk.member is not None]
+    uuids = {member.uuid for member in members}
+    if len(uuids) != 1:
+        raise Refused(
+            "the disks belong to different backend arrays",
+            why="; ".join(f"{disk.path}: {disk.member.uuid}" for disk in ours if disk.member is not None),
+            hint="name the disks of one array, or wipe those of the other",
+        )
+    first = members[0]
+    level = _LEVELS.get(first.level, str(first.level))
+    chunk = first.chunk // KIB if wanted.level is not RaidLevel.RAID1 else wanted.chunk_kib
+    if (level, first.raid_disks, chunk) != (wanted.level, len(wanted.disks), wanted.chunk_kib):
+        raise Refused(
+            "the backend array exists and is different",
+            why=f"it is {level} of {first.raid_disks} disks, chunks of {chunk} KiB",
+            hint="an array is not rebuilt in place: ask for what it is, or wipe its disks",
+        )
+    return first.uuid
+
+
+def _partitioned(found: Backend, array_uuid: str) -> bool:
+    """Whether the table is this array's. An array that is not running yet is judged by when it was made."""
+    if found.array is None or not found.array.running:
+        return False
+    return found.table is not None and found.table.guid == str(uuid.UUID(array_uuid))
+
+
+def _refuse_impossible(wanted: BackendConfig, found: Backend, meta_bytes: int, block_bytes: int) -> None:
+    if len(wanted.disks) < wanted.level.minimum_disks:
+        raise Refused(
+            f"{wanted.level} needs {wanted.level.minimum_disks} disks",
+            why=f"{len(wanted.disks)} were named",
+            hint="name more disks or choose another level",
+        )
+    usable = min(disk.size for disk in found.disks) * md.data_disks(wanted.level, len(wanted.disks))
+    data = usable - meta_bytes
+    if data < _DATA_MIN:
+        raise NoSpace("the disks are too small", why=f"{usable // MIB} MiB in all, {meta_bytes // MIB} for metadata")
+    needed = data // block_bytes * _METADATA_PER_BLOCK
+    if needed > meta_bytes:
+        raise NoSpace(
+            "the NVMe drive's metadata partition is too small for this backend",
+            why=f"{meta_bytes // MIB} MiB, but {needed // MIB} MiB are needed for {data // MIB} MiB of data",
+            hint="set meta_bytes for nvme_cache, or larger pool blocks (block_kib) for clone_store",
+        )
+
+
+def layout(size: int, stripe: int, meta_bytes: int) -> tuple[Partition, ...]:
+    """The two partitions on an array of ``size`` bytes, both beginning on a full stripe. Raises NoSpace."""
+    start = align_up(MIB, stripe)
+    data = align_up(start + meta_bytes, stripe)
+    end = (size - MIB) // stripe * stripe
+    if end - data < _DATA_MIN // 2:
+        raise NoSpace("the backend array is too small", why=f"{size // MIB} MiB in all")
+    return Partition(names.PART_META, start, meta_bytes), Partition(names.PART_DATA, data, end - data)
+
+
+def running(config: BackendConfig) -> Array:
+    """The backend array. Raises NotReady when it is not running."""
+    for path in config.disks:
+        device = block.find(path)
+        array = md.with_member(device) if device is not None else None
+        if array is not None and array.running:
+            return array
+    raise NotReady("the backend array is not running", hint="see `hatchery-store status`")
+
+
+def part(config: BackendConfig, name: str) -> Device:
+    """The device of one of the array's partitions. Raises NotReady."""
+    array = running(config)
+    table = partitions.read(array.device)
+    if table is None or table.guid != str(uuid.UUID(array.uuid)) or table.named(name) is None:
+        raise NotReady(f"the backend array has no partition {name}", hint="run the role backend_raid")
+    found = partitions.find(array.device, name)
+    if found is None:
+        raise InUse(f"the backend array's table changed while {name} was looked for")
+    return found
+
+
+def plan_start(wanted: BackendConfig, members: dict[str, md.Superblock], array: Array | None) -> StoreSteps:
+    """The steps that start an array that exists; ``members`` are the superblocks found, by path. Raises NotReady."""
+    ours = {path: found for path, found in members.items() if found.name == _NAME}
+    if not ours:
+        raise NotReady(
+            "the backend array cannot start",
+            why="none of its disks is there" if not members else "none of its disks belongs to it",
+            hint="check the cabling, or run the role backend_raid",
+        )
+    counted = sorted({found.uuid for found in ours.values()})
+    chosen = max(counted, key=lambda own: sum(found.uuid == own for found in ours.values()))
+    own = tuple(path for path in wanted.disks if path in ours and ours[path].uuid == chosen)
+    if array is not None and array.running:
+        inside = {member.name for member in array.members}
+        return tuple(RejoinBackend(path) for path in own if Path(path).resolve().name not in inside)
+    return (AssembleBackend(chosen, own),)
+
+
+def observe_start(wanted: BackendConfig) -> tuple[dict[str, md.Superblock], Array | None]:
+    """Superblocks of the disks that are there, by path, and the array if the kernel has it."""
+    members: dict[str, md.Superblock] = {}
+    for path in wanted.disks:
+        device = block.find(path)
+        found = md.superblock(device) if device is not None else None
+        if found is not None:
+            members[path] = found
+    uuids = {found.uuid for found in members.values() if found.name == _NAME}
+    return members, next((array for array in md.arrays() if array.uuid in uuids), None)

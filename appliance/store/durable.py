@@ -1,0 +1,232 @@
+"""The durable pool and the state file system, the two things on the metadata mirror. Sizes in bytes."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.config import StoreConfig
+from appliance.errors import HatcheryError, NotReady, Refused, Unhealthy
+from appliance.host import block, mount, thin
+from appliance.host.dm import Target
+from appliance.host.thin import METADATA_BLOCK
+from appliance.model import KIB, SECTOR
+from appliance.reconcile import Description
+from appliance.store import cache, mirror, names
+from appliance.store.machine import Machine, StoreSteps
+from appliance.store.mirror import Making
+
+POOL = names.pool("durable")
+DATA = names.pool_data("durable")
+
+CHECK_DEADLINE = 180.0
+"""Seconds that a check of the metadata may take; a start goes on without its result after that."""
+
+_CLEAN = "store.clean"
+_LOW_WATER_PERCENT = 15
+_MOUNT_OPTIONS = "noatime,nodev,nosuid,noexec,errors=remount-ro"
+
+
+@dataclass(frozen=True, slots=True)
+class Durable:
+    """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds."""
+
+    label: str
+    foreign: str
+    mounted: bool
+    clean: bool
+    blank_metadata: bool
+    data: bool
+    pool: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MakeState:
+    """Make the state file system; its label, set last, says that it is complete."""
+
+    device: str
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("format", "state file system", f"ext4 on {self.device}")
+
+    def apply(self, machine: Machine) -> None:
+        """Make and label it."""
+        machine.runner.run(["mkfs.ext4", "-q", "-F", "-m", "1", "-E", "nodiscard", self.device])
+        machine.runner.run(["tune2fs", "-L", names.STATE_LABEL, self.device])
+        block.settle(machine.runner)
+
+
+@dataclass(frozen=True, slots=True)
+class MountState:
+    """Mount the state file system."""
+
+    device: str
+    target: str
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("mount", self.target, f"from {self.device}")
+
+    def apply(self, machine: Machine) -> None:
+        """Mount it; its journal puts right what a power cut left."""
+        mount.mount(machine.runner, Path(self.device), Path(self.target), _MOUNT_OPTIONS)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckMetadata:
+    """Check the pool's metadata after a stop that was not clean."""
+
+    device: str
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("check", "pool metadata", f"{self.device}, at most {CHECK_DEADLINE:g} s")
+
+    def apply(self, machine: Machine) -> None:
+        """Check it. Raises Unhealthy on damage."""
+        thin.check(machine.runner, Path(self.device), deadline=CHECK_DEADLINE)
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateData:
+    """Make the pool's data device: the cached device without its beginning."""
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("activate", DATA)
+
+    def apply(self, machine: Machine) -> None:
+        """Make it."""
+        cached = cache.device(machine)
+        offset = cache.data_offset(machine)
+        length = cached.device.size - offset
+        length -= length % (machine.config.require_store().block_kib * KIB)
+        target = Target(0, length // SECTOR, "linear", f"{cached.device.path} {offset // SECTOR}")
+        machine.dm.create(DATA, names.uuid(DATA), [target])
+
+
+@dataclass(frozen=True, slots=True)
+class ActivatePool:
+    """Make the pool."""
+
+    target: str
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("activate", POOL)
+
+    def apply(self, machine: Machine) -> None:
+        """Make it; from here on the shutdown counts as not clean."""
+        (Path(self.target) / _CLEAN).unlink(missing_ok=True)
+        _sync_folder(Path(self.target))
+        machine.dm.create(POOL, names.uuid(POOL), [table(machine)])
+
+
+def table(machine: Machine) -> Target:
+    """The pool's table, as it must be."""
+    metadata = mirror.part(machine, names.PART_POOL_META)
+    data = block.get(machine.dm.path(DATA))
+    block_sectors = machine.config.require_store().block_kib * KIB // SECTOR
+    length = data.size // SECTOR
+    low_water = length // block_sectors * _LOW_WATER_PERCENT // 100
+    return thin.pool_table(data.path, metadata.path, length=length, block=block_sectors, low_water=low_water)
+
+
+def observe(machine: Machine) -> Durable:
+    """Look at the mirror's partitions and at device-mapper. Raises NotReady when the mirror is not running."""
+    state = mirror.part(machine, names.PART_STATE)
+    found = block.signatures(machine.runner, state)
+    ours = [signature for signature in found if signature.kind == "ext4"]
+    target = machine.config.paths.state
+    mounted = mount.mounted_at(target)
+    if mounted is not None and mounted.number != state.number:
+        raise Refused(f"{target} is taken", why=f"{mounted.source} is mounted there", hint="unmount it")
+    metadata = mirror.part(machine, names.PART_POOL_META)
+    return Durable(
+        label=ours[0].label if ours else "",
+        foreign=", ".join(str(signature) for signature in found if signature.kind != "ext4"),
+        mounted=mounted is not None,
+        clean=mounted is not None and (target / _CLEAN).exists(),
+        blank_metadata=not any(block.read(metadata.path, 0, METADATA_BLOCK)),
+        data=machine.dm.find(DATA) is not None,
+        pool=machine.dm.find(POOL) is not None,
+    )
+
+
+def plan_state(found: Durable, making: Making, device: str, target: str) -> StoreSteps:
+    """The steps that make and mount the state file system. Raises NotReady, Refused."""
+    if found.mounted:
+        return ()
+    mounting = MountState(device, target)
+    if found.label == names.STATE_LABEL:
+        return (mounting,)
+    if found.foreign:
+        raise Refused(f"{device} is not empty", why=f"it holds {found.foreign}", hint="wipe the disks and begin again")
+    if making is Making.FORBIDDEN:
+        raise NotReady("there is no state file system", hint="run the role clone_store")
+    return MakeState(device), mounting
+
+
+def plan_pool(found: Durable, device: str, target: str) -> StoreSteps:
+    """The steps that bring the pool up; the state file system is mounted already, and says how the pool was left."""
+    if found.pool:
+        return ()
+    steps: StoreSteps = ()
+    if not found.clean and not found.blank_metadata:
+        steps = (CheckMetadata(device),)
+    if not found.data:
+        steps = (*steps, ActivateData())
+    return (*steps, ActivatePool(target))
+
+
+def verify(machine: Machine, wanted: StoreConfig) -> None:
+    """Compare the running pool's table with what the rules ask for. Raises Unhealthy (rules 3, 4, 13)."""
+    wrong = wrong_features(machine, wanted)
+    if wrong:
+        raise Unhealthy("the pool breaks the store's rules", why="; ".join(wrong), hint="stop and start the store")
+
+
+def wrong_features(machine: Machine, wanted: StoreConfig) -> tuple[str, ...]:
+    """What is wrong in the running pool's table, in words."""
+    targets = machine.dm.table(POOL)
+    if len(targets) != 1 or targets[0].kind != "thin-pool":
+        return ("it is not a thin pool",)
+    size, features = thin.parse_pool_table(targets[0].params)
+    wrong = []
+    if "skip_block_zeroing" in features:
+        wrong.append("new blocks are not zeroed")
+    if "error_if_no_space" not in features:
+        wrong.append("a full pool does not answer at once")
+    if "no_discard_passdown" not in features:
+        wrong.append("discards go through to the array")
+    if size * SECTOR != wanted.block_kib * KIB:
+        wrong.append(f"its blocks have {size * SECTOR // KIB} KiB instead of {wanted.block_kib}")
+    return tuple(wrong)
+
+
+def mark_clean(target: Path) -> None:
+    """Record, on stable storage, that the pool was shut down in order."""
+    fd = os.open(target / _CLEAN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    _sync_folder(target)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def quiet(machine: Machine) -> None:
+    """Let no retry layer hold I/O any longer, so that nothing that is stopped has to wait for it."""
+    for entry in machine.dm.list():
+        found = names.parse_layer(entry.name)
+        if found is not None and found[0] is names.Layer.CLONE:
+            with contextlib.suppress(HatcheryError):
+                machine.dm.message(entry.name, "fail_if_no_path")

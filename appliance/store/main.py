@@ -1,0 +1,107 @@
+"""``hatchery-store``: bring the store up and down, set it up, and say how it is."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance import config
+from appliance.config import Part
+from appliance.errors import HatcheryError, InvalidInput
+from appliance.store import setup, start
+from appliance.store.machine import Machine
+from appliance.store.setup import Doing, Result
+
+OK, FAILED, REFUSED = 0, 1, 2
+"""Exit statuses: done; a part did not start or stop; an error that says why, before anything was half done."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="hatchery-store", description=__doc__)
+    top.add_argument("--verbose", "-v", action="store_true", help="log every command")
+    verbs = top.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("up", help="bring the store up; may be repeated")
+    verbs.add_parser("down", help="take the store down")
+    status = verbs.add_parser("status", help="how the store is")
+    status.add_argument("--json", action="store_true", help="for programs")
+    make = verbs.add_parser("setup", help="make a part of the store; may be repeated")
+    make.add_argument("part", choices=list(Part), type=Part)
+    make.add_argument("--spec", required=True, metavar="FILE", help="JSON object with the part's settings; - is stdin")
+    make.add_argument("--check", action="store_true", help="only say what would be done")
+    make.add_argument("--json", action="store_true", help="for programs")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    arguments = parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    as_json = bool(getattr(arguments, "json", False))
+    try:
+        return _run(arguments)
+    except HatcheryError as error:
+        _say_error(error, as_json)
+        return REFUSED
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    machine = Machine(config.load())
+    if arguments.verb == "up":
+        start.up(machine)
+        return OK
+    if arguments.verb == "down":
+        return FAILED if start.down(machine) else OK
+    if arguments.verb == "status":
+        return _status(machine, bool(arguments.json))
+    part: Part = arguments.part
+    doing = Doing.CHECK if arguments.check else Doing.APPLY
+    result = setup.run(machine, part, setup.parse_spec(part, _read(arguments.spec)), doing)
+    _say_result(result, bool(arguments.json))
+    return OK
+
+
+def _read(name: str) -> Any:
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        return json.loads(text)
+    except (OSError, ValueError) as error:
+        raise InvalidInput("the specification cannot be read", why=str(error)) from error
+
+
+def _status(machine: Machine, as_json: bool) -> int:
+    from appliance.store.health import Store, as_text  # imported late: `up` has no use for it
+
+    health = Store(machine).health()
+    sys.stdout.write((json.dumps(health.as_json(), indent=2) if as_json else as_text(health)) + "\n")
+    return OK
+
+
+def _say_result(result: Result, as_json: bool) -> None:
+    if as_json:
+        steps = [{"action": step.action, "target": step.target, "detail": step.detail} for step in result.steps]
+        answer = {
+            "changed": result.changed,
+            "steps": steps,
+            "config_diff": {"before": result.before, "after": result.after},
+        }
+        sys.stdout.write(json.dumps(answer) + "\n")
+        return
+    for step in result.steps:
+        sys.stdout.write(f"{step}\n")
+    sys.stdout.write("changed\n" if result.changed else "nothing to do\n")
+
+
+def _say_error(error: HatcheryError, as_json: bool) -> None:
+    if as_json:
+        words = {"code": error.code, "what": error.what, "why": error.why, "hint": error.hint}
+        sys.stdout.write(json.dumps({"error": words}) + "\n")
+    sys.stderr.write(f"hatchery-store: {error}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

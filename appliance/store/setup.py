@@ -1,0 +1,211 @@
+"""``hatchery-store setup``: make a part of the store, or show what would be done. Repeating it changes nothing.
+
+Cut off at any moment, it finishes its work when it is run again: every thing that it makes is recognised as its own,
+and the settings file is written last.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from appliance.config import (
+    BackendConfig,
+    Config,
+    Part,
+    Section,
+    StoreConfig,
+    parse_section,
+    render_section,
+)
+from appliance.errors import InvalidInput, NotReady, Refused
+from appliance.host import block, kernel
+from appliance.model import KIB
+from appliance.reconcile import Description, apply
+from appliance.store import backend, cache, disks, durable, mirror, names, nvme, start
+from appliance.store.machine import Machine, StoreSteps
+from appliance.store.mirror import Making
+
+
+class Doing(Enum):
+    """Whether the plan is carried out."""
+
+    APPLY = "apply"
+    CHECK = "check"
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is wanted of one part, and the serial numbers of disks that may be wiped for it."""
+
+    section: Section
+    wipe: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was done, or would be. ``before`` and ``after`` are the settings file's text."""
+
+    steps: tuple[Description, ...]
+    before: str
+    after: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was (or would be) different afterwards."""
+        return bool(self.steps) or self.before != self.after
+
+
+def parse_spec(part: Part, values: object) -> Spec:
+    """Read a specification: the keys of the part's settings, and ``wipe``. Raises InvalidInput."""
+    if not isinstance(values, Mapping):
+        raise InvalidInput("the specification is not a JSON object")
+    rest: dict[str, Any] = {str(key): value for key, value in values.items() if value is not None}
+    wipe = rest.pop("wipe", [])
+    if not isinstance(wipe, list) or not all(isinstance(serial, str) and serial for serial in wipe):
+        raise InvalidInput("`wipe` is not a list of serial numbers")
+    section = parse_section(part, rest, "specification")
+    _refuse_odd(section)
+    return Spec(section, frozenset(wipe))
+
+
+def _refuse_odd(section: Section) -> None:
+    if isinstance(section, BackendConfig) and (section.chunk_kib < 4 or section.chunk_kib & (section.chunk_kib - 1)):
+        raise InvalidInput(f"{section.chunk_kib} KiB is not a chunk size", why="it must be a power of two from 4 on")
+    if isinstance(section, StoreConfig):
+        if not 64 <= section.block_kib <= 1024 or section.block_kib % 64:
+            raise InvalidInput(
+                f"{section.block_kib} KiB is not a block size", why="it must be a multiple of 64 from 64 to 1024"
+            )
+        if section.cache_mode != "writethrough":
+            raise Refused(
+                f"cache mode {section.cache_mode} is refused",
+                why="with one NVMe drive, its death would lose what was not written to the backend yet",
+                hint="use writethrough",
+            )
+
+
+def run(machine: Machine, part: Part, spec: Spec, doing: Doing) -> Result:
+    """Plan a part and, unless it is only checked, carry the plan out. Raises HatcheryError."""
+    machine = Machine(_with(machine.config, part, spec.section), machine.runner)
+    if doing is Doing.APPLY:
+        kernel.require()
+        kernel.load_modules(machine.runner)
+    work: Mapping[Part, Callable[[Machine, Spec, Doing], tuple[Description, ...]]] = {
+        Part.NVME: _nvme,
+        Part.BACKEND: _backend,
+        Part.STORE: _store,
+    }
+    file = machine.config.paths.conf_d / part.file_name
+    before = file.read_text(encoding="utf-8") if file.exists() else ""
+    after = render_section(part, spec.section)
+    steps = work[part](machine, spec, doing)
+    if doing is Doing.APPLY and before != after:
+        write_file(file, after)
+    return Result(steps, before, after)
+
+
+def _with(config: Config, part: Part, section: Section) -> Config:
+    changes: dict[str, Any] = {part.value: section}
+    return replace(config, **changes)
+
+
+def _finish(steps: StoreSteps, machine: Machine, doing: Doing) -> tuple[Description, ...]:
+    if doing is Doing.CHECK:
+        return tuple(step.describe() for step in steps)
+    return apply(steps, machine)
+
+
+def _nvme(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
+    wanted = machine.config.require_nvme()
+    disk = disks.observe(machine, nvme.single(wanted))
+    device = block.get(disk.path)
+    known = frozenset(
+        part.name
+        for part in (disk.table.partitions if disk.table else ())
+        if any((found.start, found.size) == (part.start, part.size) for found in block.partitions(device))
+    )
+    return _finish(nvme.plan(wanted, spec.wipe, disk, known), machine, doing)
+
+
+def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
+    wanted = machine.config.require_backend()
+    meta = nvme.meta_bytes(machine.config.require_nvme())
+    store = machine.config.store or StoreConfig()
+    block_bytes = store.block_kib * KIB
+
+    def plan() -> StoreSteps:
+        return backend.plan(wanted, spec.wipe, backend.observe(machine, wanted), meta, block_bytes)
+
+    if doing is Doing.CHECK:
+        # An array that exists but does not run hides its table: what a start would show is not a change to plan for.
+        steps = plan()
+        running = [step for step in steps if not isinstance(step, backend.PartitionBackend)]
+        only_start = all(isinstance(step, backend.AssembleBackend) for step in running)
+        return tuple(step.describe() for step in (running if running and only_start else steps))
+    done: tuple[Description, ...] = ()
+    first = plan()
+    if first and isinstance(first[0], backend.AssembleBackend):
+        done = apply(first[:1], machine)
+        first = plan()
+    return (*done, *apply(first, machine))
+
+
+def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
+    del spec
+    store = machine.config.require_store()
+    nvme_config, backend_config = machine.config.require_nvme(), machine.config.require_backend()
+    fast = nvme.part(nvme_config, names.PART_META)
+    if fast is None:
+        raise NotReady("the NVMe drive is not set up", hint="run the role nvme_cache")
+    if doing is Doing.APPLY:
+        members, array = backend.observe_start(backend_config)
+        done = apply(backend.plan_start(backend_config, members, array), machine)
+        done += start.raise_stack(machine, Making.ALLOWED)
+        durable.verify(machine, store)
+        return done
+    return _check_store(machine, store)
+
+
+def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...]:
+    """What would be done, as far as can be told while the lower parts are not there."""
+    found = mirror.observe(machine)
+    steps = [step.describe() for step in mirror.plan(found, Making.ALLOWED, store.state_bytes)]
+    seen = cache.observe(machine, store.cache_mode)
+    steps += [step.describe() for step in cache.plan(seen, Making.ALLOWED, store.cache_mode)]
+    if found.array is None or not found.array.running:
+        steps.append(Description("mount", str(machine.config.paths.state), "the state file system"))
+        steps.append(Description("activate", durable.POOL))
+        return tuple(steps)
+    try:
+        state = mirror.part(machine, names.PART_STATE)
+        metadata = mirror.part(machine, names.PART_POOL_META)
+    except NotReady:
+        steps.append(Description("format", "state file system", "ext4"))
+        steps.append(Description("activate", durable.POOL))
+        return tuple(steps)
+    looked = durable.observe(machine)
+    target = str(machine.config.paths.state)
+    steps += [step.describe() for step in durable.plan_state(looked, Making.ALLOWED, str(state.path), target)]
+    steps += [step.describe() for step in durable.plan_pool(looked, str(metadata.path), target)]
+    return tuple(steps)
+
+
+def write_file(path: Path, text: str) -> None:
+    """Put ``text`` into a file so that after a crash there is the old or the new content, never a part."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = path.with_suffix(".new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+    try:
+        os.write(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
