@@ -230,6 +230,23 @@ class VM:
             raise DeadlineExceeded(error.what, why="the console last said:\n" + self.machine.console.tail()) from error
         self._open_master()
 
+    def reboot(self, *, deadline: float) -> None:
+        """Restart it cleanly, from inside, and wait until root can log in again. Raises DeadlineExceeded."""
+        question = ["cat", "/proc/sys/kernel/random/boot_id"]
+        before = self.ssh(question).stdout
+        self.ssh(["systemctl", "reboot"], check=False)
+        self._close_master()
+
+        def again() -> bool:
+            try:
+                done = self.ssh(question, timeout=40, check=False)
+            except DeadlineExceeded:
+                return False
+            return done.returncode == 0 and done.stdout != before
+
+        until(again, "the machine to come back", deadline=deadline, interval=1)
+        self._open_master()
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property

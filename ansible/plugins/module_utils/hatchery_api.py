@@ -36,7 +36,10 @@ def explain(module: AnsibleModule, error: HatcheryError) -> NoReturn:
 
 @contextmanager
 def appliance(module: AnsibleModule, host: str | None = None) -> Iterator[Client]:
-    """A client of the appliance, on this machine or through SSH on ``host``; its errors end the task."""
+    """A client of the appliance, on this machine or through SSH on ``host``; its errors end the task.
+
+    In check mode an appliance that was not deployed yet has no API to ask: the task would change it, is all one knows.
+    """
     if MISSING is not None:
         module.fail_json(
             msg="Hatchery's Python package is not installed beside this Python: run script/bootstrap and use"
@@ -46,6 +49,11 @@ def appliance(module: AnsibleModule, host: str | None = None) -> Iterator[Client
     try:
         with _client.connect(host=host or None) as opened:
             yield opened
+    except _errors.NotReady as error:
+        if module.check_mode:
+            module.warn(f"what would change cannot be told: {error}")
+            module.exit_json(changed=True)
+        explain(module, error)
     except _errors.HatcheryError as error:
         explain(module, error)
     except ValidationError as error:

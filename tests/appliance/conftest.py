@@ -1,0 +1,81 @@
+"""One appliance for the whole session: it boots, is deployed, and lives through everything the tests do to it.
+
+The tests of test_life.py are steps of one story and run in their order; each says in its arguments what must have
+happened before.
+"""
+
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import HatcheryError
+from appliance.measure import qemu
+from appliance.run import Runner
+from bench.vm import VM, Hardware, Key
+from tests.appliance.site import DISKS, NBD_PORT, NVME, ROOT, Play, Site
+from tests.tier import require
+
+BOOT_DEADLINE = 600.0
+_running: list[Site] = []
+
+
+def pytest_configure() -> None:
+    """End on SIGTERM as on Ctrl-C, so that fixtures clean up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for site in _running:
+            try:
+                report.sections.append(("the appliance", site.report()))
+            except HatcheryError as error:
+                report.sections.append(("the appliance", f"cannot be asked: {error}"))
+    return report
+
+
+def image(kind: str) -> Path:
+    """An image, built unless it is there already."""
+    done = Runner().run([ROOT / "script/image", kind], timeout=1800)
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """A booted appliance with empty disks; root can log in."""
+    require(shutil.which(qemu.QEMU), f"{qemu.QEMU} is needed: run script/bootstrap")
+    require(Path(sys.executable).with_name("ansible-playbook").exists(), "Ansible is needed: run script/bootstrap")
+    guest, appliance = image("guest"), image("appliance")
+    folder = Path(tempfile.mkdtemp(prefix="hatchery-test-", dir="/var/tmp"))
+    runner = Runner()
+    try:
+        with VM(
+            folder=folder,
+            system=appliance,
+            drives=(NVME, *DISKS),
+            key=Key.create(folder, runner),
+            runner=runner,
+            hardware=Hardware(memory_mib=2048, cpus=2),
+            forwards=(NBD_PORT,),
+        ) as vm:
+            vm.start()
+            vm.wait_ssh(deadline=BOOT_DEADLINE)
+            made = Site(vm, guest.with_name("guest.qcow2"), runner)
+            _running.append(made)
+            yield made
+            _running.remove(made)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def deployed(site: Site) -> Play:
+    """The playbook's run on it, after which it serves. The second disk may be wiped: it holds a file system."""
+    return site.play(backend_raid_wipe=[DISKS[1].serial])

@@ -1,0 +1,206 @@
+"""An appliance in QEMU, as these tests use it: its disks, its inventory, the playbook, the commands, guests."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from appliance.client import Client, connect
+from appliance.measure import guest
+from appliance.measure.qemu import Machine
+from appliance.measure.serial import MachineFault
+from appliance.model import GIB
+from appliance.remote import OPTIONS_VARIABLE, forwarded
+from appliance.run import Completed, Runner
+from bench.vm import LOOPBACK, VM, Bus, Drive
+
+ROOT = Path(__file__).resolve().parents[2]
+NVME = Drive("NVME0", Bus.NVME, 3 * GIB)
+DISKS = tuple(Drive(f"DISK{number}", Bus.SCSI, 2 * GIB) for number in (1, 2, 3))
+NBD_PORT = 10809
+ADDRESS = "10.0.2.15"
+"""What QEMU's user networking gives the appliance (QEMU: docs/system/devices/net.rst)."""
+
+TEMPLATE = "debian-13"
+CLIENT = "host"
+API_SOCKET = Path("/run/hatchery/api.sock")
+
+_RECAP = re.compile(r"^box\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Play:
+    """How a run of a playbook ended: its tasks by outcome, and all that it said."""
+
+    ok: int
+    changed: int
+    failed: int
+    said: str
+
+
+@dataclass
+class Site:
+    """The appliance and the machine that it is deployed and used from."""
+
+    vm: VM
+    template: Path
+    runner: Runner
+
+    # -- deploying
+
+    def inventory(self, change: Mapping[str, Any]) -> Path:
+        """The inventory's file, with some variables other than usual."""
+        variables = {
+            "ansible_host": LOOPBACK,
+            "ansible_port": self.vm.port(22),
+            "ansible_user": "root",
+            "ansible_ssh_private_key_file": str(self.vm.key.private),
+            "ansible_ssh_common_args": shlex.join(self.vm.ssh_options),
+            "nvme_cache_devices": [NVME.by_id],
+            "backend_raid_disks": [disk.by_id for disk in DISKS],
+            "clone_store_plain_clients": [{"name": CLIENT, "address": ADDRESS, "port": NBD_PORT}],
+            "clone_templates_items": [{"name": TEMPLATE, "src": str(self.template), "format": "qcow2"}],
+            **change,
+        }
+        file = self.vm.folder / "inventory.json"
+        file.write_text(json.dumps({"hatchery": {"hosts": {"box": variables}}}), encoding="utf-8")
+        return file
+
+    def play(self, *words: str, timeout: float = 900, **change: Any) -> Play:
+        """Run the playbook that deploys, as a user would."""
+        env = {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_LOCAL_TEMP": str(self.vm.folder / "ansible"),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.vm.folder),
+            "ANSIBLE_NOCOLOR": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        playbook = Path(sys.executable).with_name("ansible-playbook")
+        argv: list[str | Path] = [playbook, "-i", self.inventory(change), *words, ROOT / "ansible/deploy.yml"]
+        done = Runner(env).run(argv, timeout=timeout, check=False)
+        said = done.stdout + done.stderr
+        recap = _RECAP.search(said)
+        assert recap, said
+        ok, changed, unreachable, failed = (int(count) for count in recap.groups())
+        assert (done.returncode == 0) == (unreachable + failed == 0), said
+        assert unreachable == 0, said
+        return Play(ok, changed, failed, said)
+
+    # -- using
+
+    @contextmanager
+    def environment(self) -> Iterator[None]:
+        """The options for ssh in the environment, for what reaches the appliance by itself."""
+        before = os.environ.get(OPTIONS_VARIABLE)
+        os.environ[OPTIONS_VARIABLE] = shlex.join(self.vm.ssh_options)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[OPTIONS_VARIABLE]
+            else:
+                os.environ[OPTIONS_VARIABLE] = before
+
+    @contextmanager
+    def api(self) -> Iterator[Client]:
+        """The appliance's API."""
+        with self.environment(), connect(host=self.vm.destination, runner=self.runner) as client:
+            yield client
+
+    @contextmanager
+    def commands(self) -> Iterator["Commands"]:
+        """The commands, over one login for all of them."""
+        with self.environment(), forwarded(self.vm.destination, API_SOCKET, self.runner) as socket:
+            yield Commands(self.runner, ("--socket", str(socket)))
+
+    def remote_command(self) -> "Commands":
+        """The commands as a user far away has them: a login each."""
+        env = {OPTIONS_VARIABLE: shlex.join(self.vm.ssh_options)}
+        return Commands(Runner(env), ("--host", self.vm.destination))
+
+    @contextmanager
+    def guest(self, clone: str) -> Iterator[Machine]:
+        """A guest that boots from the clone on this machine, at its login prompt.
+
+        A crash that is known to be the emulator's own doing is tried once more.
+        """
+        target = guest.NbdTarget(clone, host=LOOPBACK, port=self.vm.port(NBD_PORT))
+        with ExitStack() as stack:
+            try:
+                machine, _ = stack.enter_context(guest.booted(self.runner, target))
+            except MachineFault as error:
+                if error.fault != guest.EMULATOR_FAULT:
+                    raise
+                machine, _ = stack.enter_context(guest.booted(self.runner, target))
+            machine.process.signal(signal.SIGCONT)
+            yield machine
+
+    # -- looking
+
+    def failed_units(self) -> str:
+        """The units that failed; empty when all is well."""
+        return self.vm.ssh(["systemctl", "--failed", "--plain", "--no-legend"]).stdout
+
+    def disks(self) -> str:
+        """What the beginnings of all disks hold, and the settings."""
+        names = [drive.by_id for drive in (NVME, *DISKS)]
+        script = 'for disk; do head -c 4M "$disk" | sha256sum; done; find /etc/hatchery -type f'
+        return self.vm.ssh(["sh", "-c", script, "sh", *names], check=False).stdout
+
+    def report(self) -> str:
+        """What helps to understand a failure."""
+        words = ["journalctl", "--no-pager", "--lines=80", "--unit=hatchery*", "--output=short-monotonic"]
+        return f"{self.vm.machine.console.tail(15)}\n--\n{self.vm.ssh(words, check=False, timeout=60).stdout}"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """``hatchery`` with the words that lead to the appliance."""
+
+    runner: Runner
+    where: tuple[str, ...]
+
+    def run(self, *words: str, timeout: float = 600) -> Completed:
+        """Run a command, whatever comes of it."""
+        argv = [sys.executable, "-m", "appliance.cli.main", *self.where, "--json", *words]
+        return self.runner.run(argv, timeout=timeout, check=False)
+
+    def get(self, *words: str) -> Any:
+        """Run a command that must succeed; return its JSON."""
+        done = self.run(*words)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def refusal(self, *words: str) -> tuple[int, dict[str, str]]:
+        """Run a command that must fail; return its exit status and its error."""
+        done = self.run(*words)
+        assert done.returncode != 0, done.stdout
+        error: dict[str, str] = json.loads(done.stdout)["error"]
+        return done.returncode, error
+
+
+class Shell:
+    """A session on a guest's serial console."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._console = machine.console
+        self._console.send("hatchery\n")
+        self._console.wait_for("Password: ", deadline=60)
+        self._console.send("hatchery\n")
+        self._console.wait_for("$ ", deadline=120)
+
+    def run(self, command: str, *, deadline: float = 60) -> str:
+        """Run a command line; return what it printed. The exit status must be 0."""
+        before = len(self._console.text)
+        # The terminal echoes the line, so the words that mark the end are not in it as they are printed.
+        self._console.send(f"{command} && echo E''ND-OK || echo E''ND-BAD\n")
+        self._console.wait_for("END-OK", deadline=deadline, faults=("END-BAD",))
+        said = self._console.text[before:]
+        return said[said.find("\n") + 1 : said.find("END-OK")]

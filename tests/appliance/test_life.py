@@ -1,0 +1,207 @@
+"""The life of an appliance: built, booted, refused, deployed, used, misused, cut off from power, rebooted."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from appliance.client import Client
+from appliance.run import Runner
+from appliance.schema import Counters
+from appliance.wait import until
+from tests.appliance.conftest import BOOT_DEADLINE
+from tests.appliance.site import CLIENT, DISKS, NBD_PORT, TEMPLATE, Play, Shell, Site
+
+CLONE = "web"
+KEPT = "kept over the power cut"
+
+
+def test_the_image_boots_with_no_failed_unit(site: Site) -> None:
+    done = site.vm.ssh(["systemctl", "is-system-running", "--wait"], timeout=300, check=False)
+    assert done.stdout.strip() == "running", site.failed_units()
+    assert site.failed_units() == ""
+
+
+def test_nothing_runs_and_nobody_has_a_password_before_it_is_deployed(site: Site) -> None:
+    states = site.vm.ssh(["systemctl", "is-active", "hatchery-store", "hatcheryd"], check=False).stdout.split()
+    assert states == ["inactive", "inactive"]
+    hashes = site.vm.ssh(["cut", "-d:", "-f1,2", "/etc/shadow"]).stdout.splitlines()
+    assert hashes
+    assert [line for line in hashes if line.partition(":")[2][:1] not in {"!", "*"}] == []
+
+
+def test_check_mode_says_what_it_would_do_and_does_nothing(site: Site) -> None:
+    before = site.disks()
+    play = site.play("--check", "--diff")
+    assert play.failed == 0, play.said
+    assert play.changed >= 3
+    assert "hatchery-cache" in play.said or "devices" in play.said
+    assert site.disks() == before
+
+
+def test_a_missing_disk_is_refused(site: Site) -> None:
+    absent = "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_DISK9"
+    play = site.play(backend_raid_disks=[DISKS[0].by_id, DISKS[1].by_id, absent])
+    assert play.failed == 1
+    assert absent in play.said
+
+
+def test_a_disk_with_a_foreign_signature_is_refused_and_left_as_it_is(site: Site) -> None:
+    site.vm.ssh(["mkfs.ext4", "-q", "-L", "precious", DISKS[1].by_id], timeout=300)
+    before = site.disks()
+    play = site.play()
+    assert play.failed == 1
+    assert "ext4" in play.said
+    assert DISKS[1].serial in play.said
+    assert site.disks() == before
+    assert "precious" in site.vm.ssh(["blkid", "-p", DISKS[1].by_id]).stdout
+
+
+def test_the_playbook_deploys(deployed: Play) -> None:
+    assert deployed.failed == 0, deployed.said
+    assert deployed.changed >= 3
+
+
+@pytest.mark.usefixtures("deployed")
+def test_a_second_run_changes_nothing(site: Site) -> None:
+    play = site.play()
+    assert (play.failed, play.changed) == (0, 0), play.said
+
+
+@pytest.mark.usefixtures("deployed")
+def test_status_is_healthy(site: Site) -> None:
+    status = site.remote_command().get("status")
+    assert status["health"] == "ok", status["problems"]
+    assert status["problems"] == []
+    assert status["store"]["cache"]["settings_ok"] is True
+    assert {client["name"] for client in status["clients"]} == {"local", CLIENT}
+    assert site.failed_units() == ""
+
+
+def truncated(folder: Path, good: Path) -> Path:
+    made = folder / "truncated.qcow2"
+    made.write_bytes(good.read_bytes()[: 2 << 20])
+    return made
+
+
+def with_backing_file(folder: Path, good: Path) -> Path:
+    made = folder / "backed.qcow2"
+    Runner().run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", good, made])
+    return made
+
+
+def too_large(folder: Path, _: Path) -> Path:
+    made = folder / "large.raw"
+    made.touch()
+    os.truncate(made, 64 << 30)
+    return made
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path, Path], Path], int, str]] = {
+    "a truncated qcow2": (truncated, 3, "bad-image"),
+    "a qcow2 with a backing file": (with_backing_file, 3, "bad-image"),
+    "a template larger than the pool": (too_large, 8, "no-space"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_a_bad_image_is_refused_and_leaves_nothing(case: str, site: Site, deployed: Play, tmp_path: Path) -> None:
+    assert deployed.failed == 0
+    make, status, code = BAD_IMAGES[case]
+    file = make(tmp_path, site.template)
+    with site.commands() as hatchery:
+        before = hatchery.get("status")["store"]["pool"]["data_used"], hatchery.get("template", "list")
+        refused, error = hatchery.refusal("template", "add", "bad", str(file))
+        after = hatchery.get("status")["store"]["pool"]["data_used"], hatchery.get("template", "list")
+    assert (refused, error["code"]) == (status, code), error
+    assert error["what"]
+    assert error["why"] or error["hint"]
+    assert after == before
+
+
+@pytest.mark.usefixtures("deployed")
+def test_bad_names_are_refused(site: Site) -> None:
+    with site.commands() as hatchery:
+        assert hatchery.refusal("template", "add", TEMPLATE, str(site.template))[0] == 5
+        assert hatchery.refusal("template", "add", "../etc", str(site.template))[0] == 3
+        assert hatchery.refusal("clone", "create", "x", "--template", "missing")[0] == 4
+        assert hatchery.refusal("clone", "create", "Not A Name", "--template", TEMPLATE)[0] == 3
+        assert hatchery.refusal("clone", "show", "missing")[0] == 4
+        assert hatchery.get("clone", "list") == []
+
+
+@pytest.fixture(scope="module")
+def clone(site: Site, deployed: Play) -> str:
+    """A clone that a guest booted from and wrote a file to."""
+    assert deployed.failed == 0, deployed.said
+    with site.commands() as hatchery:
+        [view] = hatchery.get("clone", "create", CLONE, "--template", TEMPLATE, "--client", CLIENT)
+        assert hatchery.refusal("clone", "create", CLONE, "--template", TEMPLATE)[0] == 5
+        assert view["uri"] == f"nbd://10.0.2.15:{NBD_PORT}/{CLONE}"
+    with site.guest(CLONE) as machine:
+        shell = Shell(machine)
+        shell.run(f"echo '{KEPT}' > kept && sync")
+        with site.commands() as hatchery:
+            # One writer: it stays with the client that has it.
+            assert hatchery.refusal("clone", "attach", CLONE, "local")[0] == 6
+            assert hatchery.refusal("clone", "remove", CLONE)[0] == 6
+            assert hatchery.refusal("template", "remove", TEMPLATE)[0] == 6
+    return CLONE
+
+
+def test_a_clone_boots_to_its_login_prompt_and_writes(clone: str, site: Site) -> None:
+    with site.commands() as hatchery:
+        assert hatchery.get("clone", "show", clone)["written_bytes"] > 0
+
+
+def serves(site: Site) -> None:
+    """Wait until hatcheryd is ready; all has come back by itself."""
+
+    def ready() -> bool:
+        done = site.vm.ssh(["systemctl", "is-active", "hatcheryd.service"], check=False)
+        return done.stdout.strip() == "active"
+
+    until(ready, "hatcheryd", deadline=300, interval=2)
+    assert site.failed_units() == ""
+
+
+def backend_bytes(api: Client, clone: str, work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that were read from the clone, and from the backend, while ``work`` ran."""
+    before: Counters = api.counters()
+    work()
+    after = api.counters()
+    return (
+        after.clones[clone].read_bytes - before.clones[clone].read_bytes,
+        after.backend.read_bytes - before.backend.read_bytes,
+    )
+
+
+def test_a_power_cut_loses_nothing_and_leaves_the_cache_warm(clone: str, site: Site) -> None:
+    site.vm.power_cut()
+    site.vm.start()
+    site.vm.wait_ssh(deadline=BOOT_DEADLINE)
+    serves(site)
+    found: list[str] = []
+
+    def boot() -> None:
+        with site.guest(clone) as machine:
+            found.append(Shell(machine).run("cat kept"))
+
+    with site.api() as api:
+        assert [view.name for view in api.clones()] == [clone]
+        wanted, missed = backend_bytes(api, clone, boot)
+    assert KEPT in found[-1]
+    assert wanted > 20 << 20
+    assert missed <= wanted / 100, f"{missed} of {wanted} bytes came from the backend: the cache was cold"
+
+
+def test_a_clean_reboot_brings_everything_back(clone: str, site: Site) -> None:
+    site.vm.reboot(deadline=BOOT_DEADLINE)
+    serves(site)
+    with site.commands() as hatchery:
+        status = hatchery.get("status")
+        assert status["health"] == "ok", status["problems"]
+        assert hatchery.get("clone", "show", clone)["state"] == "ready"
+        hatchery.get("clone", "remove", clone)
+        assert hatchery.get("clone", "list") == []
