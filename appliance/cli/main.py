@@ -89,6 +89,12 @@ def root(
     context.obj = Session(host=host, as_json=as_json, socket=socket)
 
 
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether errors are wanted as JSON. After ``measure``, ``--json`` names a file for the results."""
+    before = words[: words.index("measure")] if "measure" in words else words
+    return "--json" in before
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     if argv is None:
@@ -99,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         result = command.main(words, prog_name="hatchery", standalone_mode=True)
     except HatcheryError as error:
-        print_error(error, as_json="--json" in words)
+        print_error(error, as_json=wants_json(words))
         return EXIT_STATUS.get(error.code, 1)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1

@@ -157,6 +157,15 @@ def test_a_wrong_command_line_is_status_2(appliance: Appliance) -> None:
     assert appliance.run("nonsense")[0] == 2
 
 
+def test_the_file_of_a_measurement_does_not_ask_for_errors_as_json(appliance: Appliance, tmp_path: Path) -> None:
+    words = ["measure", "boot", "--template", "missing", "--json", str(tmp_path / "results.json")]
+    status, out, err = appliance.run(*words)
+    assert (status, out) == (4, "")
+    assert "missing" in err
+    status, out, err = appliance.run("--json", *words)
+    assert json.loads(out)["error"]["code"] == "not-found"
+
+
 def test_status_shows_every_part(appliance: Appliance) -> None:
     status, out, _ = appliance.run("status")
     assert status == 0
