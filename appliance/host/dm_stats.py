@@ -8,12 +8,12 @@ from appliance.host.dm import Dm
 
 PROGRAM = "hatchery"
 BUCKETS = 24
-"""Limits at 1, 2, 4 ... 2^23 us (8.4 s); one bucket more holds what took longer."""
+"""Limits at 2, 4, 8 ... 2^24 us (16.8 s); one bucket more holds what took longer."""
 
 
 def limits() -> tuple[int, ...]:
     """Upper limits of the buckets but the last, in microseconds."""
-    return tuple(1 << power for power in range(BUCKETS))
+    return tuple(2 << power for power in range(BUCKETS))
 
 
 def create(dm: Dm, name: str) -> None:

@@ -1,0 +1,344 @@
+"""How the store is, what it has done, and a cold start of its cache by command. Sizes in bytes."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from appliance.errors import HatcheryError, Unhealthy
+from appliance.host import bcache, block, dm_stats, md
+from appliance.host.bcache import State, Totals
+from appliance.host.block import Device
+from appliance.host.md import Array
+from appliance.model import Health, Histogram, Problem
+from appliance.store import backend, cache, durable, mirror, names, nvme
+from appliance.store.machine import Machine
+from appliance.store.names import Layer
+from appliance.store.pool import Pool, PoolMode
+
+T = TypeVar("T")
+
+_FULL_SOON = 75
+_NEARLY_FULL = 85
+
+
+@dataclass(frozen=True, slots=True)
+class MemberHealth:
+    """A member of an array."""
+
+    device: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayHealth:
+    """The backend or the metadata mirror."""
+
+    health: Health
+    name: str
+    level: str
+    state: str
+    size: int
+    sync_action: str
+    sync_percent: float | None
+    members: tuple[MemberHealth, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheHealth:
+    """The cache. ``available_percent`` is None while it is not attached."""
+
+    health: Health
+    attached: bool
+    mode: str
+    size: int
+    settings_ok: bool
+    bypassed_bytes: int
+    available_percent: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHealth:
+    """The durable pool."""
+
+    health: Health
+    name: str
+    mode: str
+    data_used: int
+    data_total: int
+    metadata_used: int
+    metadata_total: int
+    block_bytes: int
+    transaction_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreHealth:
+    """All parts; one that could not be looked at is None, and a problem says why."""
+
+    backend: ArrayHealth | None
+    meta: ArrayHealth | None
+    cache: CacheHealth | None
+    pool: PoolHealth | None
+    problems: tuple[Problem, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCounters:
+    """Block statistics of one device, exact at once."""
+
+    name: str
+    reads: int
+    read_bytes: int
+    writes: int
+    write_bytes: int
+    discards: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """All counters, read one right after the other. ``taken`` in seconds of the monotonic clock."""
+
+    taken: float
+    cache: DeviceCounters | None
+    cached: DeviceCounters
+    backend: DeviceCounters
+    meta: DeviceCounters | None
+    disks: tuple[DeviceCounters, ...]
+    cache_stats: Totals
+    clones: dict[int, DeviceCounters]
+
+
+class Store:
+    """The store of this machine, for those who look at it and measure it."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._config = machine.config
+
+    def health(self) -> StoreHealth:
+        """How all parts are. Never raises: what cannot be looked at is a problem."""
+        problems: list[Problem] = []
+        return StoreHealth(
+            backend=_part(problems, lambda: self._backend(problems)),
+            meta=_part(problems, lambda: self._mirror(problems)),
+            cache=_part(problems, lambda: self._cache(problems)),
+            pool=_part(problems, lambda: self._pool(problems)),
+            problems=tuple(problems),
+        )
+
+    def cold(self) -> None:
+        """Empty the cache and the page caches. Raises NotReady, Unhealthy, DeadlineExceeded.
+
+        The cache set forgets the backing device when it is detached, so nothing that it held can be found again; that
+        this happened is seen in the device's state, and the settings are set and verified afterwards.
+        """
+        found = cache.device(self._machine)
+        fast = nvme.part(self._config.require_nvme(), names.PART_CACHE)
+        set_uuid = found.set_uuid or (bcache.cache_set(fast) if fast is not None else None)
+        if set_uuid is None:
+            raise Unhealthy("the cache cannot be emptied", why="it is not attached", hint="see `hatchery-store status`")
+        mode = self._config.require_store().cache_mode
+        try:
+            bcache.detach(found.backing)
+            bcache.collect_garbage(set_uuid)
+        finally:
+            bcache.attach(found.backing, set_uuid)
+            bcache.apply_settings(found.backing, set_uuid, mode)
+        again = cache.device(self._machine)
+        if again.state not in (State.CLEAN, State.DIRTY) or again.set_uuid != set_uuid:
+            raise Unhealthy("the cache did not come back", why=f"it is {again.state}", hint="run `hatchery-store up`")
+        block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
+
+    def counters(self, thin_ids: Iterable[int] = ()) -> Counters:
+        """All counters now; ``thin_ids`` are clones that should be active. Raises NotReady, CannotTell."""
+        found = cache.device(self._machine)
+        array = backend.running(self._config.require_backend())
+        members = [block.by_name(member.name) for member in array.members]
+        meta = _or_none(lambda: mirror.running(self._machine).device)
+        clones: dict[int, DeviceCounters] = {}
+        for thin_id in thin_ids:
+            info = self._machine.dm.find(names.layer(Layer.CLONE, thin_id))
+            device = block.by_number(str(info.number)) if info is not None else None
+            if device is not None:
+                clones[thin_id] = _counters(device)
+        fast = _or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE))
+        return Counters(
+            taken=time.monotonic(),
+            cache=_counters(fast) if fast is not None else None,
+            cached=_counters(found.device),
+            backend=_counters(array.device),
+            meta=_counters(meta) if meta is not None else None,
+            disks=tuple(_counters(member) for member in members if member is not None),
+            cache_stats=bcache.totals(found.backing),
+            clones=clones,
+        )
+
+    def clone_latencies(self, thin_id: int) -> Histogram:
+        """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
+        return Histogram(dm_stats.read(self._machine.dm, names.layer(Layer.CLONE, thin_id)))
+
+    def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
+        """What each whole disk is for, by its kernel name; disks that are missing are left out."""
+        roles: dict[str, Literal["cache", "backend"]] = {}
+        for path in self._config.backend.disks if self._config.backend is not None else ():
+            device = block.find(path)
+            if device is not None:
+                roles[device.name] = "backend"
+        for path in self._config.nvme.devices if self._config.nvme is not None else ():
+            device = block.find(path)
+            if device is not None:
+                roles[device.name] = "cache"
+        return roles
+
+    # Parts
+
+    def _backend(self, problems: list[Problem]) -> ArrayHealth:
+        wanted = self._config.require_backend()
+        array = backend.running(wanted)
+        if array.degraded:
+            missing = [path for path in wanted.disks if block.find(path) is None]
+            what = f"the backend array lacks {array.degraded} of {array.raid_disks} disks"
+            if array.sync_action == "recover":
+                problems.append(Problem(Health.DEGRADED, f"{what}; it is being rebuilt", "wait for it"))
+            else:
+                where = f": {', '.join(missing)} is missing" if missing else ""
+                problems.append(Problem(Health.DEGRADED, what + where, "replace the disk and run backend_raid"))
+        return _array(array, names.array(names.BACKEND))
+
+    def _mirror(self, problems: list[Problem]) -> ArrayHealth:
+        array = mirror.running(self._machine)
+        if array.degraded and array.sync_action not in ("recover", "resync"):
+            hint = "replace the NVMe drive and run the roles, or see `hatchery-store up`"
+            problems.append(Problem(Health.DEGRADED, "the metadata mirror has one leg only", hint))
+        slow = backend.part(self._config.require_backend(), names.PART_META).name
+        leg = next((member for member in array.members if member.name == slow), None)
+        if leg is None or "faulty" in leg.state:
+            problems.append(
+                Problem(Health.FAILED, "the metadata mirror runs without its backend leg", "stop the store")
+            )
+        elif "write_mostly" not in leg.state:
+            problems.append(Problem(Health.DEGRADED, "the mirror reads from its slow leg", "run `hatchery-store up`"))
+        if array.backlog:
+            problems.append(
+                Problem(Health.DEGRADED, "the mirror's slow leg may lag (write-behind)", "run `hatchery-store up`")
+            )
+        return _array(array, names.array(names.META))
+
+    def _cache(self, problems: list[Problem]) -> CacheHealth:
+        mode = self._config.require_store().cache_mode
+        found = cache.device(self._machine)
+        attached = found.set_uuid is not None and found.state is not State.NO_CACHE
+        wrong = bcache.wrong_settings(found.backing, found.set_uuid, mode)
+        bypassed = bcache.totals(found.backing).bypassed
+        if not attached:
+            hint = "replace the NVMe drive and run nvme_cache and clone_store; clones go on at the backend's speed"
+            problems.append(Problem(Health.DEGRADED, "the cache is not attached", hint))
+        if wrong:
+            what = f"the cache's settings are not as they must be: {'; '.join(wrong)}"
+            problems.append(Problem(Health.FAILED, what, "run `hatchery-store up`"))
+        if attached and bypassed:
+            hint = "with a read miss at the same moment this can leave old data in the cache: find out what bypasses it"
+            problems.append(Problem(Health.DEGRADED, f"{bypassed} bytes went past the cache", hint))
+        fast = _or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE))
+        available = bcache.available_percent(found.set_uuid) if attached and found.set_uuid else None
+        worst = Health.FAILED if wrong else Health.OK if attached and not bypassed else Health.DEGRADED
+        size = fast.size if fast is not None else 0
+        shown = bcache.chosen(block.read_text(found.backing.sysfs / "bcache/cache_mode"))
+        return CacheHealth(worst, attached, shown, size, not wrong, bypassed, available)
+
+    def _pool(self, problems: list[Problem]) -> PoolHealth:
+        status = Pool.open(self._machine.dm, "durable", self._machine.runner).status()
+        worst = Health.OK
+
+        def report(severity: Health, what: str, hint: str) -> None:
+            nonlocal worst
+            problems.append(Problem(severity, what, hint))
+            order = list(Health)
+            worst = max(worst, severity, key=order.index)
+
+        if status.mode is not PoolMode.READ_WRITE:
+            words = {PoolMode.OUT_OF_DATA_SPACE: "is full: writes fail", PoolMode.READ_ONLY: "has become read-only"}
+            said = words.get(status.mode, "has failed")
+            report(Health.FAILED, f"the pool {said}", "remove clones or templates, then see `hatchery-store status`")
+        if status.needs_check:
+            report(Health.FAILED, "the pool's metadata needs a check", "stop the store and run thin_check")
+        for wrong in durable.wrong_features(self._machine, self._config.require_store()):
+            report(Health.FAILED, f"the pool breaks a rule: {wrong}", "stop and start the store")
+        for kind, used, total in (
+            ("data", status.data_used, status.data_total),
+            ("metadata", status.metadata_used, status.metadata_total),
+        ):
+            percent = 100 * used // total if total else 0
+            if percent >= _FULL_SOON:
+                severity = Health.FAILED if percent >= _NEARLY_FULL else Health.DEGRADED
+                report(severity, f"the pool's {kind} is {percent} % full", "remove clones or templates")
+        return PoolHealth(
+            health=worst,
+            name="durable",
+            mode=status.mode,
+            data_used=status.data_used,
+            data_total=status.data_total,
+            metadata_used=status.metadata_used,
+            metadata_total=status.metadata_total,
+            block_bytes=status.block_bytes,
+            transaction_id=status.transaction_id,
+        )
+
+
+def _part(problems: list[Problem], look: Callable[[], T]) -> T | None:
+    try:
+        return look()
+    except HatcheryError as error:
+        problems.append(Problem(Health.FAILED, f"{error.what}" + (f": {error.why}" if error.why else ""), error.hint))
+        return None
+
+
+def _or_none(look: Callable[[], T]) -> T | None:
+    try:
+        return look()
+    except HatcheryError:
+        return None
+
+
+def _array(array: Array, name: str) -> ArrayHealth:
+    members = tuple(MemberHealth(member.name, _words(member)) for member in array.members)
+    health = Health.DEGRADED if array.degraded else Health.OK
+    if not array.running or array.state == "broken":
+        health = Health.FAILED
+    action, percent = array.sync_action, array.sync_percent
+    return ArrayHealth(health, name, array.level, array.state, array.device.size, action, percent, members)
+
+
+def _words(member: md.Member) -> str:
+    return ", ".join(sorted(word.replace("_", "-") for word in member.state if word))
+
+
+def _counters(device: Device) -> DeviceCounters:
+    found = block.statistics(device)
+    return DeviceCounters(device.name, found.reads, found.read_bytes, found.writes, found.write_bytes, found.discards)
+
+
+def as_text(health: StoreHealth) -> str:
+    """The health for people."""
+    lines = []
+    for title, array in (("backend", health.backend), ("mirror", health.meta)):
+        if array is None:
+            lines.append(f"{title:8} not running")
+            continue
+        sync = f", {array.sync_action} {array.sync_percent or 0:g} %" if array.sync_percent is not None else ""
+        lines.append(f"{title:8} {array.health}: {array.level} of {len(array.members)}, {array.state}{sync}")
+    if health.cache is not None:
+        state = "attached" if health.cache.attached else "not attached"
+        lines.append(f"{'cache':8} {health.cache.health}: {state}, {health.cache.mode}")
+    if health.pool is not None:
+        pool = health.pool
+        percent = 100 * pool.data_used / pool.data_total if pool.data_total else 0
+        lines.append(f"{'pool':8} {pool.health}: {pool.mode}, {percent:.1f} % of {pool.data_total >> 20} MiB used")
+    lines += [f"! {problem.what}" + (f" ({problem.hint})" if problem.hint else "") for problem in health.problems]
+    return "\n".join(lines)
