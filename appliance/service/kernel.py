@@ -1,0 +1,82 @@
+"""The real store behind the service's port: its values as the API's types."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Literal
+
+from appliance.model import Histogram, Problem
+from appliance.schema import (
+    ArrayView,
+    CacheCounters,
+    CacheView,
+    Counters,
+    DeviceCounters,
+    MemberView,
+    PoolView,
+    StoreView,
+)
+from appliance.store import health
+from appliance.store.health import ArrayHealth
+from appliance.store.machine import Machine
+
+
+class KernelStore:
+    """See ``ports.Store``."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._store = health.Store(machine)
+
+    def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
+        """See Store."""
+        found = self._store.health()
+        view = StoreView(
+            backend=_array(found.backend),
+            meta=_array(found.meta),
+            cache=None if found.cache is None else CacheView(**asdict(found.cache)),
+            pool=None if found.pool is None else PoolView(**asdict(found.pool)),
+        )
+        return view, found.problems
+
+    def cold(self) -> None:
+        """See Store."""
+        self._store.cold()
+
+    def counters(self, clones: Mapping[int, str]) -> Counters:
+        """See Store."""
+        found = self._store.counters(clones)
+        stats = found.cache_stats
+        return Counters(
+            taken=found.taken,
+            cache=_device(found.cache) if found.cache is not None else None,
+            cached=_device(found.cached),
+            backend=_device(found.backend),
+            meta=_device(found.meta) if found.meta is not None else None,
+            disks=tuple(_device(disk) for disk in found.disks),
+            cache_stats=CacheCounters(
+                hits=stats.hits,
+                misses=stats.misses,
+                bypass_hits=stats.bypass_hits,
+                bypass_misses=stats.bypass_misses,
+                bypassed_bytes=stats.bypassed,
+            ),
+            clones={clones[thin_id]: _device(device) for thin_id, device in found.clones.items()},
+        )
+
+    def clone_latencies(self, thin_id: int) -> Histogram:
+        """See Store."""
+        return self._store.clone_latencies(thin_id)
+
+    def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
+        """See Store."""
+        return self._store.disk_roles()
+
+
+def _array(found: ArrayHealth | None) -> ArrayView | None:
+    if found is None:
+        return None
+    members = tuple(MemberView(device=member.device, state=member.state) for member in found.members)
+    return ArrayView(**{**asdict(found), "members": members})
+
+
+def _device(found: health.DeviceCounters) -> DeviceCounters:
+    return DeviceCounters(**asdict(found))
