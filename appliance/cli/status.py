@@ -51,7 +51,7 @@ def _array(view: schema.ArrayView | None) -> tuple[Text, str]:
     if view is None:
         return _unknown()
     sync = "" if view.sync_percent is None else f", {view.sync_action} {view.sync_percent:.1f} %"
-    good = sum(1 for member in view.members if member.state in ("in_sync", "in_sync,write_mostly", "active"))
+    good = sum(1 for member in view.members if "in-sync" in member.state)
     members = f"{good} of {len(view.members)} members in sync"
     return health(view.health), f"{view.level}, {view.state}{sync}, {size(view.size)}, {members}"
 
