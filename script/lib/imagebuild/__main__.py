@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuild.command import BuildError, say
+from imagebuild.disk import Existing, identity, write
 from imagebuild.kinds import KINDS, build, place
 from imagebuild.mkosi import Mkosi
 
@@ -20,33 +21,48 @@ def cache_directory() -> Path:
 
 def parser() -> argparse.ArgumentParser:
     """Describe the command line."""
-    kinds = "\n".join(f"  {kind.name:<10} {kind.summary}" for kind in KINDS.values())
     made = argparse.ArgumentParser(
         prog="script/image",
         description="Build Hatchery's images. The last line on standard output is the path of the result.",
-        epilog=f"images:\n{kinds}\n  all        all of them, one path a line\n\n"
-        "Results are kept by the digest of their inputs below HATCHERY_CACHE (default: ~/.cache/hatchery).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Results are kept by the digest of their inputs below HATCHERY_CACHE (default: ~/.cache/hatchery).",
     )
-    made.add_argument("image", choices=[*KINDS, "all"])
-    made.add_argument("--force", action="store_true", help="build again, with the newest packages")
-    made.add_argument("--where", action="store_true", help="only say where the result is or would be")
+    commands = made.add_subparsers(dest="image", required=True, metavar="IMAGE")
+    summaries = {name: kind.summary for name, kind in KINDS.items()}
+    for name, summary in {**summaries, "all": "all of them, one path a line"}.items():
+        one = commands.add_parser(name, help=summary, description=f"Build: {summary}.")
+        one.add_argument("--force", action="store_true", help="build again, with the newest packages")
+        one.add_argument("--where", action="store_true", help="only say where the result is or would be")
+    summary = "put the appliance on a disk, or into a new file for a virtual machine"
+    one = commands.add_parser("write", help=summary, description=f"{summary.capitalize()}.")
+    one.add_argument("target", type=Path, metavar="DISK|FILE", help="a whole disk (best by /dev/disk/by-id) or a file")
+    one.add_argument("--ssh-key", type=Path, required=True, metavar="FILE", help="public key that may log in as root")
+    one.add_argument("--hostname", help="the box's name (default: hatchery)")
+    one.add_argument("--wipe", action="store_true", help="lose what is on the target; without it a used one is refused")
     return made
+
+
+def run_command(words: argparse.Namespace, cache: Path) -> None:
+    """Do what the command line says; results go to standard output."""
+    mkosi = Mkosi(cache)
+    if words.image == "write":
+        who = identity(words.ssh_key, words.hostname)
+        image = build(KINDS["appliance"], cache, mkosi=mkosi, fresh=False)
+        mkosi.prepare()
+        existing = Existing.WIPE if words.wipe else Existing.REFUSE
+        write(image, words.target, who, tools_tree=mkosi.tools_tree, existing=existing)
+        sys.stdout.write(f"{words.target}\n")
+        return
+    for kind in KINDS.values() if words.image == "all" else [KINDS[words.image]]:
+        path = place(kind, cache) / kind.result if words.where else build(kind, cache, mkosi=mkosi, fresh=words.force)
+        sys.stdout.write(f"{path}\n")
+        sys.stdout.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what is asked for; return the exit status."""
     words = parser().parse_args(argv)
-    cache = cache_directory()
-    kinds = list(KINDS.values()) if words.image == "all" else [KINDS[words.image]]
     try:
-        for kind in kinds:
-            if words.where:
-                path = place(kind, cache) / kind.result
-            else:
-                path = build(kind, cache, mkosi=Mkosi(cache), fresh=words.force)
-            sys.stdout.write(f"{path}\n")
-            sys.stdout.flush()
+        run_command(words, cache_directory())
     except BuildError as error:
         say(str(error))
         return 1

@@ -16,9 +16,7 @@ RELEASE = "trixie"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # A suite of the Debian archive proper: a code name or an alias, maybe with one of its pockets.
-_CODENAMES = (
-    "buster|bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable"
-)
+_CODENAMES = "buster|bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable"
 _MAIN_SUITE = re.compile(rf"({_CODENAMES})(-updates|-backports|-proposed-updates)?")
 _SECURITY_SUITE = re.compile(rf"({_CODENAMES})(-security|/updates)")
 
@@ -51,8 +49,8 @@ def parse_one_line(text: str) -> list[Source]:
 
 
 def parse_deb822(text: str) -> list[Source]:
-    """Parse a `.sources` file: stanzas of `Field: value`, continued by indented lines. Disabled stanzas are left out."""
-    sources = []
+    """Parse a `.sources` file: stanzas of `Field: value`, continued by indented lines; disabled ones are left out."""
+    sources: list[Source] = []
     for stanza in re.split(r"\n[ \t]*\n", text):
         fields: dict[str, str] = {}
         name = ""

@@ -56,6 +56,7 @@ KINDS = {
                 "mkosi.conf",
                 "mkosi.conf.d",
                 "mkosi.extra",
+                "mkosi.finalize.d",
                 "mkosi.images/initrd",
                 "mkosi.postinst.d",
                 "mkosi.repart",

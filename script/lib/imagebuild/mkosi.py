@@ -1,7 +1,7 @@
 """Obtaining mkosi and running it.
 
-Debian 13 packages the mkosi that the configuration is written for; Debian 12's is too old, and it is not on PyPI. It is pure
-Python, so the package is fetched from Debian 13 and unpacked into the cache, on every host alike.
+Debian 13 packages the mkosi that the configuration is written for; Debian 12's is too old, and it is not on PyPI. It is
+pure Python, so the package is fetched from Debian 13 and unpacked into the cache, on every host alike.
 """
 
 import os
@@ -33,6 +33,11 @@ class Mkosi:
         self._tools = self._home / "tools"
         self._proxy: str | None = None
 
+    @property
+    def tools_tree(self) -> Path:
+        """The Debian 13 tree with the programs that mkosi uses; there after `prepare`."""
+        return self._tools
+
     def prepare(self) -> None:
         """Have mkosi, its package sources and its tools tree ready; quick when they are.
 
@@ -52,7 +57,7 @@ class Mkosi:
         self._proxy = host_proxy()
         sandbox_list = self._sandbox / "etc/apt/sources.list.d/mkosi.sources"
         sandbox_list.parent.mkdir(parents=True, exist_ok=True)
-        # mkosi writes a list of its own, with Debian's debug archive in it, which few mirrors carry, unless it finds this.
+        # Without this file mkosi writes its own list, with Debian's debug archive in it, which few mirrors carry.
         sandbox_list.write_text(sources)
         if not self._program.exists():
             self._fetch(sources)

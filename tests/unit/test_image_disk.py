@@ -1,0 +1,90 @@
+"""Which disks the appliance may be written to, and what identifies the box."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imagebuild.command import BuildError
+from imagebuild.disk import MINIMUM, Existing, check_free, esp_offset, identity
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2mTTDcrGrm4C0SWGmNJwW6zPCq2M0lmDUUvZgFZ7kH me@example"
+DISK = Path("/dev/disk/by-id/one")
+NOTHING = ""
+
+
+def lsblk(**changes: Any) -> str:
+    disk = {"name": "sda", "size": 1 << 40, "mountpoints": [None], "type": "disk", **changes}
+    return json.dumps({"blockdevices": [disk]})
+
+
+def signatures(*types: str) -> str:
+    return json.dumps({"signatures": [{"device": "sda", "offset": "0x0", "type": kind} for kind in types]})
+
+
+def test_an_empty_disk_is_taken() -> None:
+    check_free(DISK, lsblk(), NOTHING, Existing.REFUSE)
+
+
+@pytest.mark.parametrize(
+    ("disk", "found", "why"),
+    [
+        (lsblk(), signatures("ext4", "gpt"), "ext4, gpt"),
+        (lsblk(children=[{"name": "sda1", "mountpoints": [None], "type": "part"}]), NOTHING, "partitions"),
+    ],
+)
+def test_a_used_disk_needs_the_word_wipe(disk: str, found: str, why: str) -> None:
+    with pytest.raises(BuildError, match=why) as refusal:
+        check_free(DISK, disk, found, Existing.REFUSE)
+    assert "--wipe" in refusal.value.hint
+    check_free(DISK, disk, found, Existing.WIPE)
+
+
+@pytest.mark.parametrize(
+    ("disk", "what"),
+    [
+        (lsblk(children=[{"name": "sda1", "mountpoints": ["/home"], "type": "part"}]), "in use"),
+        (lsblk(children=[{"name": "md0", "mountpoints": [None], "type": "raid1"}]), "in use"),
+        (lsblk(type="part"), "is a partition"),
+        (lsblk(size=MINIMUM - 1), "too small"),
+    ],
+)
+def test_some_disks_are_refused_even_with_wipe(disk: str, what: str) -> None:
+    with pytest.raises(BuildError, match=what):
+        check_free(DISK, disk, NOTHING, Existing.WIPE)
+
+
+def test_the_esp_is_found_by_type() -> None:
+    table = {
+        "sectorsize": 512,
+        "partitions": [
+            {"type": "77FF5F63-E7B6-4633-ACF4-1565B864C0E6", "start": 9, "size": 9},
+            {"type": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "start": 2048, "size": 9},
+        ],
+    }
+    assert esp_offset(json.dumps({"partitiontable": table})) == 1 << 20
+    table["partitions"] = []
+    with pytest.raises(BuildError, match="no EFI system partition"):
+        esp_offset(json.dumps({"partitiontable": table}))
+
+
+def test_a_public_key_is_taken_and_a_private_one_refused(tmp_path: Path) -> None:
+    file = tmp_path / "id"
+    file.write_text(f"# mine\n{KEY}\n")
+    assert identity(file, "box-1").credentials() == {
+        "ssh.authorized_keys.root": f"{KEY}\n",
+        "system.hostname": "box-1",
+    }
+    file.write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n")
+    with pytest.raises(BuildError, match="no SSH public key"):
+        identity(file, None)
+    with pytest.raises(BuildError, match="cannot be read"):
+        identity(tmp_path / "absent", None)
+
+
+@pytest.mark.parametrize("name", ["", "-a", "a b", "Ä", "a" * 64, "a.b", "UP"])
+def test_bad_host_names_are_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "id.pub"
+    file.write_text(f"{KEY}\n")
+    with pytest.raises(BuildError, match="no host name"):
+        identity(file, name)
