@@ -105,19 +105,22 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
             mkosi.forget_incremental()
         say(f"building {kind.name}: {kind.summary}")
         scratch = Path(tempfile.mkdtemp(prefix=f".{kind.name}-", dir=cache / "images"))
+        retired = scratch.with_name(f"{scratch.name}.old")
         try:
             mkosi.build(kind.arguments, output=scratch)
             finish(kind, scratch)
             if not (scratch / kind.result).exists():
-                raise BuildError(
-                    f"{kind.name} was not built", f"mkosi made no {kind.result}", "read its messages above"
-                )
+                why = f"mkosi made no {kind.result}"
+                raise BuildError(f"{kind.name} was not built", why, "read its messages above")
+            if place(kind, cache) != home:
+                why = "its inputs were edited while it was built, so it matches neither state of them"
+                raise BuildError(f"{kind.name} was not kept", why, "run script/image again")
             scratch.chmod(0o755)
             if home.exists():
-                home.rename(scratch.with_name(f"{scratch.name}.old"))
+                home.rename(retired)
             scratch.rename(home)
         finally:
-            for leftover in (scratch, scratch.with_name(f"{scratch.name}.old")):
+            for leftover in (scratch, retired):
                 shutil.rmtree(leftover, ignore_errors=True)
         _prune(kind, cache, home)
         return home / kind.result
