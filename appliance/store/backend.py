@@ -4,12 +4,13 @@ An array is known by the name in its members' superblocks and by its uuid; its p
 because the table's id is the array's uuid. So what an earlier array left on the same disks is never taken for ours.
 """
 
+import logging
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config import BackendConfig, RaidLevel
-from appliance.errors import InUse, NoSpace, NotFound, NotReady, Refused
+from appliance.errors import CannotTell, InUse, NoSpace, NotFound, NotReady, Refused
 from appliance.host import block, md, partitions
 from appliance.host.block import Device
 from appliance.host.md import Array, Consistency, NewArray
@@ -19,6 +20,8 @@ from appliance.reconcile import Description
 from appliance.store import disks, names
 from appliance.store.disks import Disk
 from appliance.store.machine import Machine, StoreSteps
+
+log = logging.getLogger(__name__)
 
 _NAME = names.array(names.BACKEND)
 _LEVELS = {1: "raid1", 5: "raid5", 6: "raid6", 10: "raid10"}
@@ -266,7 +269,12 @@ def observe_start(wanted: BackendConfig) -> tuple[dict[str, md.Superblock], Arra
     members: dict[str, md.Superblock] = {}
     for path in wanted.disks:
         device = block.find(path)
-        found = md.superblock(device) if device is not None else None
+        try:
+            found = md.superblock(device) if device is not None else None
+        except CannotTell as error:
+            # Redundancy is there for this: what cannot be read is as good as gone.
+            log.warning("%s counts as missing: %s", path, error)
+            continue
         if found is not None:
             members[path] = found
     uuids = {found.uuid for found in members.values() if found.name == _NAME}

@@ -4,11 +4,12 @@ The cache set's uuid is the id of the NVMe partition that it lies on: a new driv
 set, and what an older drive holds can never be taken for the current cache.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config import CacheMode
-from appliance.errors import NotReady, Refused, Unhealthy
+from appliance.errors import CannotTell, NotReady, Refused, Unhealthy
 from appliance.host import bcache, block, md
 from appliance.host.bcache import Cached, State, Superblock
 from appliance.host.block import Device
@@ -18,6 +19,8 @@ from appliance.reconcile import Description
 from appliance.store import backend, names, nvme
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,11 @@ def observe(machine: Machine, mode: CacheMode) -> Cache:
 def _side(machine: Machine, device: Device | None, guid: str) -> Side:
     if device is None:
         return Side(None, None, False)
-    found = bcache.superblock(device)
+    try:
+        found = bcache.superblock(device)
+    except CannotTell as error:
+        log.warning("%s counts as missing: %s", device.path, error)
+        return Side(None, None, False)
     kind = "" if found else ", ".join(map(str, block.signatures(machine.runner, device)))
     return Side(str(device.path), found, bcache.registered(device), kind, guid)
 

@@ -4,12 +4,13 @@ Rule 10: it never starts without its backend leg; a leg on NVMe that is older th
 from it, and one that went its own way is copied over whole.
 """
 
+import logging
 import uuid
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from appliance.errors import NotReady, Refused, Unhealthy
+from appliance.errors import CannotTell, NotReady, Refused, Unhealthy
 from appliance.host import block, md, partitions
 from appliance.host.block import Device
 from appliance.host.md import Array, Consistency, NewArray, Superblock
@@ -18,6 +19,8 @@ from appliance.model import GIB, MIB
 from appliance.reconcile import Description
 from appliance.store import backend, names, nvme
 from appliance.store.machine import Machine, StoreSteps
+
+log = logging.getLogger(__name__)
 
 _NAME = names.array(names.META)
 _STATE_MIN = 64 * MIB
@@ -178,7 +181,11 @@ def observe(machine: Machine) -> Mirror:
 def _leg(machine: Machine, device: Device | None) -> Leg:
     if device is None:
         return Leg(None, None)
-    found = md.superblock(device)
+    try:
+        found = md.superblock(device)
+    except CannotTell as error:
+        log.warning("%s counts as missing: %s", device.path, error)
+        return Leg(None, None)
     kinds = "" if found else ", ".join(map(str, block.signatures(machine.runner, device)))
     return Leg(str(device.path), found, kinds)
 

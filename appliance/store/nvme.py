@@ -1,9 +1,11 @@
 """The cache drive: three partitions for the mirror's fast leg, the cache, and the fast pool. Sizes in bytes."""
 
+import logging
 from dataclasses import dataclass
+from enum import Enum
 
 from appliance.config import NvmeConfig
-from appliance.errors import NoSpace, NotReady, Refused
+from appliance.errors import CannotTell, NoSpace, NotReady, Refused
 from appliance.host import block, partitions
 from appliance.host.block import Device
 from appliance.host.partitions import Partition, align_up
@@ -13,10 +15,19 @@ from appliance.store import disks, names
 from appliance.store.disks import Disk
 from appliance.store.machine import Machine, StoreSteps
 
+log = logging.getLogger(__name__)
+
 _META_MIN = 256 * MIB
 _META_MAX = 18 * GIB
 _CACHE_MIN = 256 * MIB
 _OURS = (names.PART_META, names.PART_CACHE, names.PART_FAST)
+
+
+class Place(Enum):
+    """Where new partitions go."""
+
+    NEW_TABLE = "a new GPT"
+    FREE_SPACE = "free space"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +35,17 @@ class CreatePartitions:
     """Make the partitions: in a new table, or in the free space of the one there is."""
 
     path: str
-    new_table: bool
+    place: Place
     partitions: tuple[Partition, ...]
 
     def describe(self) -> Description:
         """What it does."""
         sizes = ", ".join(f"{part.name} {part.size // MIB} MiB" for part in self.partitions)
-        where = "a new GPT" if self.new_table else "free space"
-        return Description("partition", self.path, f"in {where}: {sizes}")
+        return Description("partition", self.path, f"in {self.place.value}: {sizes}")
 
     def apply(self, machine: Machine) -> None:
         """Write the table and wait for the kernel to know it."""
-        label = partitions.random_guid() if self.new_table else None
+        label = partitions.random_guid() if self.place is Place.NEW_TABLE else None
         partitions.write(machine.runner, block.get(self.path), self.partitions, label)
 
 
@@ -84,10 +94,10 @@ def plan(wanted: NvmeConfig, wipe: frozenset[str], disk: Disk, known: frozenset[
         if disk.table is None:
             raise Refused(f"{disk.path} holds the running system and has no GPT", hint="name another drive")
         start, size = disk.table.largest_gap(MIB)
-        return (CreatePartitions(disk.path, False, layout(wanted, disk.size, start, size)),)
+        return (CreatePartitions(disk.path, Place.FREE_SPACE, layout(wanted, disk.size, start, size)),)
     taken = disks.take(disk, wipe)
     end = (disk.size - MIB) // MIB * MIB
-    return (*taken, CreatePartitions(disk.path, True, layout(wanted, disk.size, MIB, end - MIB)))
+    return (*taken, CreatePartitions(disk.path, Place.NEW_TABLE, layout(wanted, disk.size, MIB, end - MIB)))
 
 
 def layout(wanted: NvmeConfig, drive: int, start: int, size: int) -> tuple[Partition, ...]:
@@ -123,15 +133,26 @@ def _refuse_changed(wanted: NvmeConfig, disk: Disk) -> None:
 def part(config: NvmeConfig, name: str) -> Device | None:
     """The device of one of our partitions, or None when the drive or the partition is missing."""
     drive = block.find(single(config))
-    return partitions.find(drive, name) if drive is not None else None
+    found = _named(drive, name)
+    return partitions.node(drive, found) if drive is not None and found is not None else None
 
 
 def guid(config: NvmeConfig, name: str) -> str | None:
     """The partition's own id, or None when the drive or the partition is missing."""
-    drive = block.find(single(config))
-    table = partitions.read(drive) if drive is not None else None
-    found = table.named(name) if table is not None else None
+    found = _named(block.find(single(config)), name)
     return found.guid if found is not None else None
+
+
+def _named(drive: Device | None, name: str) -> Partition | None:
+    if drive is None:
+        return None
+    try:
+        table = partitions.read(drive)
+    except CannotTell as error:
+        # The store can serve without its NVMe drive: one that cannot be read is as good as gone.
+        log.warning("the NVMe drive counts as missing: %s", error)
+        return None
+    return table.named(name) if table is not None else None
 
 
 def meta_bytes(config: NvmeConfig) -> int:
