@@ -18,7 +18,9 @@ KEEP = 3
 
 @dataclass(frozen=True)
 class Kind:
-    """One image: its inputs, mkosi's arguments, its result's name, and host programs (with their packages) it needs."""
+    """One image: its inputs (paths below the checkout), mkosi's arguments (with `{root}` for the inputs' place), its
+    result's name, and the host programs, with their Debian packages, that it needs.
+    """
 
     name: str
     summary: str
@@ -37,14 +39,14 @@ KINDS = {
             "lab",
             "Debian 13 tree with the appliance's tools and User-Mode Linux, for the kernel tests",
             (_BASE, "mkosi.conf.d/10-packages.conf", "mkosi.images/lab"),
-            ("--directory", str(ROOT / "mkosi.images/lab"), "--include", str(ROOT / _BASE), "--output", "tree"),
+            ("--directory", "{root}/mkosi.images/lab", "--include", f"{{root}}/{_BASE}", "--output", "tree"),
             "tree",
         ),
         Kind(
             "guest",
             "sample template: a Debian 13 server guest, raw and qcow2",
             (_BASE, "mkosi.images/guest"),
-            ("--directory", str(ROOT / "mkosi.images/guest"), "--include", str(ROOT / _BASE), "--output", "guest"),
+            ("--directory", "{root}/mkosi.images/guest", "--include", f"{{root}}/{_BASE}", "--output", "guest"),
             "guest.raw",
             {"qemu-img": "qemu-utils"},
         ),
@@ -61,7 +63,7 @@ KINDS = {
                 "mkosi.postinst.d",
                 "mkosi.repart",
             ),
-            ("--directory", str(ROOT), "--output", "appliance"),
+            ("--directory", "{root}", "--output", "appliance"),
             "appliance.raw",
         ),
     )
@@ -81,9 +83,9 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def place(kind: Kind, cache: Path) -> Path:
-    """Return the directory in which the image of the present inputs is kept, whether it exists or not."""
-    return cache / "images" / f"{kind.name}-{digest(ROOT, kind.inputs, kind.name, *kind.arguments[2:])}"
+def place(kind: Kind, cache: Path, root: Path = ROOT) -> Path:
+    """Return the directory in which the image of the inputs below `root` is kept, whether it exists or not."""
+    return cache / "images" / f"{kind.name}-{digest(root, kind.inputs, kind.name, *kind.arguments)}"
 
 
 def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
@@ -106,24 +108,35 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         say(f"building {kind.name}: {kind.summary}")
         scratch = Path(tempfile.mkdtemp(prefix=f".{kind.name}-", dir=cache / "images"))
         retired = scratch.with_name(f"{scratch.name}.old")
+        inputs = Path(tempfile.mkdtemp(prefix=f".{kind.name}-inputs-", dir=cache / "images"))
         try:
-            mkosi.build(kind.arguments, output=scratch)
+            copy_inputs(kind, inputs)
+            home = place(kind, cache, inputs)
+            mkosi.build([word.format(root=inputs) for word in kind.arguments], output=scratch)
             finish(kind, scratch)
             if not (scratch / kind.result).exists():
                 why = f"mkosi made no {kind.result}"
                 raise BuildError(f"{kind.name} was not built", why, "read its messages above")
-            if place(kind, cache) != home:
-                why = "its inputs were edited while it was built, so it matches neither state of them"
-                raise BuildError(f"{kind.name} was not kept", why, "run script/image again")
             scratch.chmod(0o755)
             if home.exists():
                 home.rename(retired)
             scratch.rename(home)
         finally:
-            for leftover in (scratch, retired):
+            for leftover in (scratch, retired, inputs):
                 shutil.rmtree(leftover, ignore_errors=True)
         _prune(kind, cache, home)
         return home / kind.result
+
+
+def copy_inputs(kind: Kind, into: Path) -> None:
+    """Copy an image's inputs out of the checkout, so that editing there does not disturb the build or its digest."""
+    for name in kind.inputs:
+        source, copy = ROOT / name, into / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, copy, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        else:
+            shutil.copy2(source, copy)
 
 
 def finish(kind: Kind, scratch: Path) -> None:
