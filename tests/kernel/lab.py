@@ -157,8 +157,11 @@ class Lab:
 
     # --- power
 
-    def start(self) -> Self:
-        """Switch on and wait until the agent answers. Raises LabError with the console's last words."""
+    def start(self, terminal: int | None = None) -> Self:
+        """Switch on and wait until the agent answers. ``terminal``: a file descriptor that is /dev/tty1 inside.
+
+        Raises LabError with the console's last words.
+        """
         if self._process is not None:
             raise LabError("the lab runs already")
         self._boots += 1
@@ -169,6 +172,7 @@ class Lab:
             *(f"ubd{number}d=/disks/{number},,LAB_{number}" for number in range(self.options.disk_count + 1)),
             *(f"mem={self.options.memory_bytes // MIB}M", f"umid=lab{self._boots}", "con=null", "con0=null,fd:1"),
             *(f"ssl0=fd:{theirs.fileno()}", "ssl1=null", "printk.time=1"),
+            *(() if terminal is None else (f"con1=fd:{terminal}",)),
             *(f"lab.disks={self.options.disks}", f"lab.nvme={self.options.nvme}", *self.options.kernel_arguments),
         ]
         # A process that dies takes the next with it: this one -> unshare -> launch.sh, first of its pid namespace.
@@ -188,7 +192,7 @@ class Lab:
                 [*guard, "--propagation", "private", *launch, *arguments],
                 stdout=console,
                 stderr=console,
-                pass_fds=(theirs.fileno(), held),
+                pass_fds=(theirs.fileno(), held, *(() if terminal is None else (terminal,))),
             )
         theirs.close()
         os.close(held)
