@@ -1,0 +1,152 @@
+"""Clones over real NBD: content, isolation, space, crashes."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from appliance.model import MIB
+from tests.kernel.inside import service as inside
+from tests.kernel.lab import InsideError, Lab
+from tests.kernel.service_lab import Daemon
+
+
+@pytest.fixture
+def daemon(store: Lab) -> Iterator[Daemon]:
+    running = Daemon(store)
+    yield running
+    print(running.job.stderr)
+
+
+def uri(name: str) -> str:
+    return f"nbd+unix:///{name}?socket=/run/hatchery/nbd/local/nbd.sock"
+
+
+def test_four_clones_live_and_die(daemon: Daemon) -> None:
+    lab = daemon.lab
+    empty = lab.call(inside.used)
+    lab.call(inside.add_image, "debian")
+    template = lab.call(inside.used)["data"]
+    assert template - empty["data"] == 4 * MIB
+    made = lab.call(inside.clones, "web", "debian", 4)
+    assert [clone["uri"] for clone in made] == [uri(f"web-{n}") for n in range(1, 5)]
+    assert lab.call(inside.used)["data"] == template
+    digest = lab.call(inside.digest)
+    for clone in made:
+        assert lab.call(inside.read_back, clone["uri"]) == digest
+
+    # Each writes its own; nobody sees another's, and the template stays as it is.
+    for number in range(1, 5):
+        lab.call(inside.qemu_io, uri(f"web-{number}"), f"write -P {number} 1M 256k", "flush")
+    for number in range(1, 5):
+        said = lab.call(inside.qemu_io, uri(f"web-{number}"), f"read -P {number} 1M 256k")
+        assert "verification failed" not in said
+    lab.call(inside.clones, "fresh", "debian")
+    assert lab.call(inside.read_back, uri("fresh")) == digest
+
+    # A trim gives blocks back at once, a removed clone all that it had.
+    before = lab.call(inside.used)["data"]
+    lab.call(inside.qemu_io, uri("web-1"), "discard 1M 256k", "flush")
+    assert lab.call(inside.used)["data"] == before - 256 * 1024
+    for name in ("web-1", "web-2", "web-3", "web-4", "fresh"):
+        assert '"removed": true' in lab.run(["hatchery", "--json", "clone", "remove", name]).stdout
+    assert lab.call(inside.used)["data"] == template
+    lab.run(["hatchery", "template", "remove", "debian"])
+    assert lab.call(inside.used)["data"] == empty["data"]
+    assert lab.call(inside.volumes) == []
+    assert lab.call(inside.devices) == []
+
+
+def test_errors_name_the_cause_and_leave_nothing(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(inside.add_image, "debian")
+    before = lab.call(inside.volumes)
+    for name, template, client, kind in (
+        ("web", "fedora", "local", "NotFound"),
+        ("web", "debian@7", "local", "NotFound"),
+        ("web", "debian", "nobody", "NotFound"),
+        ("Web Server", "debian", "local", "InvalidInput"),
+    ):
+        with pytest.raises(InsideError) as caught:
+            lab.call(inside.clones, name, template, None, client)
+        assert caught.value.kind == kind
+        assert caught.value.words["what"]
+    lab.call(inside.clones, "web", "debian")
+    with pytest.raises(InsideError, match="AlreadyExists"):
+        lab.call(inside.clones, "web", "debian")
+    refused = lab.run(["hatchery", "template", "remove", "debian"], check=False)
+    assert refused.returncode != 0
+    assert "web" in refused.stderr
+    lab.run(["hatchery", "clone", "remove", "web"])
+    assert lab.call(inside.volumes) == before
+
+
+def test_a_connected_clone_is_not_removed_by_mistake(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(inside.add_image, "debian")
+    lab.call(inside.clones, "web", "debian")
+    guest = lab.begin(["qemu-io", "-f", "raw", "-c", "read 0 4k", "-c", "sleep 30000", uri("web")])
+    lab.call(inside.wait_connected, "local")
+    with pytest.raises(InsideError, match=r"InUse.*client local is connected.*qemu-io"):
+        lab.call(inside.remove, "web", False)
+    assert lab.call(inside.remove, "web", True)
+    assert lab.call(inside.devices) == ["hatchery-template-1"]
+    guest.kill()
+
+
+def test_clones_survive_the_daemons_and_a_power_cut(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(inside.add_image, "debian")
+    lab.call(inside.clones, "web", "debian", 2)
+    digest = lab.call(inside.digest)
+    lab.call(inside.qemu_io, uri("web-1"), "write -P 7 3M 1M", "flush")
+
+    # hatcheryd dies: nobody notices.
+    pid = lab.call(inside.daemon_pid)
+    daemon.kill()
+    assert lab.call(inside.daemon_pid) == pid
+    assert lab.call(inside.read_back, uri("web-2")) == digest
+
+    # The storage daemon dies: another one comes with the same exports.
+    lab.call(inside.kill_daemon)
+    assert lab.call(inside.read_back, uri("web-2")) == digest
+    lab.call(inside.clones, "late", "debian")
+    assert lab.call(inside.read_back, uri("late")) == digest
+
+    # The power goes: everything is back, data and cache.
+    daemon.power_cut()
+    status = lab.call(inside.status)
+    assert status["problems"] == [], status
+    said = lab.call(inside.qemu_io, uri("web-1"), "read -P 7 3M 1M")
+    assert "verification failed" not in said
+    before = lab.call(inside.counters)
+    assert lab.call(inside.read_back, uri("web-2")) == digest
+    after = lab.call(inside.counters)
+    assert after["cache"] > before["cache"]
+    assert after["backend"] == before["backend"], "the cache was not warm"
+
+
+def test_warming_a_template_makes_a_clone_that_never_booted_warm(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(inside.add_image, "debian")
+    lab.call(inside.clones, "web", "debian", 2)
+    lab.call(inside.cold)
+    cold = lab.call(inside.counters)
+    lab.call(inside.read_back, uri("web-1"))
+    assert lab.call(inside.counters)["backend"] - cold["backend"] >= 4 * MIB
+    lab.call(inside.cold)
+    assert "warm" in lab.call(inside.warm, "debian")
+    before = lab.call(inside.counters)
+    assert lab.call(inside.read_back, uri("web-2")) == lab.call(inside.digest)
+    assert lab.call(inside.counters)["backend"] == before["backend"]
+
+
+def test_a_full_pool_refuses_new_things_with_numbers(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(inside.add_image, "debian")
+    lab.call(inside.clones, "web", "debian", 2)
+    lab.call(inside.fill_pool)
+    with pytest.raises(InsideError, match="NoSpace.*reserve"):
+        lab.call(inside.clones, "late", "debian")
+    with pytest.raises(InsideError, match="NoSpace"):
+        lab.call(inside.add_image, "another")
+    assert len(lab.call(inside.volumes)) == 4
