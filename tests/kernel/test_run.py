@@ -54,7 +54,7 @@ def test_stopping_ends_the_children_too(tmp_path: Path) -> None:
     )
     note = tmp_path / "pid"
     with Runner().start([sys.executable, "-c", code, note]) as process:
-        child = wait.until(lambda: note.exists() and note.read_text(), "the child's pid", deadline=10)
+        child = wait.until(lambda: note.read_text() if note.exists() else None, "the child's pid", deadline=10)
         assert process.running()
     assert process.popen.returncode == -signal.SIGTERM
     wait.until(lambda: _gone(int(child)), f"the end of child {child}", deadline=10)
