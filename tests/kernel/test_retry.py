@@ -18,6 +18,12 @@ def start(lab: Lab) -> Job:
     return job
 
 
+def state(lab: Lab, number: int) -> tuple[bool, bool]:
+    """Whether the path is in use, and whether requests are held when it fails."""
+    found = lab.call(retry_layer.state, number)
+    return found["active"], found["holds"]
+
+
 def test_a_passing_failure_is_never_seen(lab: Lab) -> None:
     lab.call(retry_layer.make, 1)
     retry = start(lab)
@@ -28,7 +34,7 @@ def test_a_passing_failure_is_never_seen(lab: Lab) -> None:
     lab.call(retry_layer.mend, 1)
     answer = reading.result()
     assert answer["errno"] == 0
-    assert lab.call(retry_layer.state, 1) == {"active": True, "holds": True}
+    assert state(lab, 1) == (True, True)
 
 
 def test_a_failure_from_before_the_start_and_a_layer_that_stopped_holding_are_found(lab: Lab) -> None:
@@ -57,9 +63,7 @@ def test_a_bad_sector_reaches_its_guest_in_the_end_and_nobody_else(lab: Lab) -> 
     answer = bad.result()
     assert answer["errno"] == errno.EIO
     assert answer["seconds"] < 30
-    wait.until(
-        lambda: lab.call(retry_layer.state, 1) == {"active": True, "holds": True}, "holding to go on", deadline=20
-    )
+    wait.until(lambda: state(lab, 1) == (True, True), "holding to go on", deadline=20)
     assert lab.call(retry_layer.read, 1, 0)["errno"] == 0
     assert lab.call(retry_layer.read, 1, 800)["errno"] == errno.EIO, "and again, for the next request"
 
@@ -70,4 +74,4 @@ def test_without_it_a_request_waits_until_the_kernels_limit(lab: Lab) -> None:
     lab.run(["sh", "-c", "echo 2 > /sys/module/dm_multipath/parameters/queue_if_no_path_timeout_secs"])
     lab.call(retry_layer.break_all, 1)
     assert lab.call(retry_layer.read, 1, 0)["errno"] == errno.EIO
-    assert lab.call(retry_layer.state, 1) == {"active": False, "holds": False}
+    assert state(lab, 1) == (False, False)

@@ -65,10 +65,11 @@ def read(number: int, sector: int) -> dict[str, object]:
 
 
 def state(number: int) -> dict[str, object]:
-    """The path's state and whether requests are held when it fails."""
+    """The path's state, how often it failed, and whether requests are held when it does."""
     name = f"hatchery-clone-{number}"
     with Dm() as dm:
-        return {"active": multipath.path_status(dm, name).active, "holds": multipath.is_queueing(dm, name)}
+        path = multipath.path_status(dm, name)
+        return {"active": path.active, "failures": path.failures, "holds": multipath.is_queueing(dm, name)}
 
 
 def stop_holding(number: int) -> None:

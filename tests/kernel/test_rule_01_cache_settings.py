@@ -1,0 +1,81 @@
+"""Rule 1: nothing goes past the cache; its settings are set and verified at every start."""
+
+import json
+
+from appliance import wait
+from tests.kernel.inside import rules, volumes
+from tests.kernel.lab import Lab
+
+WANTED = {
+    "sequential_cutoff": "0",
+    "congested_read_threshold_us": "0",
+    "congested_write_threshold_us": "0",
+    "cache_mode": "writethrough",
+}
+BROKEN = {
+    "sequential_cutoff": str(4 * 1024 * 1024),
+    "congested_read_threshold_us": "2000",
+    "congested_write_threshold_us": "20000",
+    "cache_mode": "writearound",
+}
+MIB = 1024 * 1024
+
+
+def up(lab: Lab) -> None:
+    lab.run(["hatchery-store", "up"])
+
+
+def settings(lab: Lab) -> dict[str, str]:
+    return {name: lab.call(rules.setting, name).replace("0.0k", "0") for name in WANTED}
+
+
+def test_settings_hold_after_a_power_cut(store: Lab) -> None:
+    assert settings(store) == WANTED
+    store.restart()
+    up(store)
+    assert settings(store) == WANTED
+
+
+def test_a_wrong_setting_is_reported_and_put_right(store: Lab) -> None:
+    for name, value in BROKEN.items():
+        store.call(rules.set_setting, name, value)
+        health = store.call(volumes.health)
+        assert health["cache"]["settings_ok"] is False, name
+        assert health["cache"]["health"] == "failed", name
+        assert any(name in problem["what"] for problem in health["problems"]), name
+        up(store)
+        assert settings(store) == WANTED, name
+        assert store.call(volumes.health)["problems"] == [], name
+
+
+def test_large_sequential_requests_go_through_the_cache_and_the_alarm_hears_those_that_do_not(store: Lab) -> None:
+    volume = store.call(rules.plain_volume, 1, 64)
+    before = store.call(rules.cache_writes)
+    dd = ["dd", "if=/dev/zero", f"of={volume}", "bs=4M", "oflag=direct", "conv=fsync"]
+    store.run([*dd, "count=6"])
+    assert store.call(rules.cache_writes) - before >= 24 * MIB, "a write went past the cache"
+    store.call(rules.read_through, volume, 24)
+    assert store.call(rules.counted, 6) == 0
+    assert store.call(volumes.health)["problems"] == []
+
+    # The same with the kernel's default: the write is not in the cache, and the alarm hears it.
+    store.call(rules.set_setting, "sequential_cutoff", str(4 * 1024 * 1024))
+    before = store.call(rules.cache_writes)
+    store.run([*dd, "count=6", "seek=8"])
+    assert store.call(rules.cache_writes) - before < 20 * MIB
+    up(store)
+
+    def alarm() -> bool:
+        return any("went past the cache" in problem["what"] for problem in store.call(volumes.health)["problems"])
+
+    wait.until(alarm, "the alarm", deadline=60, interval=1)
+
+
+def test_writearound_is_refused(store: Lab) -> None:
+    spec = json.dumps({"cache_mode": "writearound", "block_kib": 64})
+    done = store.run(["hatchery-store", "setup", "store", "--spec", "-", "--json"], stdin=spec, check=False)
+    assert done.returncode == 2
+    error = json.loads(done.stdout)["error"]
+    assert error["code"] == "invalid-input"
+    assert "writearound" in error["what"]
+    assert settings(store) == WANTED
