@@ -13,7 +13,7 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 
 from appliance import wait
-from appliance.errors import CannotTell, NotFound, Unhealthy
+from appliance.errors import CannotTell, DeadlineExceeded, NotFound, Unhealthy
 from appliance.host import block
 from appliance.host.block import Device
 from appliance.model import GIB, KIB, MIB, SECTOR
@@ -24,6 +24,7 @@ _SUPERBLOCK = struct.Struct("<QQQ 16s 16s 16s 32s Q Q 64x Q HHHH")
 _MAGIC = bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")
 _BACKING_VERSIONS = frozenset({1, 4, 6})
 _DEADLINE = 30.0
+_ATTACH_DEADLINE = 10.0
 
 
 class BackingState(IntEnum):
@@ -151,8 +152,24 @@ def run_without_cache(backing: Device) -> Cached:
 
 
 def attach(backing: Device, set_uuid: str) -> None:
-    """Give a backing device its cache; the cache's old content for it, if any, counts as invalid afterwards."""
-    block.write_text(backing.sysfs / "bcache/attach", set_uuid)
+    """Give a backing device its cache; the cache's old content for it, if any, counts as invalid afterwards.
+
+    Raises Unhealthy. A detach says that it is done a moment before an attach is possible: hence the second tries.
+    """
+    refused: list[Unhealthy] = []
+
+    def attempt() -> bool:
+        try:
+            block.write_text(backing.sysfs / "bcache/attach", set_uuid)
+        except Unhealthy as error:
+            refused.append(error)
+            return _state(backing) not in (None, State.NO_CACHE)
+        return True
+
+    try:
+        wait.until(attempt, "the cache to be attached", deadline=_ATTACH_DEADLINE, interval=0.05)
+    except DeadlineExceeded:
+        raise refused[-1] from None
     wait.until(lambda: _state(backing) not in (None, State.NO_CACHE), "the cache to be attached", deadline=_DEADLINE)
 
 

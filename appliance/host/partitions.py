@@ -13,11 +13,15 @@ from appliance import wait
 from appliance.errors import CannotTell, NotFound
 from appliance.host import block
 from appliance.host.block import Device
-from appliance.model import MIB
+from appliance.model import KIB, MIB
 from appliance.run import Runner
 
 _HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 _ENTRY = struct.Struct("<16s16sQQQ72s")
+_USUAL_TABLE = 32 * KIB
+"""Holds a table of 128 entries, also on a disk with blocks of 4096 bytes."""
+
+_USUAL_TABLE = 32 * 1024
 _MAX_TABLE = 1 * MIB
 
 
@@ -98,7 +102,42 @@ def parse(data: bytes, logical_block: int) -> Table | None:
 
 def read(disk: Device) -> Table | None:
     """The disk's GPT, or None. Raises CannotTell."""
-    return parse(block.read(disk.path, 0, min(_MAX_TABLE, disk.size)), disk.logical_block)
+    data = block.read(disk.path, 0, min(_USUAL_TABLE, disk.size))
+    if _reaches(data, disk.logical_block) > len(data):
+        data = block.read(disk.path, 0, min(_MAX_TABLE, disk.size))
+    return parse(data, disk.logical_block)
+
+
+def _reaches(data: bytes, logical_block: int) -> int:
+    """Where the table's list of partitions ends, as far as can be told before its checksum is looked at."""
+    raw = data[logical_block : logical_block + _HEADER.size]
+    if len(raw) < _HEADER.size:
+        return 0
+    entries_at, count, size = _HEADER.unpack(raw)[10:13]
+    return int(entries_at * logical_block + count * size)
+
+
+_known: dict[tuple[str, str], Table] = {}
+
+
+def remembered(disk: Device) -> Table | None:
+    """The disk's GPT as it was read first: looking again at a disk that is being measured would count as its reads.
+
+    A disk that is taken out and put in again, or an array that is started again, has a new number (``diskseq``) and
+    is read anew. Raises CannotTell.
+    """
+    key = disk.name, block.read_text_or(disk.sysfs / "diskseq")
+    if key not in _known:
+        table = read(disk)
+        if table is None or not table.partitions:
+            return table
+        _known[key] = table
+    return _known[key]
+
+
+def forget(disk: Device) -> None:
+    """Read the disk's table again the next time."""
+    _known.pop((disk.name, block.read_text_or(disk.sysfs / "diskseq")), None)
 
 
 def node(disk: Device, partition: Partition) -> Device:
@@ -111,9 +150,15 @@ def node(disk: Device, partition: Partition) -> Device:
 
 def find(disk: Device, name: str) -> Device | None:
     """The device of the partition called ``name`` on ``disk``, or None when the table has none. Raises NotFound."""
-    table = read(disk)
+    table = remembered(disk)
     partition = table.named(name) if table else None
-    return node(disk, partition) if partition else None
+    if partition is None:
+        return None
+    try:
+        return node(disk, partition)
+    except NotFound:
+        forget(disk)
+        raise
 
 
 def script(partitions: Sequence[Partition], logical_block: int, label_id: str | None) -> str:
@@ -138,6 +183,7 @@ def write(runner: Runner, disk: Device, partitions: Sequence[Partition], label_i
     """
     for partition in partitions:
         block.zero(disk.path, partition.start, min(4 * MIB, partition.size))
+    forget(disk)
     text = script(partitions, disk.logical_block, label_id)
     append = [] if label_id is not None else ["--append"]
     options = ["--quiet", "--no-reread", "--no-tell-kernel", "--lock=yes", "--wipe=always", "--wipe-partitions=always"]

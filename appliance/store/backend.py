@@ -237,7 +237,7 @@ def running(config: BackendConfig) -> Array:
 def part(config: BackendConfig, name: str) -> Device:
     """The device of one of the array's partitions. Raises NotReady."""
     array = running(config)
-    table = partitions.read(array.device)
+    table = partitions.remembered(array.device)
     if table is None or table.guid != str(uuid.UUID(array.uuid)) or table.named(name) is None:
         raise NotReady(f"the backend array has no partition {name}", hint="run the role backend_raid")
     found = partitions.find(array.device, name)

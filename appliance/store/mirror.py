@@ -316,7 +316,7 @@ def running(machine: Machine) -> Array:
 def part(machine: Machine, name: str) -> Device:
     """The device of one of the mirror's partitions. Raises NotReady."""
     array = running(machine)
-    table = partitions.read(array.device)
+    table = partitions.remembered(array.device)
     found = partitions.find(array.device, name) if table and table.guid == str(uuid.UUID(array.uuid)) else None
     if found is None:
         raise NotReady(f"the metadata mirror has no partition {name}", hint="run the role clone_store")

@@ -133,8 +133,7 @@ def _refuse_changed(wanted: NvmeConfig, disk: Disk) -> None:
 def part(config: NvmeConfig, name: str) -> Device | None:
     """The device of one of our partitions, or None when the drive or the partition is missing."""
     drive = block.find(single(config))
-    found = _named(drive, name)
-    return partitions.node(drive, found) if drive is not None and found is not None else None
+    return partitions.find(drive, name) if drive is not None and _named(drive, name) is not None else None
 
 
 def guid(config: NvmeConfig, name: str) -> str | None:
@@ -147,7 +146,7 @@ def _named(drive: Device | None, name: str) -> Partition | None:
     if drive is None:
         return None
     try:
-        table = partitions.read(drive)
+        table = partitions.remembered(drive)
     except CannotTell as error:
         # The store can serve without its NVMe drive: one that cannot be read is as good as gone.
         log.warning("the NVMe drive counts as missing: %s", error)

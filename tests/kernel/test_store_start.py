@@ -59,6 +59,10 @@ def test_an_orderly_stop_leaves_nothing_and_a_start_needs_no_check(store: Lab) -
     assert problems(store) == ""
 
 
+def test_looking_at_the_store_does_not_read_from_the_backend(store: Lab) -> None:
+    assert store.call(volumes.reads_by_looking) == 0
+
+
 def test_a_power_cut_loses_nothing_and_the_cache_stays_warm(store: Lab) -> None:
     digests = fill(store)
     store.call(volumes.cold)
