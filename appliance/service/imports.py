@@ -52,8 +52,9 @@ class Imports:
             with self._core.lock:
                 numbers = self._core.pool.status()
                 admission.admit_size(numbers, size)
-                if request.format is ImageFormat.QCOW2:
-                    admission.admit_data(numbers, size, sum(self._promised.values()))
+                # How much of a raw image is more than zeros shows only as it comes; a qcow2 is staged as it is.
+                wanted = size if request.format is ImageFormat.QCOW2 else numbers.block_bytes
+                admission.admit_data(numbers, wanted, sum(self._promised.values()))
                 new = NewTemplate(request.name, request.format, words, time.time())
                 template = self._core.catalog.add_template(new)
                 job = self._operations.begin("import", template.ref, "waiting for the image")
