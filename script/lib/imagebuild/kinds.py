@@ -104,7 +104,7 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         need_tools(kind.tools)
         mkosi.prepare()
         if fresh:
-            mkosi.forget_incremental()
+            mkosi.forget(kind.name)
         say(f"building {kind.name}: {kind.summary}")
         scratch = Path(tempfile.mkdtemp(prefix=f".{kind.name}-", dir=cache / "images"))
         retired = scratch.with_name(f"{scratch.name}.old")
@@ -112,7 +112,7 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         try:
             copy_inputs(kind, inputs)
             home = place(kind, cache, inputs)
-            mkosi.build([word.format(root=inputs) for word in kind.arguments], output=scratch)
+            mkosi.build(kind.name, [word.format(root=inputs) for word in kind.arguments], output=scratch)
             finish(kind, scratch)
             if not (scratch / kind.result).exists():
                 why = f"mkosi made no {kind.result}"

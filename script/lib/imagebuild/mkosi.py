@@ -64,29 +64,30 @@ class Mkosi:
         if not self._tools.exists():
             self._build_tools()
 
-    def build(self, arguments: Sequence[str | Path], *, output: Path) -> None:
-        """Build an image into the directory `output` with mkosi's `arguments`.
+    def build(self, name: str, arguments: Sequence[str | Path], *, output: Path) -> None:
+        """Build the image `name` into the directory `output` with mkosi's `arguments`.
 
         Raises:
             BuildError: mkosi failed.
         """
-        self._run([*arguments, "--tools-tree", self._tools, "--output-directory", output, "--force", "build"])
+        self._run(name, [*arguments, "--tools-tree", self._tools, "--output-directory", output, "--force", "build"])
 
-    def _run(self, arguments: Sequence[str | Path], *, cwd: Path | None = None) -> None:
+    def _run(self, name: str, arguments: Sequence[str | Path]) -> None:
+        # mkosi's incremental cache is keyed by distribution alone, so images that share a directory evict each other.
+        places = {
+            "--cache-directory": self._home / "incremental" / name,
+            "--package-cache-directory": self._home / "packages",
+            "--workspace-directory": self._home / "work",
+        }
         common: list[str | Path] = []
-        for option, name in (
-            ("--cache-directory", "incremental"),
-            ("--package-cache-directory", "packages"),
-            ("--workspace-directory", "work"),
-        ):
-            (self._home / name).mkdir(parents=True, exist_ok=True)
-            common += [option, self._home / name]
+        for option, directory in places.items():
+            directory.mkdir(parents=True, exist_ok=True)
+            common += [option, directory]
         if self._proxy is not None:
             common += ["--proxy-url", self._proxy]
         run(
             [sys.executable, "-m", "mkosi", *common, "--sandbox-tree", self._sandbox, *arguments],
             env={"PYTHONPATH": str(self._program / "usr/lib/python3/dist-packages"), "PYTHONDONTWRITEBYTECODE": "1"},
-            cwd=cwd,
         )
 
     def _fetch(self, sources: str) -> None:
@@ -102,14 +103,15 @@ class Mkosi:
         say("building mkosi's tools tree (once, about two minutes)")
         with tempfile.TemporaryDirectory(dir=self._home) as name:
             self._run(
+                "tools",
                 [
                     *("--directory", "", "--distribution", "debian", "--release", RELEASE),
                     *("--include", "mkosi-tools", "--output", "tools", "--output-directory", name),
                     "build",
-                ]
+                ],
             )
             Path(name, "tools").rename(self._tools)
 
-    def forget_incremental(self) -> None:
-        """Throw mkosi's incremental caches away, so that the next build asks the mirror for newer packages."""
-        shutil.rmtree(self._home / "incremental", ignore_errors=True)
+    def forget(self, name: str) -> None:
+        """Throw an image's incremental cache away, so that its next build asks the mirror for newer packages."""
+        shutil.rmtree(self._home / "incremental" / name, ignore_errors=True)
