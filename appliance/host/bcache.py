@@ -163,14 +163,19 @@ def attach(backing: Device, set_uuid: str) -> None:
             block.write_text(backing.sysfs / "bcache/attach", set_uuid)
         except Unhealthy as error:
             refused.append(error)
-            return _state(backing) not in (None, State.NO_CACHE)
-        return True
+        return _attached(backing, set_uuid)
 
     try:
         wait.until(attempt, "the cache to be attached", deadline=_ATTACH_DEADLINE, interval=0.05)
     except DeadlineExceeded:
-        raise refused[-1] from None
-    wait.until(lambda: _state(backing) not in (None, State.NO_CACHE), "the cache to be attached", deadline=_DEADLINE)
+        if refused:
+            raise refused[-1] from None
+        raise
+
+
+def _attached(backing: Device, set_uuid: str) -> bool:
+    found = cached(backing)
+    return found is not None and found.set_uuid == set_uuid and found.state in (State.CLEAN, State.DIRTY)
 
 
 def detach(backing: Device) -> None:

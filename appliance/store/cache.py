@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.config import CacheMode
 from appliance.errors import CannotTell, NotReady, Refused, Unhealthy
 from appliance.host import bcache, block, md
-from appliance.host.bcache import Cached, State, Superblock
+from appliance.host.bcache import Cached, Superblock
 from appliance.host.block import Device
 from appliance.host.partitions import align_up
 from appliance.model import MIB
@@ -129,7 +129,7 @@ class Attach:
         """Attach it, if registering did not do so."""
         device = block.get(self.device)
         found = bcache.cached(device)
-        if found is None or found.state is State.NO_CACHE:
+        if found is None or found.set_uuid is None:
             bcache.attach(device, self.set_uuid)
 
 
@@ -197,7 +197,7 @@ def plan(found: Cache, making: Making, mode: CacheMode) -> StoreSteps:
     if not backing.registered:
         steps = (*steps, Register(backing.device))
     if cache.device is not None and usable:
-        if found.cached is None or found.cached.state is State.NO_CACHE:
+        if found.cached is None or found.cached.set_uuid is None:
             steps = (*steps, Attach(backing.device, cache.guid))
     elif found.cached is None:
         steps = (*steps, RunWithoutCache(backing.device))

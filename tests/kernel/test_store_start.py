@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.kernel.inside import volumes
+from tests.kernel.inside import setup, volumes
 from tests.kernel.lab import Lab
 
 MIB = 16
@@ -128,3 +128,42 @@ def test_a_returned_nvme_drive_is_taken_back_while_the_store_runs(store: Lab) ->
     check(store, digests)
     assert health(store)["cache"]["attached"]
     assert problems(store) == ""
+
+
+def replace_disk(lab: Lab, number: int) -> None:
+    """Take a disk out and put an empty one in its place, while the machine is off."""
+    lab.run(["hatchery-store", "down"])
+    lab.poweroff()
+    disk = lab.folder / "disks" / str(number)
+    size = disk.stat().st_size
+    disk.unlink()
+    with disk.open("wb") as file:
+        file.truncate(size)
+    lab.start()
+
+
+def test_a_new_nvme_drive_takes_the_place_of_a_dead_one(store: Lab) -> None:
+    digests = fill(store)
+    replace_disk(store, 0)
+    up(store)
+    check(store, digests)
+    assert "the cache is not attached" in problems(store)
+    for part in ("nvme", "backend", "store"):
+        store.call(setup.part, part, timeout=180)
+    check(store, digests)
+    store.call(setup.in_sync, timeout=240)
+    assert problems(store) == ""
+    assert health(store)["cache"]["attached"]
+    for part in ("nvme", "backend", "store"):
+        assert not store.call(setup.part, part)["changed"]
+
+
+def test_a_new_disk_takes_the_place_of_a_dead_one(store: Lab) -> None:
+    digests = fill(store)
+    replace_disk(store, 2)
+    up(store)
+    check(store, digests)
+    assert "lacks 1 of 3 disks" in problems(store)
+    assert store.call(setup.part, "backend", timeout=180)["changed"]
+    check(store, digests)
+    assert len(health(store)["backend"]["members"]) == 3
