@@ -11,14 +11,14 @@ from tests.kernel.inside import full_pool, rules, setup
 from tests.kernel.lab import Lab, Options
 
 MIB = 1024 * 1024
-SMALL = Options(disk_bytes=128 * MIB, nvme_bytes=512 * MIB)
-MOST = 400
+SMALL = Options(disk_bytes=200 * MIB, nvme_bytes=512 * MIB)
+MOST = 500
 """MiB; more than the pool of the small lab has."""
 
 
 @pytest.fixture
 def small(tree: Path) -> Iterator[Lab]:
-    """A store whose pool holds about 100 MiB."""
+    """A store whose pool holds about 270 MiB."""
     with Lab(tree, SMALL) as lab:
         lab.call(setup.part, "nvme", meta_bytes=128 * MIB, fast_bytes=64 * MIB)
         lab.call(setup.part, "backend")

@@ -32,9 +32,12 @@ def load(devices: list[str], seconds: int, *options: str) -> dict[str, int]:
         writing = ("--iodepth=4", f"--offset={HALF}", f"--rate_iops={HALF // 16384 // seconds}", "--verify=crc32c")
         words += job(f"R {name}", device, "randread", *reading)
         words += job(f"W {name}", device, "randwrite", *writing)
-    Runner().run(words, timeout=seconds * 4 + 60, check=False)
+    done = Runner().run(words, timeout=seconds * 4 + 60, check=False)
     text = output.read_text(encoding="utf-8")
-    report: dict[str, Any] = json.loads(text[text.index("\n{") :] if not text.startswith("{") else text)
+    begin = text.find('{\n  "fio version"')
+    if begin < 0:
+        raise RuntimeError(f"fio ended with {done.returncode} and no report\n{text[-2000:]}\n{done.stderr[-2000:]}")
+    report: dict[str, Any] = json.loads(text[begin:])
     return {found["jobname"]: int(found["total_err"]) for found in report["jobs"]}
 
 
