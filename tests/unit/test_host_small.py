@@ -1,0 +1,93 @@
+"""The small modules of appliance/host: notify, units, biolatency."""
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import CannotTell
+from appliance.host import biolatency, notify, units
+from appliance.model import Histogram
+
+
+def test_notify_is_one_datagram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        notify.notify("READY=1", "STATUS=4 clones")
+        assert manager.recv(100) == b"READY=1\nSTATUS=4 clones"
+
+
+def test_notify_knows_abstract_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"hatchery-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@{name}")
+        notify.notify("READY=1")
+        assert manager.recv(100) == b"READY=1"
+
+
+def test_without_a_manager_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    notify.notify("READY=1")
+
+
+def test_the_watchdog_hears_twice_in_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    assert notify.watchdog_seconds() is None
+    monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+    assert notify.watchdog_seconds() == 15
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    assert notify.watchdog_seconds() == 15
+    monkeypatch.setenv("WATCHDOG_PID", "1")
+    assert notify.watchdog_seconds() is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "words"),
+    [
+        ("ActiveState=active\nSubState=running\nResult=success\n", "active (running)"),
+        ("ActiveState=failed\nSubState=failed\nResult=exit-code\n", "failed (failed), exit-code"),
+        ("", "unknown (unknown)"),
+    ],
+)
+def test_units_are_described_in_words(shown: str, words: str) -> None:
+    assert units.describe_show(shown) == words
+
+
+PRINTED = """
+Tracing block device I/O... Hit Ctrl-C to end.
+
+
+disk = nvme0n1\t
+     usecs               : count    distribution
+         0 -> 1          : 0        |                                        |
+         2 -> 3          : 1        |                                        |
+         4 -> 7          : 12       |****************************************|
+
+disk = sda\t
+     usecs               : count    distribution
+         0 -> 1          : 2        |****************************************|
+      4096 -> 8191       : 1        |********************                    |
+"""
+
+
+def test_biolatency_is_read_by_disk() -> None:
+    assert biolatency.parse(PRINTED) == {
+        "nvme0n1": Histogram((0, 1, 12)),
+        "sda": Histogram((2, *(0,) * 11, 1)),
+    }
+    assert biolatency.parse("") == {}
+
+
+def test_rows_that_are_no_powers_of_two_are_not_guessed_at() -> None:
+    with pytest.raises(CannotTell):
+        biolatency.parse("disk = sda\n  10 -> 20 : 3 |***|\n")
+
+
+def test_histograms_subtract_and_add() -> None:
+    assert Histogram((1, 5, 2)) - Histogram((1, 2)) == Histogram((0, 3, 2))
+    assert Histogram((1,)) - Histogram((4, 2)) == Histogram((1,)), "a counter that was reset counts from zero"
+    assert Histogram((1,)) + Histogram((4, 2)) == Histogram((5, 2))
+    assert Histogram((1, 2)).total == 3

@@ -1,0 +1,144 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.config import Paths
+from appliance.errors import CannotTell, DeadlineExceeded, InUse, NotReady, Unhealthy
+from appliance.host import storage_daemon
+from appliance.host.qmp import Qmp, QmpError
+from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
+from appliance.nbd_server import prepare
+from tests.unit.model_daemon import ModelDaemon
+
+WEB = Export("clone-1", "web", Path("/dev/mapper/hatchery-clone-1"))
+DB = Export("clone-2", "db", Path("/dev/mapper/hatchery-clone-2"))
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    made = Files(tmp_path)
+    config = ServerConfig("local", Listen(path=made.socket), (WEB,))
+    made.config.write_text(storage_daemon.render(config), encoding="utf-8")
+    return made
+
+
+@pytest.fixture
+def running(files: Files) -> Iterator[ModelDaemon]:
+    daemon = ModelDaemon(files)
+    yield daemon
+    daemon.stop()
+
+
+def test_the_settings_file_comes_back_as_it_was_written() -> None:
+    for listen in (Listen(path=Path("/run/x.sock")), Listen(address="::1", port=10809)):
+        config = ServerConfig("hv1", listen, (WEB, DB))
+        assert storage_daemon.parse(storage_daemon.render(config)) == config
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"client": "x", "listen": {}, "exports": []}', "\x00"])
+def test_a_damaged_settings_file_is_not_guessed_at(text: str) -> None:
+    with pytest.raises(Unhealthy, match=r"server\.json is damaged"):
+        storage_daemon.parse(text)
+
+
+def test_the_command_line_serves_past_the_page_cache(files: Files) -> None:
+    words = storage_daemon.command(ServerConfig("local", Listen(path=files.socket), (WEB, DB)), files, "io_uring")
+    assert words[0] == "qemu-storage-daemon"
+    blockdevs = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--blockdev"]
+    exports = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--export"]
+    assert [(b["driver"], b["cache"]["direct"], b["discard"], b["aio"]) for b in blockdevs] == [
+        ("host_device", True, "unmap", "io_uring")
+    ] * 2
+    assert [(e["name"], e["writable"], e["iothread"]) for e in exports] == [("web", True, "io0"), ("db", True, "io0")]
+    # What an option refers to comes before it.
+    assert words.index("--object") < words.index("--nbd-server") < words.index("--blockdev")
+
+
+def test_io_uring_is_used_where_the_kernel_lets_us(tmp_path: Path) -> None:
+    setting = tmp_path / "io_uring_disabled"
+    assert storage_daemon.aio_engine(setting) == "native"
+    setting.write_text("0\n")
+    assert storage_daemon.aio_engine(setting) == "io_uring"
+    setting.write_text("2\n")
+    assert storage_daemon.aio_engine(setting) == "native"
+
+
+def test_exports_come_and_go(running: ModelDaemon, files: Files) -> None:
+    daemon = StorageDaemon(files, "native")
+    assert daemon.exports() == {"clone-1"}
+    daemon.add([DB, WEB])
+    daemon.add([DB])
+    assert running.exports == {"clone-1": "web", "clone-2": "db"}
+    daemon.remove(WEB)
+    daemon.remove(WEB)
+    assert running.exports == {"clone-2": "db"}
+    assert running.nodes == {"clone-2"}
+    daemon.sync([WEB])
+    assert running.exports == {"clone-1": "web"}
+
+
+def test_a_used_export_is_removed_by_force_only(running: ModelDaemon, files: Files) -> None:
+    running.connected.add("clone-1")
+    daemon = StorageDaemon(files, "native")
+    with pytest.raises(InUse, match="still in use"):
+        daemon.remove(WEB)
+    assert running.exports
+    daemon.cut_off(WEB)
+    assert not running.exports
+
+
+def test_a_refusal_carries_qemu_s_words(running: ModelDaemon, files: Files) -> None:
+    running.refuse["blockdev-add"] = "Could not open '/dev/mapper/hatchery-clone-2'"
+    with pytest.raises(Unhealthy, match="Could not open"):
+        StorageDaemon(files, "native").add([DB])
+
+
+def test_events_in_between_are_kept(running: ModelDaemon, files: Files) -> None:
+    running.events_first.append({"event": "BLOCK_EXPORT_DELETED", "data": {"id": "other"}})
+    with Qmp(files.qmp, deadline=2) as qmp:
+        assert len(qmp.execute("query-block-exports")) == 1
+        assert qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": "other"})["data"] == {"id": "other"}
+        with pytest.raises(DeadlineExceeded):
+            Qmp.wait_event(qmp, "BLOCK_EXPORT_DELETED", {"id": "never"})
+
+
+def test_a_refused_command_is_an_error(running: ModelDaemon, files: Files) -> None:
+    running.refuse["stop"] = "not now"
+    with Qmp(files.qmp) as qmp, pytest.raises(QmpError, match="GenericError: not now"):
+        qmp.execute("stop")
+
+
+def test_a_daemon_that_is_down_is_not_ready(files: Files) -> None:
+    with pytest.raises(NotReady, match="no storage daemon"):
+        StorageDaemon(files, "native").exports()
+
+
+@pytest.mark.usefixtures("running")
+def test_a_daemon_that_hangs_up_cannot_tell(files: Files) -> None:
+    with Qmp(files.qmp) as qmp:
+        qmp._socket.shutdown(2)
+        with pytest.raises(CannotTell):
+            qmp.execute("query-block-exports")
+
+
+def test_a_starting_daemon_leaves_out_what_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = Paths(run=tmp_path)
+    files = Files(paths.nbd("local"))
+    files.folder.mkdir(parents=True)
+    device = tmp_path / "device"
+    device.touch()
+    there = Export("clone-3", "there", device)
+    files.config.write_text(storage_daemon.render(ServerConfig("local", Listen(path=files.socket), (WEB, there))))
+    for left in (files.socket, files.qmp, files.pid):
+        left.touch()
+    words = prepare("local", paths)
+    assert [json.loads(words[at + 1])["name"] for at, word in enumerate(words) if word == "--export"] == ["there"]
+    assert "web is not exported" in caplog.text
+    assert not any(left.exists() for left in (files.socket, files.qmp, files.pid))
+
+
+def test_a_daemon_without_settings_says_who_writes_them(tmp_path: Path) -> None:
+    with pytest.raises(NotReady, match="hatcheryd writes them"):
+        prepare("local", Paths(run=tmp_path))
