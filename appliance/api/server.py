@@ -10,6 +10,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from appliance.errors import HatcheryError
 from appliance.host.notify import notify, watchdog_seconds
 from appliance.service.exports import GROUP
 from appliance.service.service import Service
@@ -70,7 +71,10 @@ class Server(uvicorn.Server):
             await asyncio.sleep(pause)
 
     def _words(self) -> str:
-        clones = self._service.core.catalog.clones()
-        attached = sum(clone.client is not None for clone in clones)
-        numbers = self._service.core.pool.status()
+        try:
+            clones = self._service.core.catalog.clones()
+            attached = sum(clone.client is not None for clone in clones)
+            numbers = self._service.core.pool.status()
+        except HatcheryError as error:
+            return error.what
         return f"{attached} of {len(clones)} clones exported, pool {numbers.data_used / numbers.data_total:.0%} full"

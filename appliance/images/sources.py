@@ -1,5 +1,6 @@
 """Where an image's bytes come from: an upload, a URL, a file. Each yields chunks of bytes, once."""
 
+import contextlib
 import os
 import queue
 import stat
@@ -187,5 +188,7 @@ class UploadSource:
         self._ended.set()
 
     def close(self) -> None:
-        """See Source."""
+        """See Source. Who waits for bytes in another thread takes that for the end."""
         self._ended.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)

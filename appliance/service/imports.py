@@ -26,6 +26,9 @@ from appliance.wait import watch
 
 log = logging.getLogger(__name__)
 
+CLOSE_PATIENCE = 20.0
+"""Seconds that a broken-off import may take to clean up."""
+
 CHECK_SPACE_EVERY = 64 * MIB
 """How many bytes are written between two looks at the pool's free space."""
 
@@ -39,6 +42,7 @@ class Imports:
         self._converter = converter
         self._uploads: dict[str, tuple[UploadSource, Job]] = {}
         self._promised: dict[int, int] = {}
+        self._running: dict[str, tuple[Source, Job]] = {}
 
     def begin(self, request: TemplateCreate) -> Job:
         """Start an import. What can be refused at once is: name, size, source.
@@ -58,6 +62,7 @@ class Imports:
                 new = NewTemplate(request.name, request.format, words, time.time())
                 template = self._core.catalog.add_template(new)
                 job = self._operations.begin("import", template.ref, "waiting for the image")
+                self._running[template.name] = (source, job)
                 if isinstance(source, UploadSource):
                     self._uploads[template.name] = (source, job)
         except BaseException:
@@ -65,6 +70,17 @@ class Imports:
             raise
         self._operations.run(job, lambda job: self._import(job, template, source, size, request.sha256))
         return job
+
+    def close(self) -> None:
+        """Break off what runs and wait until it has taken itself back; what has not by then, the next start does."""
+        with self._core.lock:
+            running = list(self._running.values())
+        for source, _ in running:
+            source.close()
+        if running:
+            self._converter.stop_all()
+        for _, job in running:
+            job.finished.wait(CLOSE_PATIENCE)
 
     def upload(self, name: str) -> tuple[UploadSource, Job]:
         """The upload that waits for its bytes; the caller becomes its only sender. Raises NotFound.
@@ -102,6 +118,7 @@ class Imports:
             source.close()
             with self._core.lock:
                 self._promised.pop(template.thin_id, None)
+                self._running.pop(template.name, None)
         job.succeed()
 
     def _take_raw(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:

@@ -73,6 +73,7 @@ class Service:
 
     def close(self) -> None:
         """Stop looking after things. Exports go on."""
+        self.imports.close()
         self.measure.close()
         self._units.close()
         self._catalog.close()

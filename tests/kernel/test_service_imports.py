@@ -65,8 +65,8 @@ def test_bad_images_are_refused_and_nothing_is_left(daemon: Daemon) -> None:
         lab.call(inside.add, "No Good", files["plain.qcow2"], "qcow2")
 
 
-@pytest.mark.parametrize("kind", ["raw", "qcow2"])
-def test_a_daemon_killed_in_the_middle_of_an_import_leaves_nothing(daemon: Daemon, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "end"), [("raw", "kill"), ("qcow2", "kill"), ("qcow2", "restart")])
+def test_a_daemon_that_ends_in_the_middle_of_an_import_leaves_nothing(daemon: Daemon, kind: str, end: str) -> None:
     lab = daemon.lab
     files = lab.call(inside.make_images)
     empty = lab.call(inside.used)["data"]
@@ -75,7 +75,7 @@ def test_a_daemon_killed_in_the_middle_of_an_import_leaves_nothing(daemon: Daemo
     )
     lab.call(inside.wait_written, empty + 1 * MIB)
     assert lab.call(inside.volumes) != []
-    daemon.kill()
+    daemon.kill() if end == "kill" else daemon.restart()
     assert lab.call(inside.volumes) == []
     assert lab.call(inside.devices) == []
     assert lab.call(inside.used)["data"] == empty

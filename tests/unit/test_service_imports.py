@@ -118,6 +118,16 @@ def test_an_upload_that_nobody_sends_ends_by_itself(empty: Box, monkeypatch: pyt
     assert not source.put(b"too late")
 
 
+def test_a_service_that_ends_takes_its_imports_back(empty: Box) -> None:
+    request = TemplateCreate(name="late", format=ImageFormat.RAW, source=UploadSource(), size=len(IMAGE))
+    job = empty.service.imports.begin(request)
+    source, _ = empty.service.imports.upload("late")
+    source.put(IMAGE[: len(IMAGE) // 2])
+    empty.service.imports.close()
+    assert job.operation.state == "failed"
+    assert nothing_left(empty)
+
+
 def test_only_one_may_send_an_upload(empty: Box) -> None:
     job = empty.service.imports.begin(TemplateCreate(name="one", format=ImageFormat.RAW, source=UploadSource(), size=4))
     source, _ = empty.service.imports.upload("one")
