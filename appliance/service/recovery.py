@@ -96,5 +96,6 @@ def export_all(core: Core, exports: Exports) -> tuple[Problem, ...]:
             for clone in core.catalog.clones_of_client(client.name):
                 activate = partial(core.pool.activate_clone, clone.thin_id, clone.size)
                 problems += _try(f"clone {clone.name}", activate)
-            problems += _try(f"client {client.name}", partial(exports.serve, client))
+            # Whether a client is served is looked at anew for each status: an address may come up late.
+            _try(f"client {client.name}", partial(exports.serve, client))
     return tuple(problems)

@@ -1,0 +1,105 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, NotReady, Refused
+from appliance.host import netlink
+from appliance.schema import ClientSpec, CloneCreate
+from appliance.service.clients import check
+from tests.unit.service_harness import Box, box
+
+
+@pytest.fixture
+def appliance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    monkeypatch.setattr(netlink, "addresses", lambda: frozenset({"10.0.0.5", "127.0.0.1"}))
+    with box(tmp_path) as made:
+        yield made
+
+
+def tcp(address: str = "10.0.0.5", port: int = 10809, *, plain: bool = True) -> ClientSpec:
+    return ClientSpec(transport="tcp", address=address, port=port, plain=plain)
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "error", "words"),
+    [
+        ("hv 1", tcp(), InvalidInput, "not a valid client name"),
+        ("hv1", tcp(plain=False), Refused, "not encrypted"),
+        ("local", tcp(), Refused, "unix socket"),
+        ("hv1", ClientSpec(transport="tcp", plain=True), InvalidInput, "needs an address"),
+        ("hv1", tcp("example.org"), InvalidInput, "not an IP address"),
+        ("hv1", ClientSpec(transport="unix", port=1), InvalidInput, "no address"),
+    ],
+)
+def test_bad_clients_are_refused(name: str, spec: ClientSpec, error: type[HatcheryError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        check(name, spec)
+
+
+def test_a_plain_client_listens_where_it_was_told(appliance: Box) -> None:
+    view, new = appliance.service.put_client("hv1", tcp())
+    assert new
+    assert (view.uri, view.plain, view.state) == ("nbd://10.0.0.5:10809/", True, "ok")
+    listen = appliance.units.daemons["hv1"].config.listen
+    assert (listen.address, listen.port) == ("10.0.0.5", 10809)
+    assert appliance.service.put_client("hv1", tcp())[1] is False
+
+
+def test_a_client_that_moves_keeps_its_clones(appliance: Box) -> None:
+    appliance.add_template("debian")
+    appliance.service.put_client("hv1", tcp())
+    appliance.service.create_clones(CloneCreate(name="web", template="debian", client="hv1"))
+    appliance.service.put_client("hv1", tcp(port=10810))
+    assert appliance.units.daemons["hv1"].config.listen.port == 10810
+    assert appliance.exported("hv1") == {"web"}
+    assert appliance.service.show_clone("web").uri == "nbd://10.0.0.5:10810/web"
+
+
+def test_an_address_of_another_machine_is_refused(appliance: Box) -> None:
+    with pytest.raises(InvalidInput, match=r"10\.0\.0\.9 is not an address of this machine"):
+        appliance.service.put_client("hv1", tcp("10.0.0.9"))
+    assert [client.name for client in appliance.service.list_clients().clients] == ["local"]
+
+
+@pytest.mark.parametrize("address", ["10.0.0.5", "0.0.0.0"])  # noqa: S104  nothing listens there
+def test_two_clients_do_not_share_a_port(appliance: Box, address: str) -> None:
+    appliance.service.put_client("hv1", tcp())
+    with pytest.raises(InUse, match="hv1"):
+        appliance.service.put_client("hv2", tcp(address))
+    appliance.service.put_client("hv2", tcp("127.0.0.1"))
+
+
+def test_a_client_that_cannot_be_served_is_not_added(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(client: str) -> None:
+        raise NotReady(f"the storage daemon of client {client} does not start", why="Address already in use")
+
+    monkeypatch.setattr(appliance.units, "start", refuse)
+    with pytest.raises(NotReady, match="Address already in use"):
+        appliance.service.put_client("hv1", tcp())
+    assert appliance.service.core.catalog.find_client("hv1") is None
+    assert not appliance.paths.nbd("hv1").exists()
+
+
+def test_a_client_is_removed_with_its_files_but_never_with_clones(appliance: Box) -> None:
+    appliance.add_template("debian")
+    appliance.service.put_client("hv1", tcp())
+    appliance.service.create_clones(CloneCreate(name="web", template="debian", client="hv1"))
+    with pytest.raises(InUse, match="web"):
+        appliance.service.clients.remove("hv1")
+    appliance.service.clones.remove("web", force=False)
+    assert appliance.service.clients.remove("hv1")
+    assert not appliance.service.clients.remove("hv1")
+    assert not appliance.paths.nbd("hv1").exists()
+    assert "hv1" not in appliance.units.daemons
+    with pytest.raises(Refused):
+        appliance.service.clients.remove("local")
+
+
+def test_connections_that_cannot_be_told_are_not_none_at_all(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise CannotTell("who is connected cannot be told")
+
+    assert appliance.service.list_clients().clients[0].connections == ()
+    monkeypatch.setattr(netlink, "unix_connections", fail)
+    assert appliance.service.list_clients().clients[0].connections is None
