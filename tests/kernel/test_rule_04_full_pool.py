@@ -29,8 +29,8 @@ def small(tree: Path) -> Iterator[Lab]:
 def test_enospc_comes_at_once_nothing_acknowledged_is_lost_and_writing_goes_on(small: Lab) -> None:
     assert "error_if_no_space" in small.call(rules.pool_features)
     small.call(full_pool.serve, [1, 2])
-    assert small.call(full_pool.fill, 2, 10) == 10
-    found = small.call(full_pool.fill_free_go_on, 1, 2, MOST)
+    small.run(["dd", "if=/dev/zero", "of=/dev/mapper/hatchery-clone-2", "bs=4M", "count=50", "oflag=direct"])
+    found = small.call(full_pool.fill_free_go_on, 1, 2, MOST, timeout=180)
     assert found["errno"] == errno.ENOSPC
     assert found["error_seconds"] < 5
     assert found["acknowledged"] > 10
@@ -44,7 +44,7 @@ def test_enospc_comes_at_once_nothing_acknowledged_is_lost_and_writing_goes_on(s
 def test_without_the_feature_a_guest_hangs_instead(small: Lab) -> None:
     small.call(full_pool.serve, [1])
     small.call(rules.reload_pool, without="error_if_no_space")
-    writing = small.begin_call(full_pool.fill, 1, MOST)
+    writing = small.begin_call(full_pool.fill, 1, MOST, timeout=180)
 
     def stuck() -> bool:
         return bool(small.call(rules.pool_mode) != "rw")

@@ -47,7 +47,7 @@ def connect(thin_id: int) -> Any:
 
 def piece(index: int) -> bytes:
     """Data that tells one MiB from another."""
-    return volumes.content(index, 1)
+    return (index + 1).to_bytes(8, "little") * (MIB // 8)
 
 
 def attempt(handle: Any, index: int) -> tuple[int, float]:
@@ -81,15 +81,18 @@ def fill_free_go_on(thin_id: int, other: int, most: int) -> dict[str, Any]:
             break
         acknowledged += 1
         slowest = max(slowest, seconds)
+    print(f"{time.monotonic():.1f} error {number} after {acknowledged} MiB", flush=True)
     pool = Pool.open(Dm())
     full_mode = str(pool.status().mode)
     problems = [problem.what for problem in volumes.store().health().problems]
     damaged = [index for index in range(acknowledged) if bytes(handle.pread(MIB, index * MIB)) != piece(index)]
+    print(f"{time.monotonic():.1f} read back", flush=True)
     files = Files(Paths().nbd(CLIENT))
     node = Export(f"n{other}", f"vol-{other}", Path())
     storage_daemon.StorageDaemon(files, storage_daemon.aio_engine()).cut_off(node)
     pool.deactivate(other)
     pool.delete(other)
+    print(f"{time.monotonic():.1f} deleted the other", flush=True)
     again = [attempt(handle, acknowledged + extra)[0] for extra in range(2)]
     handle.flush()
     damaged += [i for i in range(acknowledged + 2) if bytes(handle.pread(MIB, i * MIB)) != piece(i)]
