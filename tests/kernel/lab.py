@@ -186,7 +186,7 @@ class Lab:
             "--fork",
             "--kill-child",
         ]
-        launch: list[str | Path] = ["sh", Path(__file__).with_name("launch.sh"), self.tree, CHECKOUT, self.folder]
+        launch: list[str | Path] = ["sh", Path(__file__).with_name("launch.sh"), self.tree, CHECKOUT, self.folder, _pycache()]
         with self.console.open("ab") as console:
             self._process = Runner().start(
                 [*guard, "--propagation", "private", *launch, *arguments],
@@ -400,6 +400,14 @@ def scratch() -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(lock)
+
+
+def _pycache() -> Path:
+    """Where the labs keep byte code between them: in the project's cache."""
+    base = os.environ.get("HATCHERY_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/hatchery"
+    folder = Path(base) / "lab-pycache"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 _PREFIX = "hatchery-lab-"

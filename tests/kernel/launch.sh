@@ -1,22 +1,25 @@
 #!/bin/sh
 # Start User-Mode Linux in a Debian 13 tree, inside the mount and pid namespaces that the caller (lab.py) made.
-#   launch.sh TREE CHECKOUT FOLDER KERNEL-ARGUMENT...
+#   launch.sh TREE CHECKOUT FOLDER PYCACHE KERNEL-ARGUMENT...
 # The tree is never changed: a tmpfs overlay takes all writes. What outlives a power cut is in FOLDER:
 # disks/ (the disk files), etc/ (/etc/hatchery), lab/ (requests and answers). This shell stays the namespace's first
 # process, so that an end of the kernel, however it comes, ends everything.
 set -eu
-tree=$1 checkout=$2 folder=$3
-shift 3
+tree=$1 checkout=$2 folder=$3 pycache=$4
+shift 4
 root=$folder/root/tree
 
 mount -t tmpfs -o mode=0755 hatchery-lab "$folder/root"
 mkdir "$folder/root/upper" "$folder/root/work" "$root"
 mount -t overlay -o "lowerdir=$tree,upperdir=$folder/root/upper,workdir=$folder/root/work" hatchery-lab "$root"
-mkdir -p "$root/hatchery" "$root/lab" "$root/disks" "$root/etc/hatchery" "$root/lib/modules" "$root/proc" "$root/dev"
+mkdir -p "$root/hatchery" "$root/lab" "$root/disks" "$root/etc/hatchery" "$root/lib/modules" "$root/proc" "$root/dev" \
+    "$root/var/cache/pycache"
 mount --bind "$checkout" "$root/hatchery"
 mount -o remount,bind,ro "$root/hatchery"
 mount --bind "$folder/lab" "$root/lab"
 mount --bind "$folder/disks" "$root/disks"
+# Byte code of the checkout, kept between labs: compiling it at each start costs a second.
+mount --bind "$pycache" "$root/var/cache/pycache"
 mount --bind "$folder/etc" "$root/etc/hatchery"
 mount -t proc proc "$root/proc"
 mount -t tmpfs -o mode=0755 hatchery-lab "$root/dev"

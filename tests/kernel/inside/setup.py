@@ -43,4 +43,5 @@ def in_sync() -> None:
         actions = [path.read_text().strip() for path in Path("/sys/block").glob("md*/md/sync_action")]
         return all(action in ("idle", "frozen") for action in actions)
 
+    Path("/proc/sys/dev/raid/speed_limit_max").write_text("2000000")
     wait.until(idle, "the arrays to be in sync", deadline=230)
