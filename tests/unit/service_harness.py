@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from appliance.catalog import Catalog
 from appliance.config import Paths
@@ -22,8 +23,10 @@ class Box:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.paths = Paths(etc=folder / "etc", state=folder / "state", run=folder / "run")
-        for made in (self.paths.state, self.paths.run, folder / "volumes"):
+        # The catalog syncs at each change, which costs nothing in memory.
+        self._memory = TemporaryDirectory(dir="/dev/shm")
+        self.paths = Paths(etc=folder / "etc", state=Path(self._memory.name), run=folder / "run")
+        for made in (self.paths.run, folder / "volumes"):
             made.mkdir()
         self.pool = ModelPool(folder / "volumes")
         self.store = ModelStore()
@@ -87,6 +90,7 @@ class Box:
     def close(self) -> None:
         self.units.stop_all()
         self.service.close()
+        self._memory.cleanup()
 
 
 @contextmanager
