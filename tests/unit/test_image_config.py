@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from appliance.host import kernel
+
 ROOT = Path(__file__).resolve().parents[2]
 EXTRA = ROOT / "mkosi.extra"
 
@@ -91,3 +93,8 @@ def test_guest_is_cleaned_for_cloning() -> None:
     guest = ROOT / "mkosi.images/guest"
     assert "/etc/ssh/ssh_host_*" in (guest / "mkosi.conf").read_text()
     assert ": > /etc/machine-id" in (guest / "mkosi.finalize.d/10-machine-id.chroot").read_text()
+
+
+def test_the_build_refuses_the_kernels_that_the_store_refuses() -> None:
+    check = (ROOT / "mkosi.postinst.d/30-check-kernel.chroot").read_text()
+    assert f"MINIMUM = {kernel.MINIMUM}" in check

@@ -1,6 +1,8 @@
 """Which disks the appliance may be written to, and what identifies the box."""
 
 import json
+import struct
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +56,30 @@ def test_some_disks_are_refused_even_with_wipe(disk: str, what: str) -> None:
         check_free(DISK, disk, NOTHING, Existing.WIPE)
 
 
+def partition_table(*types: str) -> bytes:
+    """The first 17 KiB of a disk whose partitions begin at sectors 2048, 4096, ..."""
+    header = bytearray(512)
+    header[:8] = b"EFI PART"
+    struct.pack_into("<QII", header, 72, 2, 128, 128)
+    entries = bytearray(128 * 128)
+    for number, kind in enumerate(types):
+        entries[number * 128 : number * 128 + 16] = uuid.UUID(kind).bytes_le
+        struct.pack_into("<Q", entries, number * 128 + 32, 2048 * (number + 1))
+    return bytes(512) + header + entries
+
+
+USR_VERITY = "77ff5f63-e7b6-4633-acf4-1565b864c0e6"
+ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+
+
 def test_the_esp_is_found_by_type() -> None:
-    table = {
-        "sectorsize": 512,
-        "partitions": [
-            {"type": "77FF5F63-E7B6-4633-ACF4-1565B864C0E6", "start": 9, "size": 9},
-            {"type": "c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "start": 2048, "size": 9},
-        ],
-    }
-    assert esp_offset(json.dumps({"partitiontable": table})) == 1 << 20
-    table["partitions"] = []
+    assert esp_offset(partition_table(USR_VERITY, ESP)) == 4096 * 512
+
+
+@pytest.mark.parametrize("start", [partition_table(USR_VERITY), bytes(17 << 10), b""])
+def test_a_disk_without_esp_is_no_image(start: bytes) -> None:
     with pytest.raises(BuildError, match="no EFI system partition"):
-        esp_offset(json.dumps({"partitiontable": table}))
+        esp_offset(start)
 
 
 def test_a_public_key_is_taken_and_a_private_one_refused(tmp_path: Path) -> None:

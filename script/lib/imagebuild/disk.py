@@ -10,16 +10,19 @@ import json
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import tempfile
+import uuid
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from imagebuild.command import BuildError, capture, need_tools, run, say
 
-TOOLS = {"mcopy": "mtools", "sfdisk": "fdisk", "wipefs": "util-linux", "lsblk": "util-linux", "dd": "coreutils"}
-ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
+TOOLS = {"mcopy": "mtools", "wipefs": "util-linux", "lsblk": "util-linux", "dd": "coreutils"}
+ESP_TYPE = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+SECTOR = 512
 MINIMUM = 4 << 30
 """Bytes that a target must have: both slots of /usr and a root file system of 1 GiB."""
 FILE_SIZE = 16 << 30
@@ -77,16 +80,22 @@ def identity(key_file: Path, hostname: str | None) -> Identity:
     return Identity("".join(f"{line}\n" for line in lines), hostname)
 
 
-def esp_offset(sfdisk_json: str) -> int:
-    """Return where the EFI system partition begins, in bytes, from the output of `sfdisk --json`.
+def esp_offset(start: bytes) -> int:
+    """Return where the EFI system partition begins, in bytes, from a disk's first 17 KiB (its partition table).
+
+    The table's layout is that of the UEFI specification, 5.3 (GUID Partition Table), with sectors of 512 bytes.
 
     Raises:
-        BuildError: there is none.
+        BuildError: there is no such table, or no such partition in it.
     """
-    table = json.loads(sfdisk_json)["partitiontable"]
-    for partition in table["partitions"]:
-        if partition["type"].upper() == ESP_TYPE:
-            return int(partition["start"]) * int(table.get("sectorsize", 512))
+    header = start[SECTOR : 2 * SECTOR]
+    if header[:8] == b"EFI PART":
+        first, count, size = struct.unpack_from("<QII", header, 72)
+        for entry in range(first * SECTOR, first * SECTOR + count * size, size):
+            kind = start[entry : entry + 16]
+            if len(kind) == 16 and uuid.UUID(bytes_le=kind) == ESP_TYPE:
+                (begin,) = struct.unpack_from("<Q", start, entry + 32)
+                return int(begin) * SECTOR
     raise BuildError("the image has no EFI system partition", "its partition table lacks it", "build the image again")
 
 
@@ -129,7 +138,8 @@ def write(image: Path, target: Path, who: Identity, *, tools_tree: Path, existin
         BuildError: the target is in use, not empty or too small, or copying failed.
     """
     need_tools(TOOLS)
-    offset = esp_offset(capture(["sfdisk", "--json", image]))
+    with image.open("rb") as opened:
+        offset = esp_offset(opened.read(17 << 10))
     if target.exists() and stat.S_ISBLK(target.stat().st_mode):
         columns = "NAME,SIZE,MOUNTPOINTS,TYPE"
         check_free(

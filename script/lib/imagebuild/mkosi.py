@@ -14,12 +14,7 @@ from pathlib import Path
 from imagebuild.apt import KEYRING, RELEASE, PrivateApt, host_proxy, host_sources, pick_mirrors, render_sources
 from imagebuild.command import BuildError, need_tools, run, say
 
-HOST_TOOLS: Mapping[str, str] = {
-    "apt-get": "apt",
-    "dpkg-deb": "dpkg",
-    "cp": "coreutils",
-    "unshare": "util-linux",
-}
+HOST_TOOLS: Mapping[str, str] = {"apt-get": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv"}
 
 
 class Mkosi:
