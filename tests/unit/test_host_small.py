@@ -56,6 +56,8 @@ def test_units_are_described_in_words(shown: str, words: str) -> None:
     assert units.describe_show(shown) == words
 
 
+DATA = Path(__file__).parents[1] / "data"
+
 PRINTED = """
 Tracing block device I/O... Hit Ctrl-C to end.
 
@@ -79,6 +81,11 @@ def test_biolatency_is_read_by_disk() -> None:
         "sda": Histogram((2, *(0,) * 11, 1)),
     }
     assert biolatency.parse("") == {}
+
+
+def test_what_the_program_really_prints_is_read() -> None:
+    (disk,) = biolatency.parse((DATA / "biolatency/0.31-one-disk.txt").read_text()).items()
+    assert disk == ("vda", Histogram((0, 0, 0, 0, 0, 29, 331, 612, 45, 7, 7)))
 
 
 def test_rows_that_are_no_powers_of_two_are_not_guessed_at() -> None:
