@@ -357,7 +357,7 @@ class Counters(Model):
     taken: float = Field(description="Seconds of the monotonic clock")
     cache: DeviceCounters | None = Field(description="The cache's partition")
     cached: DeviceCounters = Field(description="bcache0: what the pool asks for")
-    backend: DeviceCounters = Field(description="The backend array: what the cache could not answer")
+    backend: DeviceCounters = Field(description="The backend's data partition: what the cache could not answer")
     meta: DeviceCounters | None = Field(description="The metadata mirror")
     disks: tuple[DeviceCounters, ...] = Field(description="The backend's disks")
     cache_stats: CacheCounters

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from appliance.errors import HatcheryError, NotReady, Unhealthy
+from appliance.errors import HatcheryError, Unhealthy
 from appliance.host import bcache, block, dm_stats, md
 from appliance.host.bcache import State, Totals
 from appliance.host.block import Device
@@ -102,7 +102,10 @@ class DeviceCounters:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """All counters, read one right after the other. ``taken`` in seconds of the monotonic clock."""
+    """All counters, read one right after the other. ``taken`` in seconds of the monotonic clock.
+
+    ``backend`` is the array's data partition: what the cache could not answer.
+    """
 
     taken: float
     cache: DeviceCounters | None
@@ -114,30 +117,12 @@ class Counters:
     clones: dict[int, DeviceCounters]
 
 
-@dataclass(frozen=True, slots=True)
-class _Partitions:
-    """The partitions of cache, cached data and mirror; ``fast`` is None while the drive is missing."""
-
-    backing: Device
-    meta: Device
-    fast: Device | None
-
-    def all(self) -> tuple[Device, ...]:
-        return (self.backing, self.meta) if self.fast is None else (self.backing, self.meta, self.fast)
-
-
-def _same(device: Device) -> bool:
-    """Whether the kernel still means the same device by that name."""
-    return block.by_name(device.name) == device
-
-
 class Store:
     """The store of this machine, for those who look at it and measure it."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._config = machine.config
-        self._known: _Partitions | None = None
 
     def health(self) -> StoreHealth:
         """How all parts are. Never raises: what cannot be looked at is a problem."""
@@ -174,27 +159,28 @@ class Store:
         block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
 
     def counters(self, thin_ids: Iterable[int] = ()) -> Counters:
-        """All counters now; ``thin_ids`` are clones that should be active. Raises NotReady, CannotTell."""
-        parts = self._partitions()
-        found = bcache.cached(parts.backing)
-        if found is None:
-            raise NotReady("the cached device is not running", hint="see `hatchery-store status`")
+        """All counters now; ``thin_ids`` are clones that should be active. Raises NotReady, CannotTell.
+
+        Looking reads nothing from the disks that are measured. The backend is counted on its data partition: what the
+        metadata mirror does on the other one, a resync after a power cut above all, is no client's doing.
+        """
+        found = cache.device(self._machine)
         array = backend.running(self._config.require_backend())
         members = [block.by_name(member.name) for member in array.members]
-        mirrored = md.with_member(parts.meta)
+        mirrored = md.with_member(backend.part(self._config.require_backend(), names.PART_META))
         meta = mirrored.device if mirrored is not None else None
+        fast = _or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE))
         clones: dict[int, DeviceCounters] = {}
         for thin_id in thin_ids:
             info = self._machine.dm.find(names.layer(Layer.CLONE, thin_id))
             device = block.by_number(str(info.number)) if info is not None else None
             if device is not None:
                 clones[thin_id] = _counters(device)
-        fast = parts.fast
         return Counters(
             taken=time.monotonic(),
             cache=_counters(fast) if fast is not None else None,
             cached=_counters(found.device),
-            backend=_counters(array.device),
+            backend=_counters(found.backing),
             meta=_counters(meta) if meta is not None else None,
             disks=tuple(_counters(member) for member in members if member is not None),
             cache_stats=bcache.totals(found.backing),
@@ -203,9 +189,7 @@ class Store:
 
     def clone_latencies(self, thin_id: int) -> Histogram:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
-        counts = dm_stats.read(self._machine.dm, names.layer(Layer.CLONE, thin_id))
-        # The kernel's first bucket ends below 1 us, the histogram's with it.
-        return Histogram((counts[0] + counts[1], *counts[2:]))
+        return Histogram(dm_stats.read(self._machine.dm, names.layer(Layer.CLONE, thin_id)))
 
     def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
         """What each whole disk is for, by its kernel name; disks that are missing are left out."""
@@ -219,17 +203,6 @@ class Store:
             if device is not None:
                 roles[device.name] = "cache"
         return roles
-
-    def _partitions(self) -> "_Partitions":
-        """The partitions that are counted, found once: to look them up is to read from the disks that are measured."""
-        known = self._known
-        if known is None or known.fast is None or not all(_same(device) for device in known.all()):
-            self._known = known = _Partitions(
-                backing=backend.part(self._config.require_backend(), names.PART_DATA),
-                meta=backend.part(self._config.require_backend(), names.PART_META),
-                fast=_or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE)),
-            )
-        return known
 
     # Parts
 

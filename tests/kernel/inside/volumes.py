@@ -37,9 +37,9 @@ def write(path: str | Path, data: bytes, offset: int = 0) -> None:
             for at in range(0, len(data), MIB):
                 piece = data[at : at + MIB]
                 buffer[: len(piece)] = piece
-                view = memoryview(buffer)[: len(piece)]
-                assert os.pwritev(fd, [view], offset + at) == len(piece)
-                view.release()
+                with memoryview(buffer)[: len(piece)] as view:
+                    written = os.pwritev(fd, [view], offset + at)
+                assert written == len(piece)
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -87,9 +87,9 @@ def activate_template(thin_id: int, mib: int) -> str:
 
 
 def backend_reads() -> int:
-    """Bytes read from the backend array so far, as sysfs alone tells: looking must not add to them."""
-    (array,) = {path.parents[2].name for path in Path("/sys/block").glob("md*/md*p*/bcache/state")}
-    return block.statistics(block.get(f"/dev/{array}")).read_bytes
+    """Bytes read from the backend's data partition so far, as sysfs alone tells: looking must not add to them."""
+    (name,) = {path.parents[1].name for path in Path("/sys/block").glob("md*/md*p*/bcache/state")}
+    return block.statistics(block.get(f"/dev/{name}")).read_bytes
 
 
 def reads_by_looking() -> int:
