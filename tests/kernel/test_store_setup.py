@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from appliance import wait
-from tests.kernel.inside import setup
-from tests.kernel.lab import Lab
+from tests.kernel.inside import setup, volumes
+from tests.kernel.lab import Lab, Options
 
 PARTS = ("nvme", "backend", "store")
 
@@ -145,3 +145,23 @@ def cut(lab: Lab, part: str, moment: str) -> None:
     )
     assert f"\n{moment}" in f"\n{job.stderr}", job.stderr
     lab.restart()
+
+
+def test_the_store_is_set_up_and_starts_with_udev_running(tree: Path) -> None:
+    with Lab(tree, Options(udev=True)) as lab:
+        for part in PARTS:
+            status, answer = program(lab, part)
+            assert (status, answer["changed"]) == (0, True), answer
+        for part in PARTS:
+            status, answer = program(lab, part)
+            assert (status, answer["changed"]) == (0, False), answer
+        template = lab.call(volumes.make_template, 1, 4)
+        device = lab.call(volumes.make_clone, 2, 1, 4)
+        assert lab.call(volumes.digest, device, 4) == template
+        assert "hatchery-clone-2" in lab.run(["ls", "/dev/mapper"]).stdout
+        lab.run(["hatchery-store", "down"])
+        left = lab.run(["ls", "/dev/mapper", "/sys/block"]).stdout
+        for word in ("hatchery", "md127", "bcache0"):
+            assert word not in left
+        lab.run(["hatchery-store", "up"])
+        assert lab.call(volumes.digest, lab.call(volumes.activate_clone, 2, 4), 4) == template
