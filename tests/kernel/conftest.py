@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel import folders
 from tests.kernel import lab as machine
 from tests.kernel.inside import setup
 from tests.kernel.lab import Lab, Options
@@ -42,7 +43,7 @@ def lab(tree: Path) -> Iterator[Lab]:
 @pytest.fixture(scope="session")
 def prepared(tree: Path) -> Iterator[Path]:
     """Disks that the product's own setup made, in sync and shut down cleanly; copied for each test."""
-    with machine.scratch() as folder:
+    with folders.scratch() as folder:
         with Lab(tree, Options()) as lab:
             lab.call(setup.everything, timeout=240)
             lab.call(setup.in_sync, timeout=240)

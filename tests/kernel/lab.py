@@ -9,17 +9,14 @@ read-only and on PYTHONPATH. A lab that is killed and started again has the same
 nothing else: that is a power cut. When the test process dies, however it dies, the lab dies with it.
 """
 
-import fcntl
 import json
 import os
 import select
 import shutil
 import signal
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +24,7 @@ from typing import Any, Self
 
 from appliance.model import GIB, MIB
 from appliance.run import Completed, Process, Runner
+from tests.kernel import folders
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BOOT_DEADLINE = 120.0
@@ -136,12 +134,12 @@ class Lab:
         """Make the disks: empty, or copies of those in ``prepared`` (a folder that ``save`` made)."""
         self.tree = tree
         self.options = options or Options()
-        self.folder, self._lock = _own_folder()
+        self.folder, self._lock = folders.own_folder()
         for name in ("root", "disks", "lab", "etc"):
             (self.folder / name).mkdir()
         if prepared:
-            _copy(prepared / "disks", self.folder / "disks")
-            _copy(prepared / "etc", self.folder / "etc")
+            folders.copy(prepared / "disks", self.folder / "disks")
+            folders.copy(prepared / "etc", self.folder / "etc")
         for number in range(self.options.disk_count + 1):
             size = self.options.nvme_bytes if number == 0 else self.options.disk_bytes
             with (self.folder / "disks" / str(number)).open("ab") as disk:
@@ -186,7 +184,8 @@ class Lab:
             "--fork",
             "--kill-child",
         ]
-        launch: list[str | Path] = ["sh", Path(__file__).with_name("launch.sh"), self.tree, CHECKOUT, self.folder, _pycache()]
+        launch: list[str | Path] = ["sh", Path(__file__).with_name("launch.sh")]
+        launch += [self.tree, CHECKOUT, self.folder, folders.pycache()]
         with self.console.open("ab") as console:
             self._process = Runner().start(
                 [*guard, "--propagation", "private", *launch, *arguments],
@@ -247,7 +246,7 @@ class Lab:
         if self._process is not None:
             raise LabError("a running lab cannot be saved")
         for name in ("disks", "etc"):
-            _copy(self.folder / name, target / name)
+            folders.copy(self.folder / name, target / name)
         return target
 
     def close(self) -> None:
@@ -389,53 +388,3 @@ def unmet() -> str:
         if shutil.which(program) is None:
             return f"the kernel tier needs {program}: run script/bootstrap"
     return ""
-
-
-@contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder for prepared disks, removed at the end."""
-    folder, lock = _own_folder()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _pycache() -> Path:
-    """Where the labs keep byte code between them: in the project's cache."""
-    base = os.environ.get("HATCHERY_CACHE") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/hatchery"
-    folder = Path(base) / "lab-pycache"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-_PREFIX = "hatchery-lab-"
-
-
-def _own_folder() -> tuple[Path, int]:
-    """A new folder with a lock on it, and first the removal of folders whose owner was killed."""
-    base = Path(tempfile.gettempdir())
-    for stale in base.glob(f"{_PREFIX}*"):
-        try:
-            handle = os.open(stale, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - stale.stat().st_mtime > 60:
-                shutil.rmtree(stale, ignore_errors=True)
-        except OSError:
-            pass  # it has a living owner
-        finally:
-            os.close(handle)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    return folder, handle
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a folder's content, holes kept, sharing blocks where the file system can."""
-    target.mkdir(parents=True, exist_ok=True)
-    Runner().run(["cp", "-a", "--sparse=always", "--reflink=auto", f"{source}/.", target], timeout=300)

@@ -195,13 +195,6 @@ def empty_template(thin_id: int, mib: int) -> str:
     return str(pool.activate_template(thin_id, mib * MIB, Access.READ_ONLY))
 
 
-def delete(thin_id: int) -> None:
-    """Remove a volume."""
-    pool = Pool.open(Dm())
-    pool.deactivate(thin_id)
-    pool.delete(thin_id)
-
-
 def deactivate(thin_id: int) -> None:
     """Take a volume's devices away."""
     Pool.open(Dm()).deactivate(thin_id)
