@@ -35,7 +35,7 @@ GUEST_ADDRESS = "10.0.2.15"
 """The address that QEMU's user networking gives its machine (QEMU: docs/system/devices/net.rst)."""
 
 NVME = Drive("NVME0", Bus.NVME, 8 * GIB)
-DISKS = tuple(Drive(f"DISK{number}", Bus.SCSI, 4 * GIB, HARD_DISK) for number in (1, 2, 3))
+DISKS = tuple(Drive(f"DISK{number}", Bus.SCSI, 2 * GIB, HARD_DISK) for number in (1, 2, 3))
 
 BOOT_DEADLINE = 600.0
 RESYNC_DEADLINE = 1200.0
@@ -124,7 +124,7 @@ def demo(chosen: argparse.Namespace) -> int:
             words: list[str | Path] = [
                 sys.executable, "-m", "appliance.cli.main", "--host", vm.destination, "measure", "boot",
                 "--template", TEMPLATE, "--runs", str(chosen.runs), "--clones", str(chosen.clones),
-                "--client", CLIENT, "--name", "demo", "--nbd", f"{LOOPBACK}:{vm.port(NBD_PORT)}",
+                "--client", CLIENT, "--name", "demo", "--nbd", f"{LOOPBACK}:{vm.port(NBD_PORT)}", "--deadline", "600",
                 "--json", output / "results.json", "--html", output / "results.html",
                 "--text", output / "results.txt", *(["--keep-clones"] if chosen.keep else []),
             ]  # fmt: skip
@@ -231,14 +231,14 @@ def inventory(vm: VM, template: Path) -> dict[str, Any]:
         "backend_raid_disks": [disk.by_id for disk in DISKS],
         # Plain NBD: host and machine are the same here, and nobody else reaches the port.
         "clone_store_plain_clients": [{"name": CLIENT, "address": GUEST_ADDRESS, "port": NBD_PORT}],
-        "clone_templates_items": [{"name": TEMPLATE, "src": str(template), "format": "qcow2"}],
+        "clone_templates_items": [{"name": TEMPLATE, "src": str(template), "format": "raw"}],
     }
     return {"hatchery": {"hosts": {"demo": host}}}
 
 
 def _inventory(vm: VM, guest: Path) -> Path:
     file = vm.folder / "inventory.json"
-    file.write_text(json.dumps(inventory(vm, guest.with_name("guest.qcow2")), indent=2), encoding="utf-8")
+    file.write_text(json.dumps(inventory(vm, guest), indent=2), encoding="utf-8")
     return file
 
 

@@ -30,6 +30,8 @@ from appliance.wait import until
 
 LOOPBACK = "127.0.0.1"
 QMP_SOCKET = "qmp.sock"
+SCSI = "virtio-scsi-pci,id=scsi,num_queues=1,cmd_per_lun=32"
+"""One queue of 32 requests a disk, as with SATA: the kernel then schedules and merges as it does for real disks."""
 PID_FILE = "qemu.pid"
 
 
@@ -295,7 +297,7 @@ class VM:
             "-nodefaults", *firmware.words, "-qmp", f"unix:{qemu.escape(self._qmp_path)},server=on,wait=off",
             "-pidfile", str(self.folder / PID_FILE),
             "-drive", system, "-device", "virtio-blk-pci,drive=system,serial=SYSTEM,bootindex=0",
-            "-device", "virtio-scsi-pci,id=scsi", "-device", "virtio-rng-pci",
+            "-device", SCSI, "-device", "virtio-rng-pci",
             "-netdev", ",".join(["user,id=net", *self._hostfwd()]), "-device", "virtio-net-pci,netdev=net,romfile=",
         ]  # fmt: skip
         for number, drive in enumerate(self.drives):
