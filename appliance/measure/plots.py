@@ -112,7 +112,7 @@ def latency(group: Sequence[Latency]) -> str:
             places = [index + (number - (len(group) - 1) / 2) * width for index in range(len(counts))]
             axes.bar(places, counts, width=width, color=COLOURS[item.phase])
         axes.set_xticks(range(last - first + 1), [short(bounds(index)[0]) for index in range(first, last + 1)])
-        axes.tick_params(axis="x", labelsize=8)
+        axes.tick_params(axis="x", labelsize=8, rotation=45 if last - first > 9 else 0)
         axes.set_xlabel("latency from")
         axes.set_ylabel("requests")
         _legend(axes, [(item.phase.value, COLOURS[item.phase]) for item in group])

@@ -108,8 +108,8 @@ def conclusions(digest: Digest) -> list[str]:
     if digest.cold and digest.warm:
         ratio = digest.cold.seconds.mean / digest.warm.seconds.mean
         lines.append(
-            f"A warm boot takes {digest.warm.seconds.mean:.1f} s, a cold one {digest.cold.seconds.mean:.1f} s:"
-            f" {ratio:.2f} times as long."
+            f"A warm boot took {digest.warm.seconds.mean:.1f} s, a cold one {digest.cold.seconds.mean:.1f} s"
+            f" (cold / warm {ratio:.2f})."
         )
     if digest.warm is not None:
         verdict = "kept" if digest.warm_enough else "NOT KEPT"
