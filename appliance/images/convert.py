@@ -48,11 +48,13 @@ def sandbox(unit: str, source: Path, target: Path) -> tuple[str, ...]:
         "DynamicUser=yes",
         # Block devices belong to this group; the list below says which of them may be opened.
         "SupplementaryGroups=disk",
-        "DevicePolicy=strict",
+        # QEMU wants /dev/null; "closed" allows the pseudo devices and what is listed here.
+        "DevicePolicy=closed",
         f"DeviceAllow={source} r",
         f"DeviceAllow={target} rw",
         "PrivateNetwork=yes",
-        "RestrictAddressFamilies=none",
+        # Not "none": systemd-run cannot say it. Without a network, a unix socket leads nowhere that it may see.
+        "RestrictAddressFamilies=AF_UNIX",
         "ProtectSystem=strict",
         "ProtectHome=yes",
         "PrivateTmp=yes",
