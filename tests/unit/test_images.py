@@ -167,6 +167,6 @@ def test_nothing_is_probed_and_nothing_but_two_devices_is_seen() -> None:
         f"DeviceAllow={source} r",
         f"DeviceAllow={target} rw",
     ]
-    for needed in ("PrivateNetwork=yes", "DynamicUser=yes", "DevicePolicy=strict", "CapabilityBoundingSet="):
+    for needed in ("PrivateNetwork=yes", "DynamicUser=yes", "DevicePolicy=closed", "CapabilityBoundingSet="):
         assert needed in properties
     assert os.fspath(source) in command
