@@ -332,7 +332,10 @@ class Lab:
             line = self._line.fileno()
             ready, _, _ = select.select([line, self._life], [], [], max(0.0, end - time.monotonic()))
             if line in ready:
-                *words, self._pending = (self._pending + self._line.recv(4096)).split(b"\n")
+                received = self._line.recv(4096)
+                if not received:
+                    raise LabError(f"the agent in the lab ended\n{self.console_tail()}")
+                *words, self._pending = (self._pending + received).split(b"\n")
                 self._answered.update(word.decode(errors="replace").strip() for word in words)
             elif self._life in ready:
                 raise LabError(f"the lab died\n{self.console_tail()}")

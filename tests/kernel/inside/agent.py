@@ -116,7 +116,10 @@ class Agent:
         pid = os.fork()
         if pid == 0:
             self.work(name, request)
-        os.setpgid(pid, pid)  # here too: whoever comes first, so that a kill right now finds the group
+        # Here too: whoever comes first, so that a kill right now finds the group. EACCES: the child was first and runs
+        # its program by now (setpgid(2)); ESRCH: it has even ended.
+        with contextlib.suppress(PermissionError, ProcessLookupError):
+            os.setpgid(pid, pid)
         self.children[pid] = name
         if request["timeout"] is not None:
             self.deadlines[pid] = time.monotonic() + request["timeout"]
