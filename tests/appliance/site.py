@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.client import Client, connect
+from appliance.errors import DeadlineExceeded, NotReady
 from appliance.measure import guest
 from appliance.measure.qemu import Machine
 from appliance.measure.serial import MachineFault
@@ -191,8 +192,16 @@ class Shell:
 
     def __init__(self, machine: Machine) -> None:
         self._console = machine.console
-        self._console.send("hatchery\n")
-        self._console.wait_for("Password: ", deadline=60)
+        # A getty that begins anew while the guest still starts forgets what was typed, and prompts once more.
+        for _ in range(3):
+            self._console.send("hatchery\n")
+            try:
+                self._console.wait_for("Password: ", deadline=90)
+                break
+            except DeadlineExceeded:
+                continue
+        else:
+            raise NotReady("the guest lets nobody log in", why=self._console.tail())
         self._console.send("hatchery\n")
         self._console.wait_for("$ ", deadline=120)
 
