@@ -3,6 +3,7 @@
 import hashlib
 import mmap
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,15 @@ def cold() -> None:
 def await_index_written() -> None:
     """Wait until bcache has written its index: what a read miss adds to it reaches the drive within 30 seconds."""
     (counter,) = Path("/sys/fs/bcache").glob("*/cache0/btree_written")
-    before = counter.read_text()
-    wait.until(lambda: counter.read_text() != before, "bcache to write its index", deadline=60, interval=0.2)
+    last: list[tuple[float, str]] = []
+
+    def still() -> bool:
+        written = counter.read_text()
+        if not last or written != last[0][1]:
+            last[:] = [(time.monotonic(), written)]
+        return time.monotonic() - last[0][0] > 31
+
+    wait.until(still, "bcache to write its index", deadline=240, interval=0.5)
 
 
 def health() -> dict[str, Any]:
