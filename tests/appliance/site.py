@@ -142,20 +142,6 @@ class Site:
             machine.process.signal(signal.SIGCONT)
             yield machine
 
-    def stamp(self, clone: str) -> None:
-        """Write a pattern to the gap before the clone's first partition, over NBD, and flush it."""
-        self._gap(clone, "write -P 90 128k 512k", "flush")
-
-    def check_stamp(self, clone: str) -> None:
-        """The pattern must be there, every byte of it."""
-        assert "verification failed" not in self._gap(clone, "read -P 90 128k 512k")
-
-    def _gap(self, clone: str, *commands: str) -> str:
-        words = [word for command in commands for word in ("-c", command)]
-        uri = f"nbd://{LOOPBACK}:{self.vm.port(NBD_PORT)}/{clone}"
-        done = self.runner.run(["qemu-io", "-f", "raw", *words, uri])
-        return done.stdout + done.stderr
-
     # -- looking
 
     def failed_units(self) -> str:
@@ -198,3 +184,23 @@ class Commands:
         assert done.returncode != 0, done.stdout
         error: dict[str, str] = json.loads(done.stdout)["error"]
         return done.returncode, error
+
+
+class Shell:
+    """A session on a guest's serial console, as the sample guest's demonstration user."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._console = machine.console
+        self._console.send("hatchery\n")
+        self._console.wait_for("Password: ", deadline=90)
+        self._console.send("hatchery\n")
+        self._console.wait_for("$ ", deadline=120)
+
+    def run(self, command: str, *, deadline: float = 60) -> str:
+        """Run a command line; return what it printed. The exit status must be 0."""
+        before = len(self._console.text)
+        # The terminal echoes the line, so the words that mark the end are not in it as they are printed.
+        self._console.send(f"{command} && echo E''ND-OK || echo E''ND-BAD\n")
+        self._console.wait_for("END-OK", deadline=deadline, faults=("END-BAD",))
+        said = self._console.text[before:]
+        return said[said.find("\n") + 1 : said.find("END-OK")]

@@ -12,9 +12,10 @@ from appliance.run import Runner
 from appliance.schema import Counters
 from appliance.wait import until
 from tests.appliance.conftest import BOOT_DEADLINE
-from tests.appliance.site import CLIENT, DISKS, NBD_PORT, TEMPLATE, Play, Site
+from tests.appliance.site import CLIENT, DISKS, NBD_PORT, TEMPLATE, Play, Shell, Site
 
 CLONE = "web"
+KEPT = "kept over the power cut"
 
 
 def test_the_image_boots_with_no_failed_unit(site: Site) -> None:
@@ -133,18 +134,19 @@ def test_bad_names_are_refused(site: Site) -> None:
 
 @pytest.fixture(scope="module")
 def clone(site: Site, deployed: Play) -> str:
-    """A clone with flushed data of ours, that a guest booted from."""
+    """A clone that a guest booted from and wrote a file to."""
     assert deployed.failed == 0, deployed.said
     with site.commands() as hatchery:
         [view] = hatchery.get("clone", "create", CLONE, "--template", TEMPLATE, "--client", CLIENT)
         assert hatchery.refusal("clone", "create", CLONE, "--template", TEMPLATE)[0] == 5
         assert view["uri"] == f"nbd://10.0.2.15:{NBD_PORT}/{CLONE}"
-    site.stamp(CLONE)
-    with site.guest(CLONE), site.commands() as hatchery:
-        # One writer: it stays with the client that has it.
-        assert hatchery.refusal("clone", "attach", CLONE, "local")[0] == 6
-        assert hatchery.refusal("clone", "remove", CLONE)[0] == 6
-        assert hatchery.refusal("template", "remove", TEMPLATE)[0] == 6
+    with site.guest(CLONE) as machine:
+        Shell(machine).run(f"echo '{KEPT}' > kept && sync")
+        with site.commands() as hatchery:
+            # One writer: it stays with the client that has it.
+            assert hatchery.refusal("clone", "attach", CLONE, "local")[0] == 6
+            assert hatchery.refusal("clone", "remove", CLONE)[0] == 6
+            assert hatchery.refusal("template", "remove", TEMPLATE)[0] == 6
     return CLONE
 
 
@@ -198,15 +200,16 @@ def test_a_power_cut_loses_nothing_and_leaves_the_cache_warm(clone: str, site: S
     site.vm.start()
     site.vm.wait_ssh(deadline=BOOT_DEADLINE)
     serves(site)
-    site.check_stamp(clone)
+    found: list[str] = []
 
     def boot() -> None:
-        with site.guest(clone):
-            return
+        with site.guest(clone) as machine:
+            found.append(Shell(machine).run("cat kept"))
 
     with site.api() as api:
         assert [view.name for view in api.clones()] == [clone]
         wanted, missed = backend_bytes(api, clone, boot)
+    assert KEPT in found[-1]
     assert wanted > 20 << 20
     assert missed <= wanted / 100, f"{missed} of {wanted} bytes came from the backend: the cache was cold"
 

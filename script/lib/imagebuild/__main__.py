@@ -8,7 +8,7 @@ from pathlib import Path
 
 from imagebuild.command import BuildError, say
 from imagebuild.disk import Existing, identity, write
-from imagebuild.kinds import KINDS, build, place
+from imagebuild.kinds import KINDS, build, place, tools_tree
 from imagebuild.mkosi import Mkosi
 
 
@@ -47,9 +47,9 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
     if words.image == "write":
         who = identity(words.ssh_key, words.hostname)
         image = build(KINDS["appliance"], cache, mkosi=mkosi, fresh=False)
-        mkosi.prepare()
+        tools = tools_tree(cache, mkosi=mkosi)
         existing = Existing.WIPE if words.wipe else Existing.REFUSE
-        write(image, words.target, who, tools_tree=mkosi.tools_tree, existing=existing)
+        write(image, words.target, who, tools_tree=tools, existing=existing)
         sys.stdout.write(f"{words.target}\n")
         return
     for kind in KINDS.values() if words.image == "all" else [KINDS[words.image]]:

@@ -128,6 +128,17 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
         return home / kind.result
 
 
+def tools_tree(cache: Path, *, mkosi: Mkosi) -> Path:
+    """Return mkosi's tools tree, built if need be.
+
+    Raises:
+        BuildError: it could not be built.
+    """
+    with _lock(cache / "images" / ".lock"):
+        mkosi.prepare()
+    return mkosi.tools_tree
+
+
 def copy_inputs(kind: Kind, into: Path) -> None:
     """Copy an image's inputs out of the checkout, so that editing there does not disturb the build or its digest."""
     for name in kind.inputs:

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from imagebuild.apt import KEYRING, RELEASE, PrivateApt, host_proxy, host_sources, pick_mirrors, render_sources
 from imagebuild.command import BuildError, need_tools, run, say
+from imagebuild.inputs import digest
 
 HOST_TOOLS: Mapping[str, str] = {"apt-get": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv"}
+
+TOOLS = Path(__file__).with_name("tools.conf")
 
 
 class Mkosi:
@@ -25,7 +28,7 @@ class Mkosi:
         self._home = cache / "mkosi"
         self._program = self._home / "program"
         self._sandbox = self._home / "sandbox"
-        self._tools = self._home / "tools"
+        self._tools = self._home / f"tools-{digest(TOOLS.parent, [TOOLS.name])}"
         self._proxy: str | None = None
 
     @property
@@ -95,17 +98,20 @@ class Mkosi:
             (scratch / "program").rename(self._program)
 
     def _build_tools(self) -> None:
-        say("building mkosi's tools tree (once, about two minutes)")
+        say("building mkosi's tools tree (once, about a minute)")
         with tempfile.TemporaryDirectory(dir=self._home) as name:
             self._run(
                 "tools",
                 [
                     *("--directory", "", "--distribution", "debian", "--release", RELEASE),
-                    *("--include", "mkosi-tools", "--output", "tools", "--output-directory", name),
+                    *("--include", TOOLS, "--output", "tools", "--output-directory", name),
                     "build",
                 ],
             )
             Path(name, "tools").rename(self._tools)
+        for old in self._home.glob("tools*"):
+            if old != self._tools:
+                shutil.rmtree(old, ignore_errors=True)
 
     def forget(self, name: str) -> None:
         """Throw an image's incremental cache away, so that its next build asks the mirror for newer packages."""
