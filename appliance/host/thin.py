@@ -86,6 +86,12 @@ def parse_mapped(params: str) -> int:
     return int(word) * SECTOR
 
 
+def parse_end(params: str) -> int:
+    """First byte after the last mapped one of a ``thin`` target, from its status line; 0 when it holds nothing."""
+    words = params.split()
+    return (int(words[1]) + 1) * SECTOR if len(words) > 1 and words[1].isdecimal() else 0
+
+
 def pool_table(data: Path, metadata: Path, *, length: int, block: int, low_water: int) -> Target:
     """The table of a pool. ``length`` and ``block`` in sectors, ``low_water`` in blocks.
 
@@ -96,9 +102,18 @@ def pool_table(data: Path, metadata: Path, *, length: int, block: int, low_water
     return Target(0, length, "thin-pool", f"{metadata} {data} {block} {low_water} {features}")
 
 
-def thin_table(pool: Path, thin_id: int, length: int) -> Target:
-    """The table of a thin volume of ``length`` sectors."""
-    return Target(0, length, "thin", f"{pool} {thin_id}")
+def thin_table(pool: Path, thin_id: int, length: int, origin: Path | None = None) -> Target:
+    """The table of a thin volume of ``length`` sectors. What it does not hold is read from ``origin``, if there is one.
+
+    The external origin may be shorter: past its end the volume reads as zeros.
+    """
+    return Target(0, length, "thin", f"{pool} {thin_id}" + (f" {origin}" if origin else ""))
+
+
+def parse_origin(params: str) -> str:
+    """The external origin (``MAJOR:MINOR``) in the table of a thin volume; empty when it has none."""
+    words = params.split()
+    return words[2] if len(words) > 2 else ""
 
 
 class Check(StrEnum):

@@ -23,11 +23,19 @@ PREFIX = "hatchery-"
 UUID_PREFIX = "HATCHERY-"
 
 
+class PoolName(StrEnum):
+    """The two pools: data on the cached backend, data on NVMe."""
+
+    DURABLE = "durable"
+    FAST = "fast"
+
+
 class Layer(StrEnum):
-    """The kinds of device-mapper devices that stand for one thin volume, top first."""
+    """The kinds of device-mapper devices that stand for one thin volume, those above others first."""
 
     CLONE = "clone"
     THIN = "thin"
+    EPHEMERAL = "ephemeral"
     TEMPLATE = "template"
     STAGING = "staging"
     PROBE = "probe"
@@ -53,6 +61,11 @@ def pool(name: str) -> str:
 def pool_data(name: str) -> str:
     """The device that a pool keeps its data on: ``hatchery-pool-durable-data``."""
     return f"{pool(name)}-data"
+
+
+def pool_metadata(name: str) -> str:
+    """The device that a pool keeps its metadata on, where that is one of ours: ``hatchery-pool-fast-meta``."""
+    return f"{pool(name)}-meta"
 
 
 def uuid(name: str) -> str:

@@ -1,8 +1,13 @@
-"""The durable pool: thin volumes and the device-mapper devices that stand for them. Sizes in bytes.
+"""The two pools: thin volumes and the device-mapper devices that stand for them. Sizes in bytes.
 
-hatchery-template-ID                       read-only once sealed
-hatchery-clone-ID -> hatchery-thin-ID      the retry layer, which is what gets exported, over the thin volume
-hatchery-staging-ID                        scratch space of an import
+durable
+    hatchery-template-ID                   read-only once sealed
+    hatchery-clone-ID -> hatchery-thin-ID  the retry layer, which is what gets exported, over the thin volume
+    hatchery-staging-ID                    scratch space of an import
+fast
+    hatchery-ephemeral-ID                  exported as it is; what it does not hold is read from hatchery-template-ID
+
+Ids come from one sequence for both pools, so that each of these names stands for one volume.
 """
 
 import fcntl
@@ -19,15 +24,22 @@ from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import MIB, SECTOR, Access
 from appliance.run import Runner
 from appliance.store import names
-from appliance.store.names import Layer
+from appliance.store.names import Layer, PoolName
 
-__all__ = ["Pool", "PoolMode", "PoolStatus"]
+__all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
 
 _CLOSE_DEADLINE = 3.0
 _BLKDISCARD = 0x1277
 _DISCARD_PIECE = 64 * MIB
 _EMPTY_FIRST = 256 * MIB
-_THIN_LAYERS = (Layer.THIN, Layer.TEMPLATE, Layer.STAGING)
+_THIN_LAYERS = {
+    PoolName.DURABLE: (Layer.THIN, Layer.TEMPLATE, Layer.STAGING),
+    PoolName.FAST: (Layer.EPHEMERAL,),
+}
+_LAYERS = {
+    PoolName.DURABLE: frozenset(Layer) - {Layer.EPHEMERAL},
+    PoolName.FAST: frozenset({Layer.EPHEMERAL}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +63,35 @@ class PoolStatus:
 
 
 class Pool:
-    """A thin pool that is active."""
+    """A thin pool that is active. ``kind`` says which of the two, ``name`` is its device-mapper name."""
 
-    def __init__(self, dm: Dm, name: str, runner: Runner, block_bytes: int) -> None:
+    def __init__(self, dm: Dm, kind: PoolName, runner: Runner, block_bytes: int) -> None:
         self._dm = dm
         self._runner = runner
-        self.name = names.pool(name)
+        self.kind = kind
+        self.name = names.pool(kind)
         self.block_bytes = block_bytes
 
     @classmethod
-    def open(cls, dm: Dm, name: str = "durable", runner: Runner | None = None) -> Self:
-        """The pool of that name. Raises NotReady when it is not active."""
+    def open(cls, dm: Dm, name: str = PoolName.DURABLE, runner: Runner | None = None) -> Self:
+        """The pool of that name, ``durable`` or ``fast``. Raises NotReady when it is not active."""
+        kind = PoolName(name)
         try:
-            target = _only(dm.table(names.pool(name)), "thin-pool", names.pool(name))
+            target = _only(dm.table(names.pool(kind)), "thin-pool", names.pool(kind))
         except NotFound as error:
-            raise NotReady(f"the {name} pool is not active", hint="see `hatchery-store status`") from error
+            raise NotReady(f"the {kind} pool is not active", hint="see `hatchery-store status`") from error
         block, _ = thin.parse_pool_table(target.params)
-        return cls(dm, name, runner or Runner(), block * SECTOR)
+        return cls(dm, kind, runner or Runner(), block * SECTOR)
+
+    def identity(self) -> str:
+        """Which pool of that name it is: made anew, on the same drive or on another one, it has another identity.
+
+        Empty for the durable pool, which is never replaced. Raises NotReady when the pool is gone.
+        """
+        info = self._dm.find(self.name)
+        if info is None:
+            raise NotReady(f"{self.name} is not active", hint="see `hatchery-store status`")
+        return info.uuid.removeprefix(names.uuid(self.name)).removeprefix("-")
 
     def status(self) -> PoolStatus:
         """How the pool is, without making it commit. Raises NotReady when it is gone, CannotTell."""
@@ -101,7 +125,7 @@ class Pool:
         Raises Refused while the origin is active, writable and running: the kernel would take a snapshot without
         what is in flight (rule 11).
         """
-        for layer in _THIN_LAYERS:
+        for layer in _THIN_LAYERS[self.kind]:
             info = self._dm.find(names.layer(layer, origin))
             if info is not None and not info.read_only and not info.suspended:
                 raise Refused(
@@ -121,12 +145,12 @@ class Pool:
         if line is None:
             raise NotFound(f"there is no thin device {thin_id}")
         if thin.parse_mapped(line) > _EMPTY_FIRST:
-            self._empty(thin_id)
+            self._empty(thin_id, thin.parse_end(line))
         self._message(f"delete {_checked(thin_id)}")
 
     def exists(self, thin_id: int) -> bool:
         """Whether the pool's metadata has the thin device: asked of the kernel, by a trial load of a table."""
-        if any(self._dm.find(names.layer(layer, thin_id)) for layer in _THIN_LAYERS):
+        if any(self._dm.find(names.layer(layer, thin_id)) for layer in _THIN_LAYERS[self.kind]):
             return True
         return self._probe(thin_id) is not None
 
@@ -173,6 +197,27 @@ class Pool:
         dm_stats.create(self._dm, name)
         return path
 
+    def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
+        """The ephemeral clone's device to export, with a latency histogram on it; only in the fast pool.
+
+        ``origin`` is the device of its sealed template, which may be smaller. Raises Refused when that is anything
+        else or can be written (rules 2 and 11): what changes below a clone changes in the clone.
+        """
+        if self.kind is not PoolName.FAST:
+            raise InvalidInput(f"the {self.kind} pool has no ephemeral clones")
+        parsed, info = names.parse_layer(origin.name), self._dm.find(origin.name)
+        if parsed is None or parsed[0] is not Layer.TEMPLATE or info is None or not info.read_only:
+            raise Refused(
+                f"{origin} cannot be the origin of an ephemeral clone",
+                why="it is not the device of a sealed template",
+                hint="seal the template first",
+            )
+        name = names.layer(Layer.EPHEMERAL, thin_id)
+        table = thin.thin_table(self._dm.path(self.name), _checked(thin_id), _sectors(size), self._dm.path(origin.name))
+        path = self._ensure(name, table, Access.READ_WRITE, str(info.number))
+        dm_stats.create(self._dm, name)
+        return path
+
     def deactivate(self, thin_id: int) -> None:
         """Take away all devices of a volume; fine when there are none. Raises InUse, naming the one that is open."""
         for layer in Layer:
@@ -190,17 +235,20 @@ class Pool:
                 ) from error
 
     def active(self) -> dict[int, frozenset[Layer]]:
-        """The layers that are active now, by thin id."""
+        """The layers of this pool's volumes that are active now, by thin id."""
         found: dict[int, set[Layer]] = {}
         for entry in self._dm.list():
             parsed = names.parse_layer(entry.name)
-            if parsed is not None:
+            if parsed is not None and parsed[0] in _LAYERS[self.kind]:
                 found.setdefault(parsed[1], set()).add(parsed[0])
         return {thin_id: frozenset(layers) for thin_id, layers in found.items()}
 
     def mapped_bytes(self, thin_id: int) -> int:
-        """Bytes mapped by an active volume, blocks shared with others included. Raises NotFound."""
-        for layer in _THIN_LAYERS:
+        """Bytes mapped by an active volume, blocks shared with others included. Raises NotFound.
+
+        Of an ephemeral clone these are the blocks that it has written: the template's are in the other pool.
+        """
+        for layer in _THIN_LAYERS[self.kind]:
             name = names.layer(layer, thin_id)
             if self._dm.find(name) is not None:
                 return thin.parse_mapped(_only(self._dm.status(name), "thin", name).params)
@@ -217,12 +265,16 @@ class Pool:
     def _activate(self, layer: Layer, thin_id: int, size: int, access: Access) -> Path:
         return self._ensure(names.layer(layer, thin_id), self._thin(thin_id, size), access)
 
-    def _ensure(self, name: str, target: Target, access: Access) -> Path:
-        """The device, made or found; one that differs from what is wanted is made anew. Raises NotFound, InUse."""
+    def _ensure(self, name: str, target: Target, access: Access, origin: str = "") -> Path:
+        """The device, made or found; one that differs from what is wanted is made anew. Raises NotFound, InUse.
+
+        ``origin`` is the number of the external origin that it must have.
+        """
         info = self._dm.find(name)
         if info is not None:
             table = self._dm.table(name)
             same = [(line.length, line.kind) for line in table] == [(target.length, target.kind)]
+            same = same and (target.kind != "thin" or thin.parse_origin(table[0].params) == origin)
             if same and info.read_only is (access is Access.READ_ONLY) and not info.suspended:
                 return self._dm.path(name)
             self._dm.remove(name, deadline=_CLOSE_DEADLINE)
@@ -249,15 +301,13 @@ class Pool:
         finally:
             self._dm.remove(probe)
 
-    def _empty(self, thin_id: int) -> None:
+    def _empty(self, thin_id: int, size: int) -> None:
         """Discard a large volume in pieces, so that nobody's writes wait for one long delete."""
-        size = self.status().data_total
-        name = names.layer(Layer.THIN, thin_id)
-        path = self._activate(Layer.THIN, thin_id, size, Access.READ_WRITE)
+        layer = _THIN_LAYERS[self.kind][0]
+        name = names.layer(layer, thin_id)
+        path = self._activate(layer, thin_id, size, Access.READ_WRITE)
         try:
-            words = _only(self._dm.status(name), "thin", name).params.split()
-            highest = int(words[1]) + 1 if words[1:2] not in ([], ["-"]) else 0
-            _discard(path, min(highest * SECTOR, size))
+            _discard(path, size)
         finally:
             self._dm.remove(name, deadline=_CLOSE_DEADLINE)
 
