@@ -1,10 +1,12 @@
 """Converting a checked qcow2 image, from one volume to another, by a process that can do nothing else (rule 16)."""
 
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from appliance.errors import BadImage, CommandFailed
+from appliance.errors import BadImage, CommandFailed, HatcheryError, NoSpace, Unhealthy
 from appliance.run import Runner
 
 UNIT_PREFIX = "hatchery-convert-"
@@ -21,7 +23,10 @@ class Converter(Protocol):
     """Writes what a qcow2 image on ``source`` describes onto ``target``, whose every byte reads as zero before."""
 
     def convert(self, source: Path, target: Path, staging: int) -> None:
-        """Convert. ``staging`` names the job. Raises BadImage when the image turns out to be damaged."""
+        """Convert. ``staging`` names the job.
+
+        Raises BadImage when the image turns out to be damaged, NoSpace, Unhealthy when nothing could be converted.
+        """
 
     def stop_all(self) -> None:
         """End conversions that a former process left running."""
@@ -122,6 +127,18 @@ def _run(runner: Runner, words: Sequence[str]) -> None:
     try:
         runner.run(words, timeout=TIME_MAX + 60)
     except CommandFailed as error:
-        raise BadImage(
-            "the qcow2 image cannot be converted", why=error.why, hint="check it: qemu-img check FILE"
-        ) from error
+        raise judged(error) from error
+
+
+def judged(error: CommandFailed) -> HatcheryError:
+    """What a failed conversion means: only what qemu-img itself says is about the image."""
+    said = [line for line in error.stderr.splitlines() if line.startswith("qemu-img: ")]
+    if any(line.endswith(os.strerror(errno.ENOSPC)) for line in said):
+        return NoSpace("the pool is full", why="\n".join(said), hint="remove clones or templates, then import again")
+    if said:
+        return BadImage("the qcow2 image cannot be converted", why=error.why, hint="check it: qemu-img check FILE")
+    return Unhealthy(
+        "the conversion of the image could not run",
+        why=error.why or f"it ended with status {error.returncode}",
+        hint=f"this is not about the image: see `journalctl --unit='{UNIT_PREFIX}*'`",
+    )

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.errors import BadImage, DeadlineExceeded, HatcheryError, InvalidInput, NotFound, NotReady, Refused
+from appliance.errors import (
+    BadImage,
+    CommandFailed,
+    DeadlineExceeded,
+    HatcheryError,
+    InvalidInput,
+    NoSpace,
+    NotFound,
+    NotReady,
+    Refused,
+    Unhealthy,
+)
 from appliance.images import convert
 from appliance.images.sources import FileSource, UploadSource, UrlSource
 from appliance.images.volume import BLOCK, VolumeWriter
@@ -170,3 +181,19 @@ def test_nothing_is_probed_and_nothing_but_two_devices_is_seen() -> None:
     for needed in ("PrivateNetwork=yes", "DynamicUser=yes", "DevicePolicy=closed", "CapabilityBoundingSet="):
         assert needed in properties
     assert os.fspath(source) in command
+
+
+@pytest.mark.parametrize(
+    ("status", "stderr", "kind"),
+    [
+        (1, "qemu-img: error while reading at byte 0: Input/output error\n", BadImage),
+        (1, "qemu-img: error while writing at byte 65536: No space left on device\n", NoSpace),
+        (1, "Failed to start transient service unit: Cannot set property X\n", Unhealthy),
+        (203, "", Unhealthy),
+    ],
+)
+def test_only_what_qemu_img_says_is_blamed_on_the_image(status: int, stderr: str, kind: type[HatcheryError]) -> None:
+    judged = convert.judged(CommandFailed("qemu-img convert", status, stderr))
+    assert type(judged) is kind
+    assert judged.why
+    assert judged.hint
