@@ -20,7 +20,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from pathlib import Path
 
 from appliance.errors import DeadlineExceeded, NotReady
@@ -99,6 +99,13 @@ class Hardware:
     cpus: int = 2
 
 
+class Identity(Enum):
+    """Where the machine learns whom it lets in."""
+
+    SMBIOS = "the virtual machine's firmware"
+    DISK = "its system disk, as `script/image write` made it"
+
+
 @dataclass
 class VM:
     """One machine. ``forwards`` are TCP ports inside; ``port`` tells where each is found on the host's loopback."""
@@ -113,6 +120,7 @@ class VM:
     system_size: int = 8 << 30
     outlive: bool = False
     credentials: Mapping[str, str] = field(default_factory=dict)
+    identity: Identity = Identity.SMBIOS
 
     def __post_init__(self) -> None:
         self._machine: qemu.Machine | None = None
@@ -311,7 +319,8 @@ class VM:
         return (f"hostfwd=tcp:{LOOPBACK}:{outside}-:{inside}" for inside, outside in self._ports.items())
 
     def _all_credentials(self) -> dict[str, str]:
-        return {"ssh.authorized_keys.root": self.key.public + "\n", **self.credentials}
+        key = {"ssh.authorized_keys.root": self.key.public + "\n"} if self.identity is Identity.SMBIOS else {}
+        return {**key, **self.credentials}
 
     @property
     def _qmp_path(self) -> Path:
