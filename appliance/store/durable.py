@@ -189,7 +189,11 @@ def verify(machine: Machine, wanted: StoreConfig) -> None:
 
 def wrong_features(machine: Machine, wanted: StoreConfig) -> tuple[str, ...]:
     """What is wrong in the running pool's table, in words."""
-    targets = machine.dm.table(POOL)
+    return broken_rules(machine.dm.table(POOL), wanted.block_kib * KIB)
+
+
+def broken_rules(targets: tuple[Target, ...], block_bytes: int) -> tuple[str, ...]:
+    """What is wrong in a pool's table, in words (rules 3, 4 and 13)."""
     if len(targets) != 1 or targets[0].kind != "thin-pool":
         return ("it is not a thin pool",)
     size, features = thin.parse_pool_table(targets[0].params)
@@ -200,8 +204,8 @@ def wrong_features(machine: Machine, wanted: StoreConfig) -> tuple[str, ...]:
         wrong.append("a full pool does not answer at once")
     if "no_discard_passdown" not in features:
         wrong.append("discards go through to the array")
-    if size * SECTOR != wanted.block_kib * KIB:
-        wrong.append(f"its blocks have {size * SECTOR // KIB} KiB instead of {wanted.block_kib}")
+    if size * SECTOR != block_bytes:
+        wrong.append(f"its blocks have {size * SECTOR // KIB} KiB instead of {block_bytes // KIB}")
     return tuple(wrong)
 
 

@@ -6,21 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from appliance.errors import HatcheryError, Unhealthy
+from appliance.errors import HatcheryError, NotFound, Unhealthy
 from appliance.host import bcache, block, dm_stats, md
 from appliance.host.bcache import State, Totals
 from appliance.host.block import Device
+from appliance.host.dm import Info
 from appliance.host.md import Array
 from appliance.model import Health, Histogram, Problem
-from appliance.store import backend, cache, durable, mirror, names, nvme
+from appliance.store import backend, cache, mirror, names, nvme
 from appliance.store.machine import Machine
-from appliance.store.names import Layer
-from appliance.store.pool import Pool, PoolMode
+from appliance.store.names import EXPORTED, PoolName
+from appliance.store.pool_health import PoolHealth, fast_health, pool_health
 
 T = TypeVar("T")
-
-_FULL_SOON = 75
-_NEARLY_FULL = 85
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +57,17 @@ class CacheHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class PoolHealth:
-    """The durable pool."""
-
-    health: Health
-    name: str
-    mode: str
-    data_used: int
-    data_total: int
-    metadata_used: int
-    metadata_total: int
-    block_bytes: int
-    transaction_id: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoreHealth:
-    """All parts; one that could not be looked at is None, and a problem says why."""
+    """All parts; one that could not be looked at is None, and a problem says why.
+
+    ``pool`` is the durable pool. ``fast`` is None as well where there is no fast pool and none is missed.
+    """
 
     backend: ArrayHealth | None
     meta: ArrayHealth | None
     cache: CacheHealth | None
     pool: PoolHealth | None
+    fast: PoolHealth | None
     problems: tuple[Problem, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -131,7 +118,8 @@ class Store:
             backend=_part(problems, lambda: self._backend(problems)),
             meta=_part(problems, lambda: self._mirror(problems)),
             cache=_part(problems, lambda: self._cache(problems)),
-            pool=_part(problems, lambda: self._pool(problems)),
+            pool=_part(problems, lambda: pool_health(self._machine, PoolName.DURABLE, problems)),
+            fast=_part(problems, lambda: fast_health(self._machine, problems)),
             problems=tuple(problems),
         )
 
@@ -172,7 +160,7 @@ class Store:
         fast = _or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE))
         clones: dict[int, DeviceCounters] = {}
         for thin_id in thin_ids:
-            info = self._machine.dm.find(names.layer(Layer.CLONE, thin_id))
+            info = self._exported(thin_id)
             device = block.by_number(str(info.number)) if info is not None else None
             if device is not None:
                 clones[thin_id] = _counters(device)
@@ -189,7 +177,15 @@ class Store:
 
     def clone_latencies(self, thin_id: int) -> Histogram:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
-        return Histogram(dm_stats.read(self._machine.dm, names.layer(Layer.CLONE, thin_id)))
+        info = self._exported(thin_id)
+        if info is None:
+            raise NotFound(f"clone {thin_id} is not active")
+        return Histogram(dm_stats.read(self._machine.dm, info.name))
+
+    def _exported(self, thin_id: int) -> Info | None:
+        """The device that a clone is exported by, of either kind, or None while it is not active."""
+        found = (self._machine.dm.find(names.layer(layer, thin_id)) for layer in EXPORTED)
+        return next((info for info in found if info is not None), None)
 
     def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
         """What each whole disk is for, by its kernel name; disks that are missing are left out."""
@@ -260,44 +256,6 @@ class Store:
         shown = bcache.chosen(block.read_text(found.backing.sysfs / "bcache/cache_mode"))
         return CacheHealth(worst, attached, shown, size, not wrong, bypassed, available)
 
-    def _pool(self, problems: list[Problem]) -> PoolHealth:
-        status = Pool.open(self._machine.dm, "durable", self._machine.runner).status()
-        worst = Health.OK
-
-        def report(severity: Health, what: str, hint: str) -> None:
-            nonlocal worst
-            problems.append(Problem(severity, what, hint))
-            order = list(Health)
-            worst = max(worst, severity, key=order.index)
-
-        if status.mode is not PoolMode.READ_WRITE:
-            words = {PoolMode.OUT_OF_DATA_SPACE: "is full: writes fail", PoolMode.READ_ONLY: "has become read-only"}
-            said = words.get(status.mode, "has failed")
-            report(Health.FAILED, f"the pool {said}", "remove clones or templates, then see `hatchery-store status`")
-        if status.needs_check:
-            report(Health.FAILED, "the pool's metadata needs a check", "stop the store and run thin_check")
-        for wrong in durable.wrong_features(self._machine, self._config.require_store()):
-            report(Health.FAILED, f"the pool breaks a rule: {wrong}", "stop and start the store")
-        for kind, used, total in (
-            ("data", status.data_used, status.data_total),
-            ("metadata", status.metadata_used, status.metadata_total),
-        ):
-            percent = 100 * used // total if total else 0
-            if percent >= _FULL_SOON:
-                severity = Health.FAILED if percent >= _NEARLY_FULL else Health.DEGRADED
-                report(severity, f"the pool's {kind} is {percent} % full", "remove clones or templates")
-        return PoolHealth(
-            health=worst,
-            name="durable",
-            mode=status.mode,
-            data_used=status.data_used,
-            data_total=status.data_total,
-            metadata_used=status.metadata_used,
-            metadata_total=status.metadata_total,
-            block_bytes=status.block_bytes,
-            transaction_id=status.transaction_id,
-        )
-
 
 def _part(problems: list[Problem], look: Callable[[], T]) -> T | None:
     try:
@@ -344,9 +302,10 @@ def as_text(health: StoreHealth) -> str:
     if health.cache is not None:
         state = "attached" if health.cache.attached else "not attached"
         lines.append(f"{'cache':8} {health.cache.health}: {state}, {health.cache.mode}")
-    if health.pool is not None:
-        pool = health.pool
-        percent = 100 * pool.data_used / pool.data_total if pool.data_total else 0
-        lines.append(f"{'pool':8} {pool.health}: {pool.mode}, {percent:.1f} % of {pool.data_total >> 20} MiB used")
+    for title, pool in (("pool", health.pool), ("fast", health.fast)):
+        if pool is not None:
+            percent = 100 * pool.data_used / pool.data_total if pool.data_total else 0
+            size = f"{percent:.1f} % of {pool.data_total >> 20} MiB used"
+            lines.append(f"{title:8} {pool.health}: {pool.mode}, {size}")
     lines += [f"! {problem.what}" + (f" ({problem.hint})" if problem.hint else "") for problem in health.problems]
     return "\n".join(lines)

@@ -28,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     verbs.add_parser("down", help="take the store down")
     status = verbs.add_parser("status", help="how the store is")
     status.add_argument("--json", action="store_true", help="for programs")
+    anew = verbs.add_parser("recreate-fast", help="make the fast pool anew: all ephemeral clones are lost")
+    anew.add_argument("--lose-ephemeral-clones", action="store_true", required=True, help="yes, that is what I want")
     make = verbs.add_parser("setup", help="make a part of the store; may be repeated")
     make.add_argument("part", choices=list(Part), type=Part)
     make.add_argument("--spec", required=True, metavar="FILE", help="JSON object with the part's settings; - is stdin")
@@ -56,6 +58,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return OK
     if arguments.verb == "down":
         return FAILED if start.down(machine) else OK
+    if arguments.verb == "recreate-fast":
+        start.recreate_fast(machine)
+        return OK
     if arguments.verb == "status":
         return _status(machine, bool(arguments.json))
     part: Part = arguments.part

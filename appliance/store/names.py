@@ -41,6 +41,10 @@ class Layer(StrEnum):
     PROBE = "probe"
 
 
+EXPORTED = (Layer.CLONE, Layer.EPHEMERAL)
+"""The layers that clients get to see: of a durable and of an ephemeral clone."""
+
+
 def array(name: str) -> str:
     """The name in an array's superblock: ``hatchery:backend``."""
     return f"{HOMEHOST}:{name}"

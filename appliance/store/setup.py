@@ -165,6 +165,7 @@ def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...
         done = apply(backend.plan_start(backend_config, members, array), machine)
         done += start.raise_stack(machine, Making.ALLOWED)
         durable.verify(machine, store)
+        done += start.raise_fast(machine, Making.ALLOWED)
         return done
     return _check_store(machine, store)
 
@@ -175,22 +176,23 @@ def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...
     steps = [step.describe() for step in mirror.plan(found, Making.ALLOWED, store.state_bytes)]
     seen = cache.observe(machine, store.cache_mode)
     steps += [step.describe() for step in cache.plan(seen, Making.ALLOWED, store.cache_mode)]
+    fast_steps = [step.describe() for step in start.plan_fast(machine, Making.ALLOWED)]
     if found.array is None or not found.array.running:
         steps.append(Description("mount", str(machine.config.paths.state), "the state file system"))
         steps.append(Description("activate", durable.POOL))
-        return tuple(steps)
+        return (*steps, *fast_steps)
     try:
         state = mirror.part(machine, names.PART_STATE)
         metadata = mirror.part(machine, names.PART_POOL_META)
     except NotReady:
         steps.append(Description("format", "state file system", "ext4"))
         steps.append(Description("activate", durable.POOL))
-        return tuple(steps)
+        return (*steps, *fast_steps)
     looked = durable.observe(machine)
     target = str(machine.config.paths.state)
     steps += [step.describe() for step in durable.plan_state(looked, Making.ALLOWED, str(state.path), target)]
     steps += [step.describe() for step in durable.plan_pool(looked, str(metadata.path), target)]
-    return tuple(steps)
+    return (*steps, *fast_steps)
 
 
 def write_file(path: Path, text: str) -> None:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 from appliance.errors import HatcheryError
 from appliance.host import bcache, block, kernel, md, mount
+from appliance.model import KIB
 from appliance.reconcile import Description, apply
-from appliance.store import backend, cache, durable, mirror, names, nvme
-from appliance.store.machine import Machine
+from appliance.store import backend, cache, durable, fast, mirror, names, nvme
+from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ def up(machine: Machine) -> tuple[Description, ...]:
     done += _try(lambda: apply(backend.plan_start(wanted, members, array), machine))
     done += raise_stack(machine, Making.FORBIDDEN)
     durable.verify(machine, store)
+    done += _try(lambda: raise_fast(machine, Making.FORBIDDEN))
     return tuple(done)
 
 
@@ -48,6 +50,26 @@ def raise_stack(machine: Machine, making: Making) -> tuple[Description, ...]:
     metadata = str(mirror.part(machine, names.PART_POOL_META).path)
     done += apply(durable.plan_pool(durable.observe(machine), metadata, target), machine)
     return tuple(done)
+
+
+def raise_fast(machine: Machine, making: Making) -> tuple[Description, ...]:
+    """The fast pool; nothing when its drive is missing. Raises Refused, NotReady, Unhealthy."""
+    return apply(plan_fast(machine, making), machine)
+
+
+def plan_fast(machine: Machine, making: Making) -> StoreSteps:
+    """The steps of ``raise_fast``."""
+    return fast.plan(fast.observe(machine), making, machine.config.require_store().block_kib * KIB)
+
+
+def recreate_fast(machine: Machine) -> tuple[Description, ...]:
+    """Make the fast pool anew, whatever was in it: an operator's word. Raises NotReady, InUse, Unhealthy."""
+    size = machine.config.require_store().block_kib * KIB
+    for entry in machine.dm.list():
+        found = names.parse_layer(entry.name)
+        if found is not None and found[0] is names.Layer.EPHEMERAL:
+            machine.dm.remove(entry.name)
+    return apply(fast.plan_anew(fast.observe(machine), size), machine)
 
 
 def _try(work: Callable[[], tuple[Description, ...]]) -> tuple[Description, ...]:
@@ -73,8 +95,10 @@ def down(machine: Machine) -> tuple[HatcheryError, ...]:
         return True
 
     attempt(lambda: durable.quiet(machine))
-    if attempt(lambda: _volumes_down(machine)) and attempt(lambda: _pool_down(machine)):
-        attempt(lambda: _mark_clean(machine))
+    if attempt(lambda: _volumes_down(machine)):
+        attempt(lambda: fast.down(machine))
+        if attempt(lambda: _pool_down(machine)):
+            attempt(lambda: _mark_clean(machine))
     attempt(lambda: _state_down(machine))
     attempt(lambda: _cache_down(machine))
     attempt(lambda: _arrays_down(machine))
