@@ -21,7 +21,8 @@ def test_a_written_disk_boots_with_its_name_and_lets_its_owner_in() -> None:
     runner = Runner()
     try:
         key, disk = Key.create(folder, runner), folder / "written.raw"
-        words = [ROOT / "script/image", "write", "--ssh-key", f"{key.private}.pub", "--hostname", "attic", disk]
+        identity: list[str | Path] = ["--ssh-key", f"{key.private}.pub", "--hostname", "attic"]
+        words = [ROOT / "script/image", "write", *identity, disk]
         runner.run(words, timeout=1800)
         again = runner.run(words, check=False)
         assert again.returncode != 0
