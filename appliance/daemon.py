@@ -14,9 +14,11 @@ from appliance.api.server import Server, listen
 from appliance.catalog import Catalog
 from appliance.config import Paths
 from appliance.errors import HatcheryError, NotReady
+from appliance.host.dm import Dm
 from appliance.host.notify import notify
 from appliance.host.units import Direct, Systemd, Units, booted_with_systemd
 from appliance.images.convert import Converter, PlainConverter, SandboxedConverter
+from appliance.model import PoolName
 from appliance.run import Runner
 from appliance.service.kernel import KernelStore
 from appliance.service.service import Service
@@ -35,18 +37,28 @@ def make_service(paths: Paths, runner: Runner) -> Service:
         )
     paths.run.mkdir(parents=True, exist_ok=True)
     machine = Machine(settings, runner)
-    pool = Pool.open(machine.dm, "durable", runner)
+    pools = open_pools(machine.dm, runner)
     units: Units = Systemd(runner) if booted_with_systemd() else Direct(runner, paths)
     converter: Converter = SandboxedConverter(runner) if booted_with_systemd() else PlainConverter(runner)
     return Service(
         catalog=Catalog(paths.catalog),
-        pool=pool,
+        pools=pools,
         store=KernelStore(machine),
         units=units,
         converter=converter,
         runner=runner,
         paths=paths,
     )
+
+
+def open_pools(dm: Dm, runner: Runner) -> dict[PoolName, Pool]:
+    """The pools that are active. Raises NotReady when the durable one is not."""
+    pools = {PoolName.DURABLE: Pool.open(dm, PoolName.DURABLE, runner)}
+    try:
+        pools[PoolName.FAST] = Pool.open(dm, PoolName.FAST, runner)
+    except NotReady as error:
+        log.info("no ephemeral clones: %s", error)
+    return pools
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -25,15 +25,21 @@ class TemplateState(StrEnum):
 
     IMPORTING = "importing"
     READY = "ready"
-    REMOVING = "removing"
 
 
 class CloneState(StrEnum):
-    """Life of a clone."""
+    """Life of a clone. LOST is never recorded: it is what a clone is whose volume is gone with its drive."""
 
     CREATING = "creating"
     READY = "ready"
-    REMOVING = "removing"
+    LOST = "lost"
+
+
+class PoolName(StrEnum):
+    """The pools: data on the cached backend, or on NVMe alone."""
+
+    DURABLE = "durable"
+    FAST = "fast"
 
 
 class CloneKind(StrEnum):
@@ -41,6 +47,11 @@ class CloneKind(StrEnum):
 
     DURABLE = "durable"
     EPHEMERAL = "ephemeral"
+
+    @property
+    def pool(self) -> PoolName:
+        """The pool that such a clone's volume is in."""
+        return PoolName.FAST if self is CloneKind.EPHEMERAL else PoolName.DURABLE
 
 
 class ImageFormat(StrEnum):

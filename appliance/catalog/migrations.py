@@ -59,6 +59,48 @@ STEPS: tuple[str, ...] = (
     CREATE INDEX clones_by_client ON clones (client);
     CREATE INDEX clones_open ON clones (state) WHERE state <> 'ready';
     """,
+    """
+    CREATE TABLE pools (
+        name TEXT PRIMARY KEY,
+        -- What the catalog and the pool agreed on last; NULL before the first change.
+        transaction_id INTEGER,
+        -- Which drives the pool is on; NULL for the pool that is on the array.
+        identity TEXT
+    ) STRICT;
+    INSERT INTO pools SELECT 'durable', transaction_id, NULL FROM ledger;
+    INSERT INTO pools VALUES ('fast', NULL, NULL);
+    ALTER TABLE ledger DROP COLUMN transaction_id;
+
+    CREATE TABLE garbage (
+        -- Volumes that are to be deleted. A volume stands here before its deletion begins, and while it is being made.
+        thin_id INTEGER PRIMARY KEY,
+        pool TEXT NOT NULL REFERENCES pools,
+        why TEXT NOT NULL,
+        since REAL NOT NULL
+    ) STRICT;
+    INSERT INTO garbage SELECT thin_id, 'durable', 'clone ' || name || ' was removed', created FROM clones
+        WHERE state = 'removing';
+    DELETE FROM clones WHERE state = 'removing';
+    INSERT INTO garbage
+        SELECT s.thin_id, 'durable', 'template ' || t.name || '@' || t.version || ' was removed', t.created
+        FROM stagings s JOIN templates t ON t.thin_id = s.template WHERE t.state = 'removing';
+    DELETE FROM stagings WHERE template IN (SELECT thin_id FROM templates WHERE state = 'removing');
+    INSERT INTO garbage
+        SELECT thin_id, 'durable', 'template ' || name || '@' || version || ' was removed', created FROM templates
+        WHERE state = 'removing';
+    DELETE FROM templates WHERE state = 'removing';
+
+    CREATE TABLE versions (
+        -- The highest version that a name had: a number is not used again for other content.
+        name TEXT PRIMARY KEY,
+        last INTEGER NOT NULL
+    ) STRICT;
+    INSERT INTO versions SELECT name, max(version) FROM templates WHERE state = 'ready' GROUP BY name;
+    ALTER TABLE templates ADD COLUMN retired INTEGER NOT NULL DEFAULT 0 CHECK (retired IN (0, 1));
+
+    ALTER TABLE clones ADD COLUMN expires REAL;
+    CREATE INDEX clones_by_expiry ON clones (expires) WHERE expires IS NOT NULL;
+    """,
 )
 
 

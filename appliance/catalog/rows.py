@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from appliance.model import CloneKind, CloneState, ImageFormat, TemplateState
+from appliance.model import CloneKind, CloneState, ImageFormat, PoolName, TemplateState
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,21 @@ class Client:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolRow:
+    """What the catalog knows of a pool.
+
+    ``transaction_id`` is what both agreed on last (rule 9), None before the first change. ``identity`` names the
+    drives that the pool is on, None when that was never recorded.
+    """
+
+    name: PoolName
+    transaction_id: int | None
+    identity: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewTemplate:
-    """A template version that is about to be imported."""
+    """A template version that is about to be imported, or made of a clone."""
 
     name: str
     format: ImageFormat
@@ -28,7 +41,10 @@ class NewTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A template version. ``size`` is 0 and ``sha256`` None until they are known."""
+    """A template version. ``size`` is 0 and ``sha256`` None until they are known.
+
+    A ``retired`` one is cloned no more and goes with the last of its clones.
+    """
 
     thin_id: int
     name: str
@@ -39,6 +55,7 @@ class Template:
     source: str
     sha256: str | None
     created: float
+    retired: bool = False
 
     @property
     def ref(self) -> str:
@@ -48,11 +65,13 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class NewClone:
-    """A clone that is about to be made."""
+    """A clone that is about to be made. ``expires`` is when its lease ends, None for never."""
 
     name: str
     client: str | None
     created: float
+    kind: CloneKind = CloneKind.DURABLE
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,12 @@ class Clone:
     size: int
     client: str | None
     created: float
+    expires: float | None = None
+
+    @property
+    def pool(self) -> PoolName:
+        """Where its volume is."""
+        return self.kind.pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +104,18 @@ class Staging:
 
 
 @dataclass(frozen=True, slots=True)
+class Garbage:
+    """A volume that is to be deleted, or that a change which did not end has left: why, and since when."""
+
+    thin_id: int
+    pool: PoolName
+    why: str
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Open:
-    """The intents that were recorded and not finished: after a crash they are settled by looking into the pool."""
+    """The intents that were recorded and not finished: after a crash they are settled by looking into the pools."""
 
     templates: tuple[Template, ...]
     clones: tuple[Clone, ...]

@@ -55,14 +55,13 @@ class Clones:
 
     def _take_back(self, clones: Sequence[Clone]) -> None:
         try:
+            self._core.catalog.remove_clones(clones, "was not finished", self._core.now())
             for clone in clones:
-                self._core.catalog.begin_clone_removal(clone.thin_id)
                 if clone.client is not None:
                     self._exports.withdraw(clone.client, clone, cut_off=True)
-            self._core.discard_clones(clones)
         except HatcheryError:
-            # Their intent stays open, so the next start settles it.
             log.exception("what is left of the clones could not be removed")
+        self._core.discard_quietly([clone.thin_id for clone in clones])
 
     def remove(self, name: str, *, force: bool) -> bool:
         """Remove a clone and free its space; false when there was none of that name.
@@ -75,8 +74,8 @@ class Clones:
                 return False
             if clone.client is not None:
                 self._exports.withdraw(clone.client, clone, cut_off=force)
-            self._core.catalog.begin_clone_removal(clone.thin_id)
-            self._core.discard_clones([clone])
+            self._core.catalog.remove_clones([clone], "was removed", self._core.now())
+            self._core.discard_quietly([clone.thin_id])
         log.info("removed clone %s", name)
         return True
 

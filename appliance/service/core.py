@@ -1,60 +1,88 @@
-"""What all use cases share: the catalog, the pool, one lock, and the agreement between the two (rule 9)."""
+"""What all use cases share: the catalog, the pools, one lock, and the agreement between them (rule 9)."""
 
 import logging
 import threading
+import time
 from collections.abc import Iterable
 
-from appliance.catalog import Catalog, Clone, Staging, Template
-from appliance.errors import NotFound
-from appliance.service.ports import Pool
+from appliance.catalog import Catalog
+from appliance.errors import HatcheryError, NotFound, NotReady
+from appliance.model import PoolName
+from appliance.service.ports import Pool, Pools
 
 log = logging.getLogger(__name__)
 
 
 class Core:
-    """The catalog and the pool behind one lock.
+    """The catalog and the pools behind one lock.
 
     Whoever changes what exists holds ``lock`` for the change: intent into the catalog, action on the pool, result
     into the catalog. The copying of images happens outside of it.
     """
 
-    def __init__(self, catalog: Catalog, pool: Pool) -> None:
+    def __init__(self, catalog: Catalog, pools: Pools) -> None:
         self.catalog = catalog
-        self.pool = pool
+        self.pools = dict(pools)
         self.lock = threading.RLock()
 
-    def advance(self) -> int:
-        """Move the pool's transaction id on by one and return it; the caller records it with the result.
+    @property
+    def pool(self) -> Pool:
+        """The durable pool."""
+        return self.pools[PoolName.DURABLE]
+
+    def pool_of(self, name: PoolName) -> Pool:
+        """The pool of that name. Raises NotReady when it is not there."""
+        pool = self.pools.get(name)
+        if pool is None:
+            raise NotReady(
+                f"there is no {name} pool",
+                why="the NVMe drive is missing, or no space on it was given to ephemeral clones",
+                hint="see `hatchery status`",
+            )
+        return pool
+
+    def advance(self, name: PoolName = PoolName.DURABLE) -> int:
+        """Move a pool's transaction id on by one and return it; the caller records it with the result.
 
         Raises Unhealthy when the pool's id is not the one that the catalog has.
         """
-        old = self.catalog.transaction_id()
+        pool = self.pool_of(name)
+        old = self.catalog.transaction_id(name)
         if old is None:
-            old = self.pool.status().transaction_id
-        self.pool.set_transaction_id(old, old + 1)
+            old = pool.status().transaction_id
+        pool.set_transaction_id(old, old + 1)
         return old + 1
 
-    def discard_clones(self, clones: Iterable[Clone]) -> None:
-        """Remove clones with all that may exist of them. They must not be exported. Raises InUse."""
-        clones = tuple(clones)
-        for clone in clones:
-            self._discard(clone.thin_id)
-        if clones:
-            self.catalog.drop_clones([clone.thin_id for clone in clones], self.advance())
+    def discard(self, thin_ids: Iterable[int]) -> None:
+        """Delete volumes that the catalog has in its garbage. They must not be exported. Raises InUse, NotReady."""
+        found = self.catalog.find_garbage(thin_ids)
+        for name in PoolName:
+            here = [garbage.thin_id for garbage in found if garbage.pool is name]
+            if not here:
+                continue
+            pool = self.pool_of(name)
+            deleted = [thin_id for thin_id in here if _delete(pool, thin_id)]
+            self.catalog.drop_garbage(here, name, self.advance(name) if deleted else None)
 
-    def discard_template(self, template: Template) -> None:
-        """Remove a template with all that may exist of it. Raises InUse."""
-        self._discard(template.thin_id)
-        self.catalog.drop_template(template.thin_id, self.advance())
-
-    def discard_staging(self, staging: Staging) -> None:
-        """Remove a staging volume. Raises InUse."""
-        self._discard(staging.thin_id)
-        self.catalog.drop_staging(staging.thin_id, self.advance())
-
-    def _discard(self, thin_id: int) -> None:
-        self.pool.deactivate(thin_id)
+    def discard_quietly(self, thin_ids: Iterable[int]) -> None:
+        """As ``discard``; what cannot be deleted now stays in the garbage."""
         try:
-            self.pool.delete(thin_id)
-        except NotFound:
-            log.debug("volume %d is not in the pool", thin_id)
+            self.discard(thin_ids)
+        except HatcheryError:
+            log.exception("volumes %s are deleted later", ", ".join(map(str, thin_ids)))
+
+    @staticmethod
+    def now() -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+
+def _delete(pool: Pool, thin_id: int) -> bool:
+    """Delete a volume with its devices; false when the pool has none of that id."""
+    pool.deactivate(thin_id)
+    try:
+        pool.delete(thin_id)
+    except NotFound:
+        log.debug("volume %d is not in the pool", thin_id)
+        return False
+    return True

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from appliance.catalog import NewTemplate, Staging, Template
-from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound
+from appliance.errors import BadImage, InvalidInput, NotFound
 from appliance.images import qcow2, sources
 from appliance.images.convert import Converter
 from appliance.images.sources import Source, UploadSource
@@ -181,19 +181,16 @@ class Imports:
             writer.finish()
 
     def _drop_staging(self, staging: Staging) -> None:
-        try:
-            with self._core.lock:
-                self._core.discard_staging(staging)
-        except HatcheryError:
-            # Its intent stays open, so the next start settles it.
-            log.exception("staging volume %d could not be removed", staging.thin_id)
+        with self._core.lock:
+            self._core.catalog.remove_staging(staging.thin_id, "an import has ended", self._core.now())
+            self._core.discard_quietly([staging.thin_id])
 
     def _take_back(self, template: Template) -> None:
-        try:
-            with self._core.lock:
-                self._core.discard_template(template)
-        except HatcheryError:
-            log.exception("what is left of template %s could not be removed", template.ref)
+        with self._core.lock:
+            self._core.catalog.remove_template(
+                template.thin_id, f"the import of {template.ref} was not finished", self._core.now()
+            )
+            self._core.discard_quietly([template.thin_id])
 
 
 def _source(request: TemplateCreate) -> tuple[Source, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
-from appliance.model import Access, Histogram, Problem
+from appliance.model import Access, Histogram, PoolName, Problem
 from appliance.schema import Counters, StoreView
 
 
@@ -40,7 +40,10 @@ class PoolNumbers(Protocol):
 
 
 class Pool(Protocol):
-    """The durable pool."""
+    """A pool. The durable one has templates, staging volumes and durable clones, the fast one ephemeral clones."""
+
+    def identity(self) -> str:
+        """What tells this pool from one on other drives; empty for the durable pool. Raises NotReady."""
 
     def status(self) -> PoolNumbers:
         """Its state now."""
@@ -72,11 +75,18 @@ class Pool(Protocol):
     def activate_clone(self, thin_id: int, size: int) -> Path:
         """Make a clone's device with its retry layer."""
 
+    def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
+        """Make an ephemeral clone's device over its sealed template's device. Raises Refused, NotFound."""
+
     def deactivate(self, thin_id: int) -> None:
         """Remove the volume's devices; fine when there are none. Raises InUse."""
 
     def mapped_bytes(self, thin_id: int) -> int:
         """Bytes mapped in an active volume. Raises NotFound when it is not active."""
+
+
+Pools = Mapping[PoolName, Pool]
+"""The pools that are there. The durable one always is."""
 
 
 class Store(Protocol):

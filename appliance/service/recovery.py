@@ -26,16 +26,12 @@ def reconcile(core: Core) -> tuple[Problem, ...]:
         catalog, pool = core.catalog, core.pool
         if catalog.find_client(LOCAL_CLIENT) is None:
             catalog.put_client(Client(LOCAL_CLIENT, "unix"))
-        intents = catalog.open_intents()
-        problems += _agree(core, has_intents=bool(intents))
-        for clone in intents.clones:
-            log.warning("clone %s was %s when the service ended: removing it", clone.name, clone.state)
-            problems += _try(f"clone {clone.name}", partial(core.discard_clones, [clone]))
-        for staging in intents.stagings:
-            problems += _try(f"staging volume {staging.thin_id}", partial(core.discard_staging, staging))
-        for template in intents.templates:
-            log.warning("template %s was %s when the service ended: removing it", template.ref, template.state)
-            problems += _try(f"template {template.ref}", partial(core.discard_template, template))
+        catalog.roll_back(core.now())
+        garbage = catalog.garbage()
+        problems += _agree(core, has_intents=bool(garbage))
+        for each in garbage:
+            log.warning("volume %d is deleted: %s", each.thin_id, each.why)
+            problems += _try(f"volume {each.thin_id} ({each.why})", partial(core.discard, [each.thin_id]))
         problems += _compare(core)
         for template in catalog.templates():
             if template.state is TemplateState.READY:

@@ -29,7 +29,7 @@ from appliance.service.exports import Exports
 from appliance.service.imports import Imports
 from appliance.service.measure import Measure
 from appliance.service.operations import Operations
-from appliance.service.ports import Pool, Store
+from appliance.service.ports import Pools, Store
 from appliance.service.templates import Templates
 from appliance.service.views import Views
 
@@ -43,14 +43,14 @@ class Service:
         self,
         *,
         catalog: Catalog,
-        pool: Pool,
+        pools: Pools,
         store: Store,
         units: Units,
         converter: Converter,
         runner: Runner,
         paths: Paths,
     ) -> None:
-        self.core = Core(catalog, pool)
+        self.core = Core(catalog, pools)
         self.operations = Operations()
         self._catalog = catalog
         self._store = store

@@ -54,8 +54,10 @@ class Templates:
                 return None
             if template.state is TemplateState.IMPORTING or template.thin_id in self._warming:
                 raise InUse(f"template {template.ref} is in use", why="it is being imported or warmed", hint="wait")
-            self._core.catalog.begin_template_removal(template.thin_id)
-            self._core.discard_template(template)
+            self._core.catalog.remove_template(
+                template.thin_id, f"template {template.ref} was removed", self._core.now()
+            )
+            self._core.discard_quietly([template.thin_id])
         log.info("removed template %s", template.ref)
         return template.ref
 

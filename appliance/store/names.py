@@ -4,6 +4,7 @@ from enum import StrEnum
 
 from appliance.errors import InvalidInput
 from appliance.model import MAX_THIN_ID
+from appliance.model import PoolName as PoolName
 
 HOMEHOST = "hatchery"
 BACKEND = "backend"
@@ -21,13 +22,6 @@ STATE_LABEL = "hatchery-state"
 
 PREFIX = "hatchery-"
 UUID_PREFIX = "HATCHERY-"
-
-
-class PoolName(StrEnum):
-    """The two pools: data on the cached backend, data on NVMe."""
-
-    DURABLE = "durable"
-    FAST = "fast"
 
 
 class Layer(StrEnum):

@@ -41,6 +41,8 @@ class ModelPool:
     data_total: int = 1 * GIB
     metadata_total: int = 16 * MIB
     block_bytes: int = 64 * KIB
+    name: str = ""
+    """Its identity."""
     transaction: int = 0
     volumes: dict[int, Volume] = field(default_factory=dict)
     active: dict[int, Access] = field(default_factory=dict)
@@ -113,6 +115,15 @@ class ModelPool:
             path.write_bytes(self.volumes[thin_id].data.ljust(size, b"\0"))
         self.active[thin_id] = access
         return path
+
+    def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
+        self.step("activate_ephemeral")
+        if thin_id not in self.active and not self.volumes[thin_id].data:
+            self.volumes[thin_id].data = origin.read_bytes()
+        return self._activate(thin_id, size, Access.READ_WRITE)
+
+    def identity(self) -> str:
+        return self.name
 
     def deactivate(self, thin_id: int) -> None:
         self.step("deactivate")

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from appliance.catalog import Catalog
 from appliance.config import Paths
-from appliance.model import MIB, ImageFormat
+from appliance.model import MIB, ImageFormat, PoolName
 from appliance.run import Runner
 from appliance.schema import Operation, TemplateCreate, UploadSource
 from appliance.service.service import Service
@@ -29,6 +29,7 @@ class Box:
         for made in (self.paths.run, folder / "volumes"):
             made.mkdir()
         self.pool = ModelPool(folder / "volumes")
+        self.pools: dict[PoolName, ModelPool] = {PoolName.DURABLE: self.pool}
         self.store = ModelStore()
         self.units = ModelUnits(self.paths.run)
         self.converter = ModelConverter()
@@ -37,7 +38,7 @@ class Box:
     def _make(self) -> Service:
         service = Service(
             catalog=Catalog(self.paths.catalog),
-            pool=self.pool,
+            pools=self.pools,
             store=self.store,
             units=self.units,
             converter=self.converter,

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.catalog import Catalog, Client, NewClone, NewTemplate
+from appliance.catalog import Catalog, Client, NewClone, NewTemplate, PoolRow
+from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
 from appliance.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, Unhealthy
-from appliance.model import MAX_THIN_ID, CloneState, ImageFormat, TemplateRef, TemplateState
+from appliance.model import MAX_THIN_ID, CloneKind, CloneState, ImageFormat, PoolName, TemplateRef, TemplateState
+from tests.lint.files import ROOT
 
 
 @pytest.fixture
@@ -57,6 +59,36 @@ def test_opening_migrates_once_and_refuses_a_newer_schema(tmp_path: Path) -> Non
         Catalog(path)
 
 
+def test_a_catalog_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
+    """The file is what the first release wrote: things that are, that were half made, that were half removed."""
+    path = tmp_path / "catalog.db"
+    db = sqlite3.connect(path)
+    db.executescript((ROOT / "tests/data/catalog/version-1.sql").read_text(encoding="utf-8"))
+    db.close()
+    catalog = Catalog(path)
+    assert catalog.pool() == PoolRow(PoolName.DURABLE, 4, None)
+    assert catalog.pool(PoolName.FAST) == PoolRow(PoolName.FAST, None, None)
+    assert [client.name for client in catalog.clients()] == ["hv1", "local"]
+    assert [(t.ref, t.state, t.retired) for t in catalog.templates()] == [
+        ("debian@1", TemplateState.READY, False),
+        ("fedora@1", TemplateState.IMPORTING, False),
+    ]
+    assert [(c.thin_id, c.name, c.client, c.kind, c.expires, c.state) for c in catalog.clones()] == [
+        (4, "db", None, CloneKind.DURABLE, None, CloneState.READY),
+        (6, "half", None, CloneKind.DURABLE, None, CloneState.CREATING),
+        (3, "web", "local", CloneKind.DURABLE, None, CloneState.READY),
+    ]
+    assert [(g.thin_id, g.why) for g in catalog.garbage()] == [
+        (2, "template old@1 was removed"),
+        (5, "clone gone was removed"),
+    ]
+    assert [s.thin_id for s in catalog.stagings()] == [8]
+    assert catalog.thin_ids() == {1, 2, 3, 4, 5, 6, 7, 8}
+    made = catalog.add_template(template("debian"))
+    assert (made.thin_id, made.version) == (9, 2)
+    catalog.close()
+
+
 def test_a_step_that_fails_is_not_half_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = "CREATE TABLE extra (one INTEGER) STRICT; INSERT INTO extra VALUES (1, 2);"
     path = tmp_path / "catalog.db"
@@ -77,7 +109,7 @@ def test_a_path_that_cannot_be_opened_is_not_ready(tmp_path: Path) -> None:
 
 def test_ids_are_never_given_twice(catalog: Catalog) -> None:
     first = ready(catalog)
-    catalog.drop_template(first, 1)
+    catalog.remove_template(first, "gone", 1.0)
     second = ready(catalog)
     assert second == first + 1
     catalog.skip_thin_ids(40)
@@ -92,10 +124,54 @@ def test_ids_end_some_day(catalog: Catalog) -> None:
     assert catalog.templates() == ()
 
 
-def test_a_taken_name_is_said_to_be_taken(catalog: Catalog) -> None:
+def test_versions_are_made_one_after_the_other(catalog: Catalog) -> None:
     catalog.add_template(template("debian"))
-    with pytest.raises(AlreadyExists, match="importing"):
+    with pytest.raises(AlreadyExists, match="being imported"):
         catalog.add_template(template("debian"))
+
+
+def test_a_version_is_never_given_twice_unless_it_never_was_ready(catalog: Catalog) -> None:
+    failed = catalog.add_template(template("debian"))
+    catalog.remove_template(failed.thin_id, "failed", 1.0)
+    first, second = ready(catalog), ready(catalog)
+    assert [t.ref for t in catalog.versions("debian")] == ["debian@2", "debian@1"]
+    catalog.remove_template(second, "gone", 1.0)
+    assert catalog.template(TemplateRef("debian")).thin_id == first
+    assert catalog.add_template(template("debian")).version == 3
+    assert catalog.add_template(template("other")).version == 1
+
+
+def test_a_bare_name_is_the_newest_ready_version(catalog: Catalog) -> None:
+    first, second = ready(catalog), ready(catalog)
+    catalog.add_template(template("debian"))
+    assert catalog.template(TemplateRef("debian")).thin_id == second
+    assert catalog.template(TemplateRef("debian", 3)).state is TemplateState.IMPORTING
+    (clone,) = catalog.add_clones(TemplateRef("debian"), [NewClone("a", None, 1.0)])
+    assert (clone.template, clone.template_ref) == (second, "debian@2")
+    assert not catalog.retire_template(second, 2.0)
+    assert catalog.template(TemplateRef("debian")).thin_id == first
+    with pytest.raises(NotReady, match="debian@2 cannot be cloned"):
+        catalog.add_clones(TemplateRef("debian", 2), [NewClone("b", None, 1.0)])
+
+
+def test_a_retired_template_goes_with_its_last_clone(catalog: Catalog) -> None:
+    first, second = ready(catalog), ready(catalog)
+    one, two = catalog.add_clones(TemplateRef("debian", 1), [NewClone("a", None, 1.0), NewClone("b", None, 1.0)])
+    other = NewClone("c", None, 1.0, CloneKind.EPHEMERAL)
+    (three,) = catalog.add_clones(TemplateRef("debian", 1), [other])
+    assert not catalog.retire_template(first, 2.0)
+    assert not catalog.remove_clones([one, two], "was removed", 3.0)
+    assert catalog.template(TemplateRef("debian", 1)).retired
+    assert catalog.remove_clones([three], "was removed", 4.0)
+    assert catalog.find_template(TemplateRef("debian", 1)) is None
+    assert [(g.thin_id, g.pool, g.why) for g in catalog.garbage()] == [
+        (one.thin_id, PoolName.DURABLE, "clone a was removed"),
+        (two.thin_id, PoolName.DURABLE, "clone b was removed"),
+        (first, PoolName.DURABLE, "template debian@1 was removed with its last clone"),
+        (three.thin_id, PoolName.FAST, "clone c was removed"),
+    ]
+    assert catalog.retire_template(second, 5.0), "nothing depends on it"
+    assert catalog.templates() == ()
 
 
 def test_clones_are_added_all_or_none(catalog: Catalog) -> None:
@@ -127,22 +203,77 @@ def test_open_intents_are_what_was_not_finished(catalog: Catalog) -> None:
     assert found.stagings == (staging,)
     assert catalog.transaction_id() == 7
     assert catalog.thin_ids() == {done, clone.thin_id, other.thin_id, importing.thin_id, staging.thin_id}
-    with pytest.raises(InUse):
-        catalog.drop_template(importing.thin_id, 8)
-    catalog.drop_staging(staging.thin_id, 8)
-    catalog.drop_template(importing.thin_id, 9)
-    catalog.drop_clones([other.thin_id], 10)
+    assert catalog.roll_back(2.0) == found
     assert not catalog.open_intents()
-    assert catalog.transaction_id() == 10
+    assert {g.thin_id: g.why for g in catalog.garbage()} == {
+        other.thin_id: "clone b was not finished",
+        staging.thin_id: "the import of fedora@1 was not finished",
+        importing.thin_id: "the import of fedora@1 was not finished",
+    }
+    assert catalog.thin_ids() == {done, clone.thin_id, other.thin_id, importing.thin_id, staging.thin_id}
+    catalog.drop_garbage([other.thin_id, staging.thin_id, importing.thin_id], PoolName.DURABLE, 8)
+    assert catalog.garbage() == ()
+    assert catalog.thin_ids() == {done, clone.thin_id}
+    assert catalog.transaction_id() == 8
+
+
+def test_pools_are_agreed_with_one_by_one(catalog: Catalog) -> None:
+    ready(catalog)
+    (clone,) = catalog.add_clones(TemplateRef("debian"), [NewClone("a", None, 1.0, CloneKind.EPHEMERAL)])
+    assert clone.pool is PoolName.FAST
+    catalog.finish_clones([clone.thin_id], 5, clone.pool)
+    assert catalog.transaction_id(PoolName.DURABLE) is None
+    assert catalog.transaction_id(PoolName.FAST) == 5
+    catalog.adopt_pool(PoolName.FAST, 1, "another drive")
+    assert catalog.pool(PoolName.FAST) == PoolRow(PoolName.FAST, 1, "another drive")
+
+
+def test_a_clone_s_volume_is_replaced_in_one_step(catalog: Catalog) -> None:
+    ready(catalog)
+    (old,) = catalog.add_clones(TemplateRef("debian"), [NewClone("a", None, 1.0)])
+    catalog.finish_clones([old.thin_id], 1)
+    fresh = catalog.add_garbage(PoolName.DURABLE, "the reset of clone a was not finished", 2.0)
+    new = catalog.replace_volume(old, fresh, 8192, "was reset", 3.0, 2)
+    assert (new.thin_id, new.size, new.name, new.template) == (fresh, 8192, "a", old.template)
+    assert [(g.thin_id, g.why) for g in catalog.garbage()] == [(old.thin_id, "clone a was reset")]
+    assert catalog.transaction_id() == 2
+
+
+def test_leases_end(catalog: Catalog) -> None:
+    ready(catalog)
+    wanted = [NewClone(name, None, 1.0, expires=end) for name, end in (("a", 20.0), ("b", 10.0), ("c", None))]
+    clones = catalog.add_clones(TemplateRef("debian"), wanted)
+    assert catalog.expired_clones(30.0) == (), "they are not made yet"
+    catalog.finish_clones([clone.thin_id for clone in clones], 1)
+    assert [clone.name for clone in catalog.expired_clones(9.0)] == []
+    assert [clone.name for clone in catalog.expired_clones(20.0)] == ["b", "a"]
+    catalog.set_clone_expiry(clones[1].thin_id, None)
+    assert [clone.name for clone in catalog.expired_clones(20.0)] == ["a"]
+
+
+def test_questions_about_one_thing_do_not_read_all_clones(catalog: Catalog) -> None:
+    for query in (
+        f"{CLONE_QUERY} WHERE c.name = 'a'",
+        f"{CLONE_QUERY} WHERE c.client = 'a' AND c.state = 'ready' ORDER BY c.name",
+        f"{CLONE_QUERY} WHERE c.state <> 'ready'",
+        f"{CLONE_QUERY} WHERE c.expires IS NOT NULL AND c.expires <= 1.0 AND c.state = 'ready' ORDER BY c.expires",
+        "SELECT count(*) FROM clones WHERE template = 1",
+        "SELECT name FROM clones WHERE template = 1 ORDER BY thin_id LIMIT 5",
+        "SELECT name FROM clones WHERE client = 'a' ORDER BY name",
+        "DELETE FROM clones WHERE thin_id = 1",
+    ):
+        plan = [str(row[3]) for row in catalog._db.execute(f"EXPLAIN QUERY PLAN {query}")]
+        assert not [line for line in plan if line in ("SCAN c", "SCAN clones")], (query, plan)
 
 
 def test_a_template_with_clones_stays_and_says_whose(catalog: Catalog) -> None:
     thin_id = ready(catalog)
     catalog.add_clones(TemplateRef("debian"), [NewClone(f"web-{n}", None, 1.0) for n in range(7)])
     with pytest.raises(InUse, match=r"7 clone\(s\) depend on it: web-0, web-1.* and 2 more"):
-        catalog.begin_template_removal(thin_id)
+        catalog.remove_template(thin_id, "gone", 1.0)
     assert catalog.template(TemplateRef("debian")).state is TemplateState.READY
     assert catalog.clone_counts() == {thin_id: 7}
+    assert catalog.count_clones_of(thin_id) == 7
 
 
 def test_a_removal_detaches(catalog: Catalog) -> None:
@@ -153,9 +284,9 @@ def test_a_removal_detaches(catalog: Catalog) -> None:
     assert [c.name for c in catalog.clones_of_client("local")] == ["a"]
     with pytest.raises(InUse, match="a"):
         catalog.drop_client("local")
-    catalog.begin_clone_removal(clone.thin_id)
+    catalog.remove_clones([clone], "was removed", 1.0)
     assert catalog.clones_of_client("local") == ()
-    assert catalog.clone("a").state is CloneState.REMOVING
+    assert catalog.find_clone("a") is None
     catalog.drop_client("local")
 
 

@@ -138,11 +138,11 @@ def test_a_missing_name_is_an_error_for_a_person_and_an_answer_for_a_program(app
     assert appliance.json("clone", "remove", "gone") == {"name": "gone", "removed": False}
 
 
-def test_a_name_is_taken_once(appliance: Appliance, image: Path) -> None:
-    appliance.json("template", "add", "debian-13", str(image))
-    status, _, err = appliance.run("template", "add", "debian-13", str(image))
-    assert status == 5
-    assert "debian-13" in err
+def test_a_name_that_is_there_gets_a_new_version(appliance: Appliance, image: Path) -> None:
+    assert appliance.json("template", "add", "debian-13", str(image))["ref"] == "debian-13@1"
+    assert appliance.json("template", "add", "debian-13", str(image))["ref"] == "debian-13@2"
+    assert appliance.json("template", "show", "debian-13")["ref"] == "debian-13@2"
+    assert appliance.json("template", "show", "debian-13@1")["version"] == 1
 
 
 def test_a_wrong_checksum_leaves_nothing(appliance: Appliance, image: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from appliance.catalog import NewTemplate
 from appliance.errors import AlreadyExists, HatcheryError, InUse, InvalidInput, NoSpace, NotFound, NotReady
-from appliance.model import GIB, CloneState
+from appliance.model import GIB, CloneState, ImageFormat
 from appliance.schema import ClientSpec, CloneCreate
 from tests.unit.model import Crash
 from tests.unit.service_harness import IMAGE, Box, box, counting
@@ -234,8 +235,10 @@ def test_a_daemon_that_refuses_an_export_makes_no_clone(ready: Box) -> None:
 
 
 def test_a_template_that_is_not_ready_is_not_cloned(ready: Box) -> None:
-    ready.service.core.catalog.begin_template_removal(1)
-    with pytest.raises(NotReady, match="removing"):
+    core = ready.service.core
+    core.catalog.remove_template(1, "gone", 1.0)
+    core.catalog.add_template(NewTemplate("debian", ImageFormat.RAW, "upload", 1.0))
+    with pytest.raises(NotReady, match="importing"):
         create(ready, "web")
 
 

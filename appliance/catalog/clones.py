@@ -1,0 +1,180 @@
+"""Clones in the catalog."""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from appliance.catalog.clients import ClientRows
+from appliance.catalog.database import Row, integer, moment, text
+from appliance.catalog.pools import agree, condemn
+from appliance.catalog.rows import Clone, NewClone
+from appliance.catalog.templates import TemplateRows
+from appliance.errors import AlreadyExists, NotFound, NotReady
+from appliance.model import CloneKind, CloneState, PoolName, TemplateRef, TemplateState
+
+_CLONE = (
+    "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires"
+    " FROM clones c JOIN templates t ON t.thin_id = c.template"
+)
+
+
+class CloneRows(TemplateRows, ClientRows):
+    """The clones."""
+
+    def add_clones(self, ref: TemplateRef, new: Sequence[NewClone]) -> tuple[Clone, ...]:
+        """Record the intent to make clones of one template: all or none.
+
+        Raises NotFound for the template or the client, NotReady while the template is imported or when it is
+        retired, AlreadyExists for a name.
+        """
+        with self._transaction() as db:
+            template = self.template(ref)
+            if template.state is not TemplateState.READY:
+                raise NotReady(f"template {template.ref} cannot be cloned", why=f"it is {template.state}")
+            if template.retired:
+                raise NotReady(
+                    f"template {template.ref} cannot be cloned",
+                    why="it goes when its last clone has gone",
+                    hint="use another version",
+                )
+            for client in {clone.client for clone in new} - {None}:
+                self.client(str(client))
+            for clone in new:
+                if db.execute("SELECT 1 FROM clones WHERE name = ?", (clone.name,)).fetchone():
+                    raise AlreadyExists(f"clone {clone.name} exists already", hint="choose another name")
+            ids = self._take_ids(db, len(new))
+            db.executemany(
+                "INSERT INTO clones (thin_id, name, template, kind, state, size, client, created, expires)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        thin_id,
+                        clone.name,
+                        template.thin_id,
+                        clone.kind,
+                        CloneState.CREATING,
+                        template.size,
+                        clone.client,
+                        clone.created,
+                        clone.expires,
+                    )
+                    for thin_id, clone in zip(ids, new, strict=True)
+                ],
+            )
+            rows = db.execute(f"{_CLONE} WHERE c.thin_id BETWEEN ? AND ? ORDER BY c.thin_id", (ids[0], ids[-1]))
+            return tuple(_clone(row) for row in rows.fetchall())
+
+    def finish_clones(self, thin_ids: Collection[int], transaction_id: int, pool: PoolName = PoolName.DURABLE) -> None:
+        """The clones are in the pool, at that transaction id: ready."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE clones SET state = ? WHERE thin_id = ?", [(CloneState.READY, thin_id) for thin_id in thin_ids]
+            )
+            agree(db, pool, transaction_id)
+
+    def remove_clones(self, clones: Iterable[Clone], why: str, now: float) -> bool:
+        """Clones are no more, their volumes are to be deleted; so are those of retired templates that had no others.
+
+        ``why`` is what happened to each: ``was removed``. True when a template went with them.
+        """
+        templates = set()
+        with self._transaction() as db:
+            for clone in clones:
+                if db.execute("DELETE FROM clones WHERE thin_id = ?", (clone.thin_id,)).rowcount:
+                    condemn(db, clone.thin_id, clone.pool, f"clone {clone.name} {why}", now)
+                    templates.add(clone.template)
+            return self._sweep(db, templates, now)
+
+    def replace_volume(self, clone: Clone, thin_id: int, size: int, why: str, now: float, transaction_id: int) -> Clone:
+        """Give a clone the volume ``thin_id``, which was garbage until now; its old one becomes that."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM garbage WHERE thin_id = ?", (thin_id,))
+            db.execute("UPDATE clones SET thin_id = ?, size = ? WHERE thin_id = ?", (thin_id, size, clone.thin_id))
+            condemn(db, clone.thin_id, clone.pool, f"clone {clone.name} {why}", now)
+            agree(db, clone.pool, transaction_id)
+        return self.clone(clone.name)
+
+    def set_clone_client(self, thin_id: int, client: str | None) -> None:
+        """Attach a clone to a client, or detach it. Raises NotFound for the client."""
+        with self._transaction() as db:
+            if client is not None:
+                self.client(client)
+            db.execute("UPDATE clones SET client = ? WHERE thin_id = ?", (client, thin_id))
+
+    def set_clone_size(self, thin_id: int, size: int) -> None:
+        """Record a clone's size in bytes."""
+        with self._transaction() as db:
+            db.execute("UPDATE clones SET size = ? WHERE thin_id = ?", (size, thin_id))
+
+    def set_clone_expiry(self, thin_id: int, expires: float | None) -> None:
+        """Record when a clone's lease ends; None for never."""
+        with self._transaction() as db:
+            db.execute("UPDATE clones SET expires = ? WHERE thin_id = ?", (expires, thin_id))
+
+    def clones(self) -> tuple[Clone, ...]:
+        """All clones by name."""
+        return tuple(_clone(row) for row in self._rows(f"{_CLONE} ORDER BY c.name"))
+
+    def clones_of_client(self, client: str) -> tuple[Clone, ...]:
+        """The ready clones that are attached to a client, by name."""
+        query = f"{_CLONE} WHERE c.client = ? AND c.state = 'ready' ORDER BY c.name"
+        return tuple(_clone(row) for row in self._rows(query, client))
+
+    def clones_of_kind(self, kind: CloneKind) -> tuple[Clone, ...]:
+        """The ready clones of a kind, by name."""
+        query = f"{_CLONE} WHERE c.kind = ? AND c.state = 'ready' ORDER BY c.name"
+        return tuple(_clone(row) for row in self._rows(query, kind))
+
+    def expired_clones(self, now: float) -> tuple[Clone, ...]:
+        """The ready clones whose lease has ended, the longest ago first."""
+        query = f"{_CLONE} WHERE c.expires IS NOT NULL AND c.expires <= ? AND c.state = 'ready' ORDER BY c.expires"
+        return tuple(_clone(row) for row in self._rows(query, now))
+
+    def _open_clones(self) -> Iterator[Clone]:
+        # Written as in the partial index `clones_open`, so that it is used.
+        rows = self._rows(f"{_CLONE} WHERE c.state <> 'ready'")
+        yield from sorted((_clone(row) for row in rows), key=lambda clone: clone.thin_id)
+
+    def find_clone(self, name: str) -> Clone | None:
+        """The clone of that name; None when absent."""
+        row = self._row(f"{_CLONE} WHERE c.name = ?", name)
+        return _clone(row) if row else None
+
+    def clone(self, name: str) -> Clone:
+        """As ``find_clone``. Raises NotFound."""
+        found = self.find_clone(name)
+        if found is None:
+            raise NotFound(f"clone {name} does not exist", hint="see `hatchery clone list`")
+        return found
+
+    def count_clones(self) -> int:
+        """How many clones there are."""
+        return self._number("SELECT count(*) FROM clones")
+
+    def promised_bytes(self, pool: PoolName) -> int:
+        """Virtual bytes of all volumes in a pool that guests may write to."""
+        kind = CloneKind.EPHEMERAL if pool is PoolName.FAST else CloneKind.DURABLE
+        return self._number("SELECT coalesce(sum(size), 0) FROM clones WHERE kind = ?", kind)
+
+    def clone_counts(self) -> dict[int, int]:
+        """How many clones each template has, by the template's thin id; those with none are left out."""
+        rows = self._rows("SELECT template, count(*) FROM clones GROUP BY template")
+        return {integer(template): integer(count) for template, count in rows}
+
+    def count_clones_of(self, template: int) -> int:
+        """How many clones one template has."""
+        return self._number("SELECT count(*) FROM clones WHERE template = ?", template)
+
+
+def _clone(row: Row) -> Clone:
+    thin_id, name, template, template_name, version, kind, state, size, client, created, expires = row
+    return Clone(
+        thin_id=integer(thin_id),
+        name=str(name),
+        template=integer(template),
+        template_ref=f"{template_name}@{version}",
+        kind=CloneKind(str(kind)),
+        state=CloneState(str(state)),
+        size=integer(size),
+        client=text(client),
+        created=moment(created) or 0.0,
+        expires=moment(expires),
+    )
