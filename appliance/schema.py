@@ -292,7 +292,7 @@ class CacheView(Model):
 
 
 class PoolView(Model):
-    """A thin pool."""
+    """A thin pool: ``durable`` or ``fast``."""
 
     health: Health
     name: str
@@ -306,12 +306,16 @@ class PoolView(Model):
 
 
 class StoreView(Model):
-    """The kernel stack. A part that could not be read is None, and ``Status.problems`` says why."""
+    """The kernel stack. A part that could not be read is None, and ``Status.problems`` says why.
+
+    ``pool`` is the durable pool, ``fast`` the one of ephemeral clones: None also where there is none.
+    """
 
     backend: ArrayView | None
     meta: ArrayView | None
     cache: CacheView | None
     pool: PoolView | None
+    fast: PoolView | None = None
 
 
 class Status(Model):

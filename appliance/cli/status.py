@@ -42,6 +42,8 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
     rows.add_row("meta", *_array(store.meta))
     rows.add_row("cache", *_cache(store.cache))
     rows.add_row("pool", *_pool(store.pool))
+    if store.fast is not None:
+        rows.add_row("fast pool", *_pool(store.fast))
     console.print(rows)
     console.print()
     console.print(clients_table(view.clients))

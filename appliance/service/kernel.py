@@ -34,6 +34,7 @@ class KernelStore:
             meta=_array(found.meta),
             cache=None if found.cache is None else CacheView(**asdict(found.cache)),
             pool=None if found.pool is None else PoolView(**asdict(found.pool)),
+            fast=None if found.fast is None else PoolView(**asdict(found.fast)),
         )
         return view, found.problems
 

@@ -115,7 +115,8 @@ class Views:
             for c in clients
             if c.state is not Health.OK
         ]
-        parts = [part.health for part in (store.backend, store.meta, store.cache, store.pool) if part is not None]
+        found = (store.backend, store.meta, store.cache, store.pool, store.fast)
+        parts = [part.health for part in found if part is not None]
         return Status(
             version=__version__,
             kernel=platform.release(),
