@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from appliance.errors import CannotTell, CommandFailed, DeadlineExceeded, Unhealthy
+from appliance.host import block
 from appliance.host.dm_ioctl import Target
 from appliance.model import SECTOR
 from appliance.run import Runner
@@ -120,18 +121,24 @@ class Check(StrEnum):
     """What ``thin_check`` found."""
 
     CLEAN = "clean"
+    MENDED = "leaked blocks were given back"
     NOT_FINISHED = "not finished"
 
 
 def check(runner: Runner, metadata: Path, *, deadline: float) -> Check:
     """Check the metadata of a pool that is not active; at most ``deadline`` seconds. Raises Unhealthy on damage.
 
-    Running out of time is not damage: a pool recovers to its last commit by itself, the check is an extra. Nor are
-    blocks that leaked: after a power cut the last commit may count blocks as used whose mapping was still to come.
-    They are given back.
+    Running out of time is not damage: the check only reads, so that it may be cut off anywhere, and a pool recovers
+    to its last commit by itself. Nor are blocks that leaked: after a power cut the last commit may count blocks as
+    used whose mapping was still to come. They are given back, by a second run that may take four times as long as
+    the first was allowed to: it begins to write only when it has found nothing worse. The same run takes away the
+    flag that makes the kernel open the pool read-only.
     """
     try:
-        runner.run(["thin_check", "--auto-repair", metadata], timeout=deadline)
+        good = runner.run(["thin_check", metadata], timeout=deadline, check=False).returncode == 0
+        if good and not flagged(metadata):
+            return Check.CLEAN
+        runner.run(["thin_check", "--auto-repair", metadata], timeout=4 * deadline)
     except DeadlineExceeded:
         return Check.NOT_FINISHED
     except CommandFailed as error:
@@ -140,7 +147,12 @@ def check(runner: Runner, metadata: Path, *, deadline: float) -> Check:
             why=error.why,
             hint="do not write to it; keep a copy, then see thin_repair(8)",
         ) from error
-    return Check.CLEAN
+    return Check.MENDED
+
+
+def flagged(metadata: Path) -> bool:
+    """Whether the superblock asks for a check: flags bit 0, after 4 bytes of checksum (dm-thin-metadata.c)."""
+    return bool(block.read(metadata, 0, METADATA_BLOCK)[4] & 1)
 
 
 def listed_ids(runner: Runner, metadata: Path) -> frozenset[int]:

@@ -1,7 +1,6 @@
 """The durable pool and the state file system, the two things on the metadata mirror. Sizes in bytes."""
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +8,10 @@ from appliance.config import StoreConfig
 from appliance.errors import HatcheryError, NotReady, Refused, Unhealthy
 from appliance.host import block, mount, thin
 from appliance.host.dm import Target
-from appliance.host.thin import METADATA_BLOCK
+from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import KIB, SECTOR
 from appliance.reconcile import Description
-from appliance.store import cache, mirror, names
+from appliance.store import cache, marks, metadata, mirror, names
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 
@@ -23,13 +22,18 @@ CHECK_DEADLINE = 180.0
 """Seconds that a check of the metadata may take; a start goes on without its result after that."""
 
 _CLEAN = "store.clean"
+_USED = "store.used"
+_REPAIR = "nothing was changed; run `hatchery-store repair`"
 _LOW_WATER_PERCENT = 15
 _MOUNT_OPTIONS = "noatime,nodev,nosuid,noexec,errors=remount-ro"
 
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds."""
+    """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds.
+
+    ``used`` says that a pool was active on this metadata before: then blank metadata is damage.
+    """
 
     label: str
     foreign: str
@@ -38,6 +42,7 @@ class Durable:
     blank_metadata: bool
     data: bool
     pool: bool
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +89,12 @@ class CheckMetadata:
         return Description("check", "pool metadata", f"{self.device}, at most {CHECK_DEADLINE:g} s")
 
     def apply(self, machine: Machine) -> None:
-        """Check it. Raises Unhealthy on damage."""
-        thin.check(machine.runner, Path(self.device), deadline=CHECK_DEADLINE)
+        """Check it, and record how that ended. Raises Unhealthy on damage: then no pool is made of it."""
+        try:
+            found = thin.check(machine.runner, Path(self.device), deadline=CHECK_DEADLINE)
+        except Unhealthy as error:
+            raise Unhealthy(error.what, why=error.why, hint=_REPAIR) from error
+        metadata.record_check(machine.config.paths.state, found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +126,11 @@ class ActivatePool:
         return Description("activate", POOL)
 
     def apply(self, machine: Machine) -> None:
-        """Make it; from here on the shutdown counts as not clean."""
-        (Path(self.target) / _CLEAN).unlink(missing_ok=True)
-        _sync_folder(Path(self.target))
+        """Make it; from here on the shutdown counts as not clean, and blank metadata as damage."""
+        marks.remove(Path(self.target) / _CLEAN)
         machine.dm.create(POOL, names.uuid(POOL), [table(machine)])
+        if not (Path(self.target) / _USED).exists():
+            marks.write(Path(self.target) / _USED)
 
 
 def table(machine: Machine) -> Target:
@@ -151,6 +161,7 @@ def observe(machine: Machine) -> Durable:
         blank_metadata=not any(block.read(metadata.path, 0, METADATA_BLOCK)),
         data=machine.dm.find(DATA) is not None,
         pool=machine.dm.find(POOL) is not None,
+        used=mounted is not None and ((target / _USED).exists() or machine.config.paths.catalog.exists()),
     )
 
 
@@ -169,9 +180,15 @@ def plan_state(found: Durable, making: Making, device: str, target: str) -> Stor
 
 
 def plan_pool(found: Durable, device: str, target: str) -> StoreSteps:
-    """The steps that bring the pool up; the state file system is mounted already, and says how the pool was left."""
+    """The steps that bring the pool up; the state file system is mounted already, and says how the pool was left.
+
+    Raises Unhealthy when metadata that was used is blank: the kernel would begin a new pool over the data.
+    """
     if found.pool:
         return ()
+    if found.blank_metadata and found.used:
+        why = f"{device} begins with zeros although a pool was on it"
+        raise Unhealthy("the pool's metadata is gone", why=why, hint=_REPAIR)
     steps: StoreSteps = ()
     if not found.clean and not found.blank_metadata:
         steps = (CheckMetadata(device),)
@@ -211,20 +228,16 @@ def broken_rules(targets: tuple[Target, ...], block_bytes: int) -> tuple[str, ..
 
 def mark_clean(target: Path) -> None:
     """Record, on stable storage, that the pool was shut down in order."""
-    fd = os.open(target / _CLEAN, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    _sync_folder(target)
+    marks.write(target / _CLEAN)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def sound(machine: Machine) -> bool:
+    """Whether the active pool has had no trouble with its metadata, so that an orderly stop needs no check."""
+    status = machine.dm.status(POOL)
+    if len(status) != 1 or status[0].kind != "thin-pool":
+        return False
+    found = thin.parse_pool_status(status[0].params)
+    return found.mode in (PoolMode.READ_WRITE, PoolMode.OUT_OF_DATA_SPACE) and not found.needs_check
 
 
 def quiet(machine: Machine) -> None:

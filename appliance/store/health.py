@@ -13,7 +13,7 @@ from appliance.host.block import Device
 from appliance.host.dm import Info
 from appliance.host.md import Array
 from appliance.model import Health, Histogram, Problem
-from appliance.store import backend, cache, mirror, names, nvme
+from appliance.store import backend, cache, metadata, mirror, names, nvme
 from appliance.store.machine import Machine
 from appliance.store.names import EXPORTED, PoolName
 from appliance.store.pool_health import PoolHealth, fast_health, pool_health
@@ -113,7 +113,7 @@ class Store:
 
     def health(self) -> StoreHealth:
         """How all parts are. Never raises: what cannot be looked at is a problem."""
-        problems: list[Problem] = []
+        problems = list(metadata.problems(self._config.paths.state, time.time()))
         return StoreHealth(
             backend=_part(problems, lambda: self._backend(problems)),
             meta=_part(problems, lambda: self._mirror(problems)),

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
+from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.host import dm_stats, thin
 from appliance.host.dm import Dm, Slot, Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import MIB, SECTOR, Access
+from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.run import Runner
-from appliance.store import names
+from appliance.store import metadata, names
 from appliance.store.names import Layer, PoolName
 
 __all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
@@ -40,6 +41,15 @@ _LAYERS = {
     PoolName.DURABLE: frozenset(Layer) - {Layer.EPHEMERAL},
     PoolName.FAST: frozenset({Layer.EPHEMERAL}),
 }
+
+_STANDS_FOR = {
+    Layer.CLONE: Devices.EXPORTED,
+    Layer.THIN: Devices.EXPORTED,
+    Layer.EPHEMERAL: Devices.EXPORTED,
+    Layer.TEMPLATE: Devices.IMPORT,
+    Layer.STAGING: Devices.STAGING,
+}
+"""What the top layer that is there says of a volume's devices. A thin layer alone is never the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +176,9 @@ class Pool:
             ) from error
 
     def thin_ids(self) -> frozenset[int]:
-        """All thin devices in the pool. Slow: for reconciling only. Raises CannotTell."""
-        metadata = self._metadata()
-        try:
-            self._message("reserve_metadata_snap")
-        except HatcheryError:
-            # One is held already: left by a process that died between the two messages.
-            self._message("release_metadata_snap")
-            self._message("reserve_metadata_snap")
-        try:
-            return thin.listed_ids(self._runner, metadata)
-        finally:
-            self._message("release_metadata_snap")
+        """All thin devices in the pool. Slow: for reconciling only. Raises CannotTell, InUse."""
+        with metadata.snapshot(self._dm, self.name) as device:
+            return thin.listed_ids(self._runner, device)
 
     # Volumes
 
@@ -242,6 +243,30 @@ class Pool:
             if parsed is not None and parsed[0] in _LAYERS[self.kind]:
                 found.setdefault(parsed[1], set()).add(parsed[0])
         return {thin_id: frozenset(layers) for thin_id, layers in found.items()}
+
+    def devices(self) -> dict[int, FoundDevice]:
+        """The devices of this pool's volumes that are there now, by thin id."""
+        found = {}
+        for thin_id, layers in self.active().items():
+            device = self._found(thin_id, layers - {Layer.PROBE})
+            if device is not None:
+                found[thin_id] = device
+        return found
+
+    def _found(self, thin_id: int, layers: frozenset[Layer]) -> FoundDevice | None:
+        for layer, kind in _STANDS_FOR.items():
+            if layer not in layers:
+                continue
+            name = names.layer(layer, thin_id)
+            info = self._dm.find(name)
+            if info is None:
+                return None
+            if layer is Layer.TEMPLATE and info.read_only:
+                kind = Devices.SEALED
+            size = sum(line.length for line in self._dm.table(name)) * SECTOR
+            wanted = {Layer.CLONE, Layer.THIN} if layer in (Layer.CLONE, Layer.THIN) else {layer}
+            return FoundDevice(kind, size, whole=layers == wanted and not info.suspended)
+        return None
 
     def mapped_bytes(self, thin_id: int) -> int:
         """Bytes mapped by an active volume, blocks shared with others included. Raises NotFound.
@@ -310,15 +335,6 @@ class Pool:
             _discard(path, size)
         finally:
             self._dm.remove(name, deadline=_CLOSE_DEADLINE)
-
-    def _metadata(self) -> Path:
-        target = _only(self._dm.table(self.name), "thin-pool", self.name)
-        number = target.params.split()[0]
-        try:
-            name = Path(f"/sys/dev/block/{number}").resolve(strict=True).name
-        except OSError as error:
-            raise CannotTell("cannot find the pool's metadata device", why=str(error)) from error
-        return Path("/dev") / name
 
 
 def retry_table(device: Path, length: int) -> Target:

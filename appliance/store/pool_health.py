@@ -53,7 +53,7 @@ def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> Po
         said, hint = _HINTS.get(status.mode, ("has failed", "see `hatchery-store status`"))
         report(Health.FAILED, f"{title} {said}", hint)
     if status.needs_check:
-        report(Health.FAILED, f"{title}'s metadata needs a check", "stop the store and run thin_check")
+        report(Health.FAILED, f"{title}'s metadata needs a check", "stop the store and run `hatchery-store repair`")
     wanted = machine.config.require_store().block_kib * KIB if kind is PoolName.DURABLE else status.block_bytes
     for broken in durable.broken_rules(machine.dm.table(names.pool(kind)), wanted):
         report(Health.FAILED, f"{title} breaks a rule: {broken}", "stop and start the store")

@@ -97,7 +97,9 @@ def down(machine: Machine) -> tuple[HatcheryError, ...]:
     attempt(lambda: durable.quiet(machine))
     if attempt(lambda: _volumes_down(machine)):
         attempt(lambda: fast.down(machine))
-        if attempt(lambda: _pool_down(machine)):
+        # Without a pool nothing is said: one that was not activated because of damage must be checked again.
+        sound = machine.dm.find(durable.POOL) is not None and durable.sound(machine)
+        if attempt(lambda: _pool_down(machine)) and sound:
             attempt(lambda: _mark_clean(machine))
     attempt(lambda: _state_down(machine))
     attempt(lambda: _cache_down(machine))

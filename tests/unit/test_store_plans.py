@@ -449,6 +449,13 @@ def test_the_pool_is_checked_only_after_a_stop_that_was_not_clean() -> None:
     assert durable.plan_pool(replace(up, data=True, pool=True), "/m", "/t") == ()
 
 
+def test_metadata_that_was_used_and_is_blank_is_damage() -> None:
+    gone = replace(DOWN, mounted=True, blank_metadata=True, used=True)
+    for found in (gone, replace(gone, clean=True)):
+        with pytest.raises(Unhealthy, match=r"gone.*hatchery-store repair"):
+            durable.plan_pool(found, "/m", "/t")
+
+
 # --- specifications and names
 
 
