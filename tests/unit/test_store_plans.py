@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from appliance.config import BackendConfig, CacheMode, NvmeConfig, Part, RaidLevel
-from appliance.errors import InUse, InvalidInput, NoSpace, NotReady, Refused
+from appliance.errors import InUse, InvalidInput, NoSpace, NotReady, Refused, Unhealthy
 from appliance.host import bcache, md
 from appliance.host.bcache import BackingState, Cached, State
 from appliance.host.block import Device, Signature
