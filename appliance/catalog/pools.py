@@ -31,7 +31,7 @@ class PoolRows(Database):
         with self._transaction() as db:
             agree(db, pool, value)
 
-    def adopt_pool(self, pool: PoolName, transaction_id: int, identity: str | None) -> None:
+    def adopt_pool(self, pool: PoolName, transaction_id: int | None, identity: str) -> None:
         """Record which drives a pool is on, and its transaction id there."""
         with self._transaction() as db:
             db.execute(

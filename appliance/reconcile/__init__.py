@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from appliance.errors import HatcheryError
+
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", contravariant=True)
@@ -45,3 +47,24 @@ def apply(steps: Iterable[Step[M]], machine: M) -> tuple[Description, ...]:
         step.apply(machine)
         done.append(described)
     return tuple(done)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A step that could not be done, and why."""
+
+    step: object
+    description: Description
+    error: HatcheryError
+
+
+def apply_each(steps: Iterable[Step[M]], machine: M) -> tuple[Failure, ...]:
+    """Apply steps in their order, those after a failed one too; for steps that do not need each other."""
+    failures = []
+    for step in steps:
+        try:
+            apply([step], machine)
+        except HatcheryError as error:
+            log.exception("%s", step.describe())
+            failures.append(Failure(step, step.describe(), error))
+    return tuple(failures)

@@ -3,13 +3,16 @@
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from appliance.catalog import Clone, NewClone
 from appliance.errors import HatcheryError, InUse, NotReady
-from appliance.model import CloneState, TemplateRef, check_name
+from appliance.model import CloneState, PoolName, TemplateRef, check_name
+from appliance.reconcile.volumes import Devices, FoundDevice, Volume
 from appliance.service import admission
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.wanted import of_clone
 
 log = logging.getLogger(__name__)
 
@@ -37,15 +40,15 @@ class Clones:
         ref = TemplateRef.parse(template)
         now = time.time()
         with self._core.lock:
-            catalog, pool = self._core.catalog, self._core.pool
-            admission.admit_clones(pool.status(), len(wanted))
+            catalog = self._core.catalog
+            admission.admit_clones(self._core.pool.status(), len(wanted))
             clones = catalog.add_clones(ref, [NewClone(each, client, now) for each in wanted])
             try:
-                for clone in clones:
-                    pool.create_snapshot(clone.thin_id, clone.template)
-                catalog.finish_clones([clone.thin_id for clone in clones], self._core.advance())
+                origin = catalog.template_of_id(clones[0].template)
+                advanced = self._core.carry_out([of_clone(clone, origin) for clone in clones])
+                catalog.finish_clones([clone.thin_id for clone in clones], advanced[PoolName.DURABLE])
                 if client is not None:
-                    self._export(client, clones)
+                    self._exports.offer(client, clones)
             except BaseException:
                 log.warning("clones %s were not made, taking back what was", ", ".join(wanted))
                 self._take_back(clones)
@@ -92,12 +95,14 @@ class Clones:
                 )
             if clone.client is None:
                 self._core.catalog.set_clone_client(clone.thin_id, client)
+                clone = self._core.catalog.clone(name)
                 try:
-                    self._export(client, [clone])
+                    self._core.carry_out([self._volume(clone)])
+                    self._exports.offer(client, [clone])
                 except BaseException:
                     self._withdraw_quietly(client, clone)
                     raise
-            return self._core.catalog.clone(name)
+            return clone
 
     def detach(self, name: str, *, force: bool) -> Clone:
         """Stop exporting a clone; fine when it is not. Raises NotFound, InUse while its client is connected."""
@@ -105,7 +110,7 @@ class Clones:
             clone = self._ready(name)
             if clone.client is not None:
                 self._exports.withdraw(clone.client, clone, cut_off=force)
-                self._core.pool.deactivate(clone.thin_id)
+                self._take_down(clone)
                 self._core.catalog.set_clone_client(clone.thin_id, None)
             return self._core.catalog.clone(name)
 
@@ -115,15 +120,18 @@ class Clones:
             raise NotReady(f"clone {name} cannot be used", why=f"it is {clone.state}")
         return clone
 
-    def _export(self, client: str, clones: Sequence[Clone]) -> None:
-        for clone in clones:
-            self._core.pool.activate_clone(clone.thin_id, clone.size)
-        self._exports.offer(client, clones)
+    def _volume(self, clone: Clone) -> Volume:
+        return of_clone(clone, self._core.catalog.template_of_id(clone.template))
+
+    def _take_down(self, clone: Clone) -> None:
+        """Remove the devices of a clone that is not exported any more. Raises InUse."""
+        there = {clone.thin_id: FoundDevice(Devices.EXPORTED, clone.size)}
+        self._core.carry_out([self._volume(replace(clone, client=None))], devices=there)
 
     def _withdraw_quietly(self, client: str, clone: Clone) -> None:
         try:
             self._exports.withdraw(client, clone, cut_off=True)
-            self._core.pool.deactivate(clone.thin_id)
+            self._take_down(clone)
             self._core.catalog.set_clone_client(clone.thin_id, None)
         except HatcheryError:
             log.exception("clone %s stays attached to %s until the next start", clone.name, client)

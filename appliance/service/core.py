@@ -3,12 +3,15 @@
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from appliance.catalog import Catalog
-from appliance.errors import HatcheryError, NotFound, NotReady
+from appliance.errors import HatcheryError, NotReady
 from appliance.model import PoolName
+from appliance.reconcile import apply
+from appliance.reconcile.volumes import Doomed, FoundDevice, Volume, Wanted, plan
 from appliance.service.ports import Pool, Pools
+from appliance.service.wanted import doomed, presumed, transactions
 
 log = logging.getLogger(__name__)
 
@@ -18,11 +21,14 @@ class Core:
 
     Whoever changes what exists holds ``lock`` for the change: intent into the catalog, action on the pool, result
     into the catalog. The copying of images happens outside of it.
+
+    ``lost`` are the volumes of ephemeral clones that went with their drive.
     """
 
     def __init__(self, catalog: Catalog, pools: Pools) -> None:
         self.catalog = catalog
         self.pools = dict(pools)
+        self.lost: frozenset[int] = frozenset()
         self.lock = threading.RLock()
 
     @property
@@ -41,30 +47,32 @@ class Core:
             )
         return pool
 
-    def advance(self, name: PoolName = PoolName.DURABLE) -> int:
-        """Move a pool's transaction id on by one and return it; the caller records it with the result.
+    def carry_out(
+        self,
+        volumes: Iterable[Volume] = (),
+        doomed: Iterable[Doomed] = (),
+        devices: Mapping[int, FoundDevice] | None = None,
+    ) -> Mapping[PoolName, int]:
+        """Make volumes what they should be and delete others: what an operation does once its intent is recorded.
 
-        Raises Unhealthy when the pool's id is not the one that the catalog has.
+        ``devices`` are those that the volumes have now. Returns the pools' new transaction ids, which the caller
+        records with the result. Raises what the first step that fails raises; NoSpace, InUse, Unhealthy above all.
         """
-        pool = self.pool_of(name)
-        old = self.catalog.transaction_id(name)
-        if old is None:
-            old = pool.status().transaction_id
-        pool.set_transaction_id(old, old + 1)
-        return old + 1
+        wanted = Wanted(tuple(volumes), tuple(doomed), transactions(self.catalog))
+        made = plan(wanted, presumed(wanted, self.pools, devices or {}))
+        apply(made.steps, self)
+        return made.advances
 
     def discard(self, thin_ids: Iterable[int]) -> None:
         """Delete volumes that the catalog has in its garbage. They must not be exported. Raises InUse, NotReady."""
-        found = self.catalog.find_garbage(thin_ids)
+        garbage = self.catalog.find_garbage(thin_ids)
         for name in PoolName:
-            here = [garbage.thin_id for garbage in found if garbage.pool is name]
-            if not here:
-                continue
-            pool = self.pool_of(name)
-            deleted = [thin_id for thin_id in here if _delete(pool, thin_id)]
-            self.catalog.drop_garbage(here, name, self.advance(name) if deleted else None)
+            here = [each for each in garbage if each.pool is name]
+            if here:
+                advanced = self.carry_out(doomed=doomed(here))
+                self.catalog.drop_garbage([each.thin_id for each in here], name, advanced[name])
 
-    def discard_quietly(self, thin_ids: Iterable[int]) -> None:
+    def discard_quietly(self, thin_ids: Collection[int]) -> None:
         """As ``discard``; what cannot be deleted now stays in the garbage."""
         try:
             self.discard(thin_ids)
@@ -75,14 +83,3 @@ class Core:
     def now() -> float:
         """Seconds since the epoch."""
         return time.time()
-
-
-def _delete(pool: Pool, thin_id: int) -> bool:
-    """Delete a volume with its devices; false when the pool has none of that id."""
-    pool.deactivate(thin_id)
-    try:
-        pool.delete(thin_id)
-    except NotFound:
-        log.debug("volume %d is not in the pool", thin_id)
-        return False
-    return True

@@ -10,13 +10,15 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from appliance.catalog import Catalog, Client, Clone
+from appliance.catalog import Client, Clone
 from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady
 from appliance.host import netlink, storage_daemon
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
+from appliance.model import CloneKind
 from appliance.service import addresses
+from appliance.service.core import Core
 from appliance.store import names
 
 log = logging.getLogger(__name__)
@@ -30,15 +32,18 @@ USER = "hatchery-nbd"
 
 def export_of(clone: Clone) -> Export:
     """The export of a clone. Thin ids are never used twice, so neither are the nodes' names."""
-    device = Path("/dev/mapper") / names.layer(names.Layer.CLONE, clone.thin_id)
+    # An ephemeral clone's drive is its only copy, so it has no retry layer.
+    layer = names.Layer.CLONE if clone.kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
+    device = Path("/dev/mapper") / names.layer(layer, clone.thin_id)
     return Export(node=f"clone-{clone.thin_id}", name=clone.name, device=device)
 
 
 class Exports:
     """The storage daemons of all clients. The caller holds the service's lock."""
 
-    def __init__(self, catalog: Catalog, units: Units, paths: Paths) -> None:
-        self._catalog = catalog
+    def __init__(self, core: Core, units: Units, paths: Paths) -> None:
+        self._core = core
+        self._catalog = core.catalog
         self._units = units
         self._paths = paths
         self._aio = storage_daemon.aio_engine()
@@ -128,7 +133,10 @@ class Exports:
         return StorageDaemon(self.files(client), self._aio)
 
     def _wanted(self, client: str, without: int | None = None) -> tuple[Export, ...]:
-        return tuple(export_of(clone) for clone in self._catalog.clones_of_client(client) if clone.thin_id != without)
+        left_out = self._core.lost | {without}
+        return tuple(
+            export_of(clone) for clone in self._catalog.clones_of_client(client) if clone.thin_id not in left_out
+        )
 
     def _write(self, client: Client, without: int | None = None) -> None:
         files = self.files(client.name)

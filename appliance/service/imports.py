@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.catalog import NewTemplate, Staging, Template
@@ -18,10 +19,12 @@ from appliance.images.convert import Converter
 from appliance.images.sources import Source, UploadSource
 from appliance.images.volume import VolumeWriter, read_at
 from appliance.model import MIB, SECTOR, Access, ImageFormat, check_name
+from appliance.reconcile.volumes import Birth, Devices, Volume
 from appliance.schema import PathSource, TemplateCreate, UrlSource
 from appliance.service import admission
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
+from appliance.service.wanted import of_staging, of_template
 from appliance.wait import watch
 
 log = logging.getLogger(__name__)
@@ -108,8 +111,8 @@ class Imports:
             found = digest.hexdigest()
             _check_digest(found, sha256)
             with self._core.lock:
-                self._core.pool.deactivate(template.thin_id)
-                self._core.pool.activate_template(template.thin_id, virtual_size, Access.READ_ONLY)
+                volume = replace(of_template(template), size=virtual_size, devices=Devices.SEALED, birth=Birth.NEVER)
+                self._core.carry_out([volume])
                 self._core.catalog.finish_template(template.thin_id, virtual_size, found)
         except BaseException:
             self._take_back(template)
@@ -134,9 +137,8 @@ class Imports:
             staging = self._core.catalog.add_staging(template.thin_id)
         try:
             with self._core.lock:
-                self._core.pool.create_thin(staging.thin_id)
-                self._core.catalog.set_transaction_id(self._core.advance())
-                stage = self._core.pool.activate_staging(staging.thin_id, -(-size // SECTOR) * SECTOR)
+                volume = of_staging(staging, template, -(-size // SECTOR) * SECTOR)
+                stage = self._make(replace(volume, devices=Devices.STAGING, birth=Birth.EMPTY))
             job.phase("receiving the image", size)
             self._write(job, stage, _judged(chunks), size)
             job.phase("checking the image")
@@ -159,9 +161,17 @@ class Imports:
 
     def _make_template(self, template: Template, virtual_size: int) -> Path:
         with self._core.lock:
-            self._core.pool.create_thin(template.thin_id)
-            self._core.catalog.set_transaction_id(self._core.advance())
-            return self._core.pool.activate_template(template.thin_id, virtual_size, Access.READ_WRITE)
+            volume = replace(of_template(template), size=virtual_size, devices=Devices.IMPORT, birth=Birth.EMPTY)
+            return self._make(volume)
+
+    def _make(self, volume: Volume) -> Path:
+        """Make an empty volume and its device, and return the device."""
+        advanced = self._core.carry_out([volume])
+        self._core.catalog.set_transaction_id(advanced[volume.pool], volume.pool)
+        # It is there already: this asks for its path.
+        if volume.devices is Devices.STAGING:
+            return self._core.pool.activate_staging(volume.thin_id, volume.size)
+        return self._core.pool.activate_template(volume.thin_id, volume.size, Access.READ_WRITE)
 
     def _write(self, job: Job, device: Path, chunks: Iterator[bytes], size: int) -> None:
         """Write all chunks, which must be ``size`` bytes. Raises BadImage, NoSpace."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from appliance.model import Access, Histogram, PoolName, Problem
+from appliance.reconcile.volumes import FoundDevice
 from appliance.schema import Counters, StoreView
 
 
@@ -77,6 +78,9 @@ class Pool(Protocol):
 
     def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
         """Make an ephemeral clone's device over its sealed template's device. Raises Refused, NotFound."""
+
+    def devices(self) -> Mapping[int, FoundDevice]:
+        """The devices of the pool's volumes that are there now, by thin id."""
 
     def deactivate(self, thin_id: int) -> None:
         """Remove the volume's devices; fine when there are none. Raises InUse."""

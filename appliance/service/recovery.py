@@ -1,97 +1,142 @@
-"""What happens when the service starts: catalog and pool are brought to agree (rule 9), then clones are exported again.
+"""Catalog and pools are brought to agree (rule 9): when the service starts, and when an operator asks.
 
-An open intent is settled by looking into the pool, whatever the transaction ids say: what was being made goes, what
-was being removed goes. A volume that the catalog does not know is reported and left alone, for it may be somebody's
-data under an old catalog.
+At a start everything that was begun and not finished is given up: its volumes become garbage. Then what the catalog
+says is compared with what the kernel has, whatever the transaction ids say, and a plan makes the kernel match. A volume
+that the catalog does not know is reported and left alone, for it may be somebody's data under an old catalog.
 """
 
 import logging
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterable
 
 from appliance.catalog import Client
 from appliance.errors import HatcheryError
-from appliance.model import Access, CloneState, Health, Problem, TemplateState
+from appliance.model import Health, PoolName, Problem
+from appliance.reconcile import Failure, apply_each
+from appliance.reconcile.volumes import Advance, Delete, Disagreement, Found, Plan, Volume, Wanted, plan
 from appliance.schema import LOCAL_CLIENT
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.wanted import everything, observe
 
 log = logging.getLogger(__name__)
 
 
-def reconcile(core: Core) -> tuple[Problem, ...]:
-    """Settle what a former process left open. Returns what an operator should know."""
-    problems: list[Problem] = []
+def start(core: Core) -> tuple[Problem, ...]:
+    """Settle what a former process left open, and reconcile. Returns what an operator should know."""
     with core.lock:
-        catalog, pool = core.catalog, core.pool
-        if catalog.find_client(LOCAL_CLIENT) is None:
-            catalog.put_client(Client(LOCAL_CLIENT, "unix"))
-        catalog.roll_back(core.now())
-        garbage = catalog.garbage()
-        problems += _agree(core, has_intents=bool(garbage))
-        for each in garbage:
-            log.warning("volume %d is deleted: %s", each.thin_id, each.why)
-            problems += _try(f"volume {each.thin_id} ({each.why})", partial(core.discard, [each.thin_id]))
-        problems += _compare(core)
-        for template in catalog.templates():
-            if template.state is TemplateState.READY:
-                seal = partial(pool.activate_template, template.thin_id, template.size, Access.READ_ONLY)
-                problems += _try(f"template {template.ref}", seal)
-    return tuple(problems)
+        if core.catalog.find_client(LOCAL_CLIENT) is None:
+            core.catalog.put_client(Client(LOCAL_CLIENT, "unix"))
+        given_up = core.catalog.roll_back(core.now())
+        for clone in given_up.clones:
+            log.warning("clone %s was not finished when the service ended: giving it up", clone.name)
+        for template in given_up.templates:
+            log.warning("the import of %s was not finished when the service ended: giving it up", template.ref)
+        return reconcile(core)
 
 
-def _try(whose: str, step: Callable[[], object]) -> list[Problem]:
-    """Do a step; a failure is logged and returned, for one thing that cannot be settled must not stop all others."""
-    try:
-        step()
-    except HatcheryError as error:
-        log.exception("%s", whose)
-        return [Problem(Health.FAILED, f"{whose}: {error}", error.hint)]
-    return []
+def look(core: Core) -> Plan:
+    """What ``reconcile`` would do now. Raises CannotTell, NotReady."""
+    with core.lock:
+        return plan(everything(core.catalog), observe(core.pools))
 
 
-def _agree(core: Core, *, has_intents: bool) -> list[Problem]:
-    found = core.pool.status().transaction_id
-    expected = core.catalog.transaction_id()
-    core.catalog.set_transaction_id(found)
-    # One ahead is a change whose result was not recorded any more: its intent is open.
-    fits = expected is None or found == expected or (has_intents and found == expected + 1)
-    if fits:
-        return []
-    what = f"the pool is at transaction {found}, the catalog was at {expected}"
-    log.error("%s: one of them is older than the other", what)
-    return [Problem(Health.FAILED, what, "was the state restored from a backup? compare `hatchery clone list`")]
+def reconcile(core: Core) -> tuple[Problem, ...]:
+    """Make the kernel match the catalog. What fails is returned as a problem, it does not stop the rest."""
+    with core.lock:
+        _adopt_drives(core)
+        wanted, found = everything(core.catalog), observe(core.pools)
+        made = plan(wanted, found)
+        for name, pool in found.pools.items():
+            core.catalog.set_transaction_id(pool.transaction_id, name)
+            if pool.thin_ids:
+                core.catalog.skip_thin_ids(max(pool.thin_ids))
+        failures = apply_each(made.steps, core)
+        _settle(core, wanted, found, made, failures)
+        core.lost = frozenset(volume.thin_id for volume in made.missing if volume.pool is PoolName.FAST)
+        found_problems = problems(made)
+        for problem in found_problems:
+            log.error("%s", problem.what)
+        return (
+            *(Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint) for each in failures),
+            *found_problems,
+        )
 
 
-def _compare(core: Core) -> list[Problem]:
-    """Volumes that only one of the two knows."""
-    problems = []
-    in_pool = core.pool.thin_ids()
-    if in_pool:
-        core.catalog.skip_thin_ids(max(in_pool))
-    for orphan in sorted(in_pool - core.catalog.thin_ids()):
-        log.error("volume %d in the pool is unknown to the catalog", orphan)
-        problems.append(Problem(Health.DEGRADED, f"volume {orphan} in the pool is unknown to the catalog"))
-    templates = [t for t in core.catalog.templates() if t.state is TemplateState.READY]
-    clones = [c for c in core.catalog.clones() if c.state is CloneState.READY]
-    problems += [_missing(f"template {t.ref}", t.thin_id) for t in templates if t.thin_id not in in_pool]
-    problems += [_missing(f"clone {c.name}", c.thin_id) for c in clones if c.thin_id not in in_pool]
-    return problems
+def problems(made: Plan) -> tuple[Problem, ...]:
+    """What a plan found and cannot put right."""
+    lost = [volume for volume in made.missing if volume.pool is PoolName.FAST]
+    return (
+        *(_disagreement(each) for each in made.disagreements),
+        *(
+            Problem(
+                Health.DEGRADED,
+                f"volume {each.thin_id} in the {each.pool} pool is unknown to the catalog",
+                "see `hatchery gc --dry-run`",
+            )
+            for each in made.orphans
+        ),
+        *(
+            Problem(
+                Health.FAILED,
+                f"the volume of {volume.owner} is missing in the {volume.pool} pool",
+                "restore it from a backup",
+            )
+            for volume in made.missing
+            if volume not in lost
+        ),
+        *_lost(lost),
+    )
 
 
-def _missing(whose: str, thin_id: int) -> Problem:
-    log.error("volume %d of %s is missing in the pool", thin_id, whose)
-    return Problem(Health.FAILED, f"the volume of {whose} is missing in the pool", "restore it from a backup")
-
-
-def export_all(core: Core, exports: Exports) -> tuple[Problem, ...]:
-    """Activate the attached clones and make every client's daemon serve them. A failure is reported, not raised."""
-    problems: list[Problem] = []
+def export_all(core: Core, exports: Exports) -> None:
+    """Make every client's daemon serve its clones. A failure is logged: each status looks at the daemons anew."""
     with core.lock:
         for client in core.catalog.clients():
-            for clone in core.catalog.clones_of_client(client.name):
-                activate = partial(core.pool.activate_clone, clone.thin_id, clone.size)
-                problems += _try(f"clone {clone.name}", activate)
-            # Whether a client is served is looked at anew for each status: an address may come up late.
-            _try(f"client {client.name}", partial(exports.serve, client))
-    return tuple(problems)
+            try:
+                # An address may come up late.
+                exports.serve(client)
+            except HatcheryError:
+                log.exception("client %s is not served", client.name)
+
+
+def _adopt_drives(core: Core) -> None:
+    """Take over a pool that is on other drives than the one that the catalog knows: it begins anew."""
+    for name, pool in core.pools.items():
+        identity, known = pool.identity(), core.catalog.pool(name)
+        if known.identity != identity:
+            if known.identity is not None:
+                log.warning("the %s pool is on other drives than before: what was on the old ones is lost", name)
+                core.catalog.adopt_pool(name, pool.status().transaction_id, identity)
+            else:
+                core.catalog.adopt_pool(name, known.transaction_id, identity)
+
+
+def _settle(core: Core, wanted: Wanted, found: Found, made: Plan, failures: Iterable[Failure]) -> None:
+    """Forget the volumes that are gone, with the transaction ids that the pools have now."""
+    kept = {each.step.doomed.thin_id for each in failures if isinstance(each.step, Delete)}
+    stuck = {each.step.pool for each in failures if isinstance(each.step, Advance)}
+    for name in found.pools:
+        gone = [each.thin_id for each in wanted.doomed if each.pool is name and each.thin_id not in kept]
+        reached = None if name in stuck else made.advances.get(name)
+        if gone or reached is not None:
+            core.catalog.drop_garbage(gone, name, reached)
+
+
+def _disagreement(found: Disagreement) -> Problem:
+    return Problem(
+        Health.FAILED,
+        f"the {found.pool} pool is at transaction {found.found}, the catalog was at {found.expected}:"
+        " one of them is older than the other",
+        "was the state restored from a backup? compare `hatchery clone list`",
+    )
+
+
+def _lost(volumes: list[Volume]) -> Iterable[Problem]:
+    if volumes:
+        owners = ", ".join(volume.owner for volume in volumes[:5])
+        more = f" and {len(volumes) - 5} more" if len(volumes) > 5 else ""
+        yield Problem(
+            Health.DEGRADED,
+            f"{len(volumes)} ephemeral clone(s) went with their NVMe drive: {owners}{more}",
+            "reset or remove them",
+        )

@@ -56,7 +56,7 @@ class Service:
         self._store = store
         self._units = units
         self._converter = converter
-        self._exports = Exports(catalog, units, paths)
+        self._exports = Exports(self.core, units, paths)
         self._views = Views(self.core, self._exports)
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
@@ -68,8 +68,8 @@ class Service:
     def start(self) -> None:
         """Bring catalog and pool to agree, activate what is attached, start the storage daemons."""
         self._converter.stop_all()
-        self._problems = recovery.reconcile(self.core)
-        self._problems += recovery.export_all(self.core, self._exports)
+        self._problems = recovery.start(self.core)
+        recovery.export_all(self.core, self._exports)
 
     def close(self) -> None:
         """Stop looking after things. Exports go on."""

@@ -265,7 +265,7 @@ class Pool:
                 kind = Devices.SEALED
             size = sum(line.length for line in self._dm.table(name)) * SECTOR
             wanted = {Layer.CLONE, Layer.THIN} if layer in (Layer.CLONE, Layer.THIN) else {layer}
-            return FoundDevice(kind, size, whole=layers == wanted and not info.suspended)
+            return FoundDevice(kind, size, whole=layers == frozenset(wanted) and not info.suspended)
         return None
 
     def mapped_bytes(self, thin_id: int) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from appliance.errors import AlreadyExists, InUse, NotFound, Refused, Unhealthy
 from appliance.model import GIB, KIB, MIB, Access, Histogram, Problem
+from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.schema import CacheCounters, Counters, DeviceCounters, StoreView
 
 
@@ -46,6 +47,7 @@ class ModelPool:
     transaction: int = 0
     volumes: dict[int, Volume] = field(default_factory=dict)
     active: dict[int, Access] = field(default_factory=dict)
+    kinds: dict[int, Devices] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
     step: Callable[[str], None] = lambda _: None
     """Called before each change with its name; a test makes it raise."""
@@ -97,23 +99,24 @@ class ModelPool:
 
     def activate_template(self, thin_id: int, size: int, access: Access) -> Path:
         self.step("activate_template")
-        return self._activate(thin_id, size, access)
+        return self._activate(thin_id, size, access, Devices.IMPORT)
 
     def activate_staging(self, thin_id: int, size: int) -> Path:
         self.step("activate_staging")
-        return self._activate(thin_id, size, Access.READ_WRITE)
+        return self._activate(thin_id, size, Access.READ_WRITE, Devices.STAGING)
 
     def activate_clone(self, thin_id: int, size: int) -> Path:
         self.step("activate_clone")
         return self._activate(thin_id, size, Access.READ_WRITE)
 
-    def _activate(self, thin_id: int, size: int, access: Access) -> Path:
+    def _activate(self, thin_id: int, size: int, access: Access, kind: Devices = Devices.EXPORTED) -> Path:
         if thin_id not in self.volumes:
             raise NotFound(f"there is no thin device {thin_id}")
         path = self.path(thin_id)
         if thin_id not in self.active:
             path.write_bytes(self.volumes[thin_id].data.ljust(size, b"\0"))
         self.active[thin_id] = access
+        self.kinds[thin_id] = kind
         return path
 
     def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
@@ -133,6 +136,14 @@ class ModelPool:
             self.volumes[thin_id].data = self.path(thin_id).read_bytes()
             self.path(thin_id).unlink()
             del self.active[thin_id]
+
+    def devices(self) -> Mapping[int, FoundDevice]:
+        found = {}
+        for thin_id, access in self.active.items():
+            size = self.path(thin_id).stat().st_size
+            kind = Devices.SEALED if access is Access.READ_ONLY else self.kinds[thin_id]
+            found[thin_id] = FoundDevice(kind, size)
+        return found
 
     def mapped_bytes(self, thin_id: int) -> int:
         if thin_id not in self.active:

@@ -37,7 +37,7 @@ def test_a_start_after_a_clean_end_changes_nothing(ready: Box) -> None:
 def test_a_volume_that_nobody_knows_is_reported_and_left_alone(ready: Box) -> None:
     ready.pool.volumes[40] = Volume(None, b"somebody's")
     ready.reboot()
-    assert problems(ready) == ["volume 40 in the pool is unknown to the catalog"]
+    assert problems(ready) == ["volume 40 in the durable pool is unknown to the catalog"]
     assert ready.pool.volumes[40].data == b"somebody's"
     # Its id is never given to another.
     ready.service.create_clones(CloneCreate(name="db", template="debian"))
@@ -50,7 +50,7 @@ def test_a_volume_that_is_missing_is_a_failure_of_its_owner_alone(ready: Box) ->
     ready.pool.deactivate(2)
     del ready.pool.volumes[2]
     ready.reboot()
-    assert "the volume of clone web is missing in the pool" in problems(ready)
+    assert "the volume of clone web is missing in the durable pool" in problems(ready)
     assert ready.service.status().health is Health.FAILED
     assert "db" in ready.exported()
 
@@ -58,7 +58,7 @@ def test_a_volume_that_is_missing_is_a_failure_of_its_owner_alone(ready: Box) ->
 def test_an_old_catalog_is_noticed(ready: Box) -> None:
     ready.pool.transaction += 5
     ready.reboot()
-    assert any("the pool is at transaction" in problem for problem in problems(ready))
+    assert any("the durable pool is at transaction" in problem for problem in problems(ready))
     # It is reported once and then agreed upon.
     ready.reboot()
     assert problems(ready) == []
