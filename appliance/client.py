@@ -75,6 +75,14 @@ class Client:
         """How far a job is. Raises NotFound."""
         return self._get(f"/operations/{identity}", schema.Operation)
 
+    def plan(self) -> schema.Reconciliation:
+        """What ``reconcile`` would do."""
+        return self._get("/store/reconcile", schema.Reconciliation)
+
+    def reconcile(self) -> schema.Reconciliation:
+        """Make the kernel's volumes match the catalog."""
+        return self._send("POST", "/store/reconcile", schema.Reconciliation)
+
     # -- templates -----------------------------------------------------------------------------------------------
 
     def templates(self) -> tuple[schema.TemplateView, ...]:

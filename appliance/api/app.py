@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import problems
+from appliance.api import problems, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -34,7 +34,13 @@ def make_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
-    for router in (_appliance(service), _templates(service), _clones(service), _clients(service)):
+    for router in (
+        _appliance(service),
+        _templates(service),
+        _clones(service),
+        _clients(service),
+        store.routes(service),
+    ):
         app.include_router(router, prefix=API_PREFIX)
     return app
 

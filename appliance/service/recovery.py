@@ -21,8 +21,8 @@ from appliance.service.wanted import everything, observe
 log = logging.getLogger(__name__)
 
 
-def start(core: Core) -> tuple[Problem, ...]:
-    """Settle what a former process left open, and reconcile. Returns what an operator should know."""
+def start(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
+    """Settle what a former process left open, and reconcile. Returns the plan and what an operator should know."""
     with core.lock:
         if core.catalog.find_client(LOCAL_CLIENT) is None:
             core.catalog.put_client(Client(LOCAL_CLIENT, "unix"))
@@ -40,7 +40,7 @@ def look(core: Core) -> Plan:
         return plan(everything(core.catalog), observe(core.pools))
 
 
-def reconcile(core: Core) -> tuple[Problem, ...]:
+def reconcile(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
     """Make the kernel match the catalog. What fails is returned as a problem, it does not stop the rest."""
     with core.lock:
         _adopt_drives(core)
@@ -56,10 +56,8 @@ def reconcile(core: Core) -> tuple[Problem, ...]:
         found_problems = problems(made)
         for problem in found_problems:
             log.error("%s", problem.what)
-        return (
-            *(Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint) for each in failures),
-            *found_problems,
-        )
+        failed = [Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint) for each in failures]
+        return made, (*failed, *found_problems)
 
 
 def problems(made: Plan) -> tuple[Problem, ...]:

@@ -8,6 +8,7 @@ from appliance.errors import HatcheryError
 from appliance.host.units import Units
 from appliance.images.convert import Converter
 from appliance.model import Problem, TemplateRef
+from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
 from appliance.schema import (
     ClientList,
@@ -17,7 +18,10 @@ from appliance.schema import (
     CloneList,
     CloneView,
     DeviceCounters,
+    ProblemView,
+    Reconciliation,
     Status,
+    StepView,
     TemplateList,
     TemplateView,
 )
@@ -68,7 +72,7 @@ class Service:
     def start(self) -> None:
         """Bring catalog and pool to agree, activate what is attached, start the storage daemons."""
         self._converter.stop_all()
-        self._problems = recovery.start(self.core)
+        _, self._problems = recovery.start(self.core)
         recovery.export_all(self.core, self._exports)
 
     def close(self) -> None:
@@ -84,6 +88,17 @@ class Service:
         """The appliance in one look."""
         view, problems = self._store.look()
         return self._views.status(view, (*self._problems, *problems))
+
+    def plan(self) -> Reconciliation:
+        """What ``reconcile`` would do. Raises CannotTell, NotReady."""
+        return _reconciliation(recovery.look(self.core))
+
+    def reconcile(self) -> Reconciliation:
+        """Make the kernel's volumes match the catalog, and the storage daemons serve what is attached."""
+        with self.core.lock:
+            made, self._problems = recovery.reconcile(self.core)
+            recovery.export_all(self.core, self._exports)
+        return _reconciliation(made, self._problems)
 
     def list_templates(self) -> TemplateList:
         """All templates."""
@@ -131,3 +146,12 @@ class Service:
         except HatcheryError as error:
             log.warning("clones are shown without counters: %s", error)
             return {}
+
+
+def _reconciliation(made: Plan, problems: tuple[Problem, ...] | None = None) -> Reconciliation:
+    found = recovery.problems(made) if problems is None else problems
+    words = [step.describe() for step in made.steps]
+    return Reconciliation(
+        steps=tuple(StepView(action=each.action, target=each.target, detail=each.detail) for each in words),
+        problems=tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in found),
+    )

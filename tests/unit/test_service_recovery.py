@@ -7,10 +7,10 @@ import pytest
 
 from appliance.catalog import NewClone
 from appliance.errors import Unhealthy
-from appliance.model import Access, Health, TemplateRef
-from appliance.schema import CloneCreate
+from appliance.model import Access, Health, ImageFormat, TemplateRef
+from appliance.schema import CloneCreate, Reconciliation, TemplateCreate, UploadSource
 from tests.unit.model import Volume
-from tests.unit.service_harness import Box, box
+from tests.unit.service_harness import IMAGE, Box, box
 
 
 @pytest.fixture
@@ -105,6 +105,35 @@ def test_a_pool_that_moved_on_by_itself_is_not_written(ready: Box) -> None:
     ready.reboot()
     assert ready.service.core.catalog.garbage() == ()
     assert set(ready.pool.volumes) == {1, 2}
+
+
+def test_a_plan_can_be_seen_and_carried_out_while_the_service_runs(ready: Box) -> None:
+    service = ready.service
+    assert service.plan().steps == ()
+    assert service.plan().problems == ()
+    ready.pool.deactivate(2)
+    ready.pool.volumes[40] = Volume(None)
+    for found in (service.plan(), service.plan(), service.reconcile()):
+        assert [f"{step.action} {step.target}" for step in found.steps] == [
+            "activate volume 2 of clone web in the durable pool"
+        ]
+        assert [problem.what for problem in found.problems] == [
+            "volume 40 in the durable pool is unknown to the catalog"
+        ]
+    assert service.plan().steps == ()
+    assert ready.pool.active[2] is Access.READ_WRITE
+
+
+def test_a_reconciliation_lets_a_running_import_alone(ready: Box) -> None:
+    request = TemplateCreate(name="fedora", format=ImageFormat.RAW, source=UploadSource(), size=len(IMAGE))
+    job = ready.service.imports.begin(request)
+    source, _ = ready.service.imports.upload("fedora")
+    source.put(IMAGE[: len(IMAGE) // 2])
+    assert ready.service.reconcile() == Reconciliation(steps=(), problems=())
+    source.put(IMAGE[len(IMAGE) // 2 :])
+    source.end()
+    assert job.finished.wait(10)
+    assert job.operation.state == "succeeded"
 
 
 def test_conversions_of_a_former_process_are_ended_first(ready: Box) -> None:

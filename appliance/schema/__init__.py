@@ -1,0 +1,127 @@
+"""What goes over the API: one definition for the server, the client, the CLI, the roles and the tests.
+
+HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, times are seconds since the epoch
+(UTC), latencies are microseconds. Errors are ``application/problem+json`` with the body ``ProblemDetails``.
+
+    GET    /status                          -> Status
+    GET    /counters                        -> Counters
+    POST   /cache/cold                      -> Operation (202)
+    POST   /histograms                      -> HistogramsStarted (201); in-use when they run already
+    DELETE /histograms                      -> Histograms (stops them); not-found when none run
+    GET    /operations                      -> OperationList, newest first
+    GET    /operations/{id}                 -> Operation
+    GET    /templates                       -> TemplateList
+    POST   /templates          TemplateCreate -> Operation (202)
+    PUT    /templates/{name}/content  octets  -> Operation, after the last byte was taken in; for an upload
+    GET    /templates/{ref}                 -> TemplateView
+    DELETE /templates/{ref}                 -> Removal; in-use while clones of it exist
+    POST   /templates/{ref}/warm            -> Operation (202)
+    GET    /store/reconcile                 -> Reconciliation: what a POST would do
+    POST   /store/reconcile                 -> Reconciliation: what was done
+    GET    /clones                          -> CloneList
+    POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
+    GET    /clones/{name}                   -> CloneView
+    DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
+    PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it
+    DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
+    GET    /clients                         -> ClientList
+    PUT    /clients/{name}     ClientSpec   -> ClientView (201 when new, 200 when changed or as it was)
+    DELETE /clients/{name}                  -> Removal; in-use while clones are attached to it
+
+Upload of a template: ``POST /templates`` with ``source.kind = "upload"`` and the size; then ``PUT .../content`` with
+exactly that many bytes; then follow the operation. A short or aborted upload leaves nothing behind.
+DELETE of what is not there succeeds with ``removed = false``.
+"""
+
+from appliance.schema.base import (
+    API_PREFIX,
+    LOCAL_CLIENT,
+    PROBLEM_TYPE,
+    Model,
+    Operation,
+    OperationError,
+    OperationKind,
+    OperationList,
+    OperationState,
+    ProblemDetails,
+    Removal,
+)
+from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
+from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView
+from appliance.schema.measure import (
+    CacheCounters,
+    CloneHistogram,
+    Counters,
+    DeviceCounters,
+    DiskHistogram,
+    Histograms,
+    HistogramsStarted,
+    HistogramView,
+)
+from appliance.schema.store import (
+    ArrayView,
+    CacheView,
+    MemberView,
+    PoolView,
+    ProblemView,
+    Reconciliation,
+    Status,
+    StepView,
+    StoreView,
+)
+from appliance.schema.templates import (
+    PathSource,
+    Source,
+    TemplateCreate,
+    TemplateList,
+    TemplateView,
+    UploadSource,
+    UrlSource,
+)
+
+__all__ = [
+    "API_PREFIX",
+    "LOCAL_CLIENT",
+    "PROBLEM_TYPE",
+    "ArrayView",
+    "Attachment",
+    "CacheCounters",
+    "CacheView",
+    "ClientList",
+    "ClientSpec",
+    "ClientView",
+    "CloneCreate",
+    "CloneHistogram",
+    "CloneList",
+    "CloneView",
+    "ConnectionView",
+    "Counters",
+    "DeviceCounters",
+    "DiskHistogram",
+    "HistogramView",
+    "Histograms",
+    "HistogramsStarted",
+    "MemberView",
+    "Model",
+    "Operation",
+    "OperationError",
+    "OperationKind",
+    "OperationList",
+    "OperationState",
+    "PathSource",
+    "PoolView",
+    "ProblemDetails",
+    "ProblemView",
+    "Reconciliation",
+    "Removal",
+    "Source",
+    "Status",
+    "StepView",
+    "StoreView",
+    "TemplateCreate",
+    "TemplateList",
+    "TemplateView",
+    "Transport",
+    "UploadSource",
+    "UrlSource",
+]

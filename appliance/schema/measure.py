@@ -1,0 +1,77 @@
+"""Counters and histograms."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from appliance.schema.base import Model
+
+
+class DeviceCounters(Model):
+    """Block statistics of one device since it appeared; exact at once. Compare two readings."""
+
+    name: str = Field(description="Kernel name, for example nvme0n1p3 or dm-7")
+    reads: int
+    read_bytes: int
+    writes: int
+    write_bytes: int
+    discards: int
+
+
+class CacheCounters(Model):
+    """What bcache counts (requests; a partial hit is a miss). Lags by some seconds."""
+
+    hits: int
+    misses: int
+    bypass_hits: int
+    bypass_misses: int
+    bypassed_bytes: int
+
+
+class Counters(Model):
+    """All counters, read one right after the other. A device that is missing (a dead drive) is None."""
+
+    taken: float = Field(description="Seconds of the monotonic clock")
+    cache: DeviceCounters | None = Field(description="The cache's partition")
+    cached: DeviceCounters = Field(description="bcache0: what the pool asks for")
+    backend: DeviceCounters = Field(description="The backend's data partition: what the cache could not answer")
+    meta: DeviceCounters | None = Field(description="The metadata mirror")
+    disks: tuple[DeviceCounters, ...] = Field(description="The backend's disks")
+    cache_stats: CacheCounters
+    clones: dict[str, DeviceCounters] = Field(description="By clone name; those that are active")
+
+
+class HistogramView(Model):
+    """Latencies in power-of-two microseconds: ``counts[0]`` is 0 to 1, ``counts[i]`` is 2**i to 2**(i+1) - 1."""
+
+    counts: tuple[int, ...]
+
+
+class HistogramsStarted(Model):
+    """Histograms run from now on."""
+
+    started: float
+
+
+class DiskHistogram(Model):
+    """Latencies of one disk's requests."""
+
+    role: Literal["cache", "backend", "other"]
+    disk: str
+    histogram: HistogramView
+
+
+class CloneHistogram(Model):
+    """Latencies of one clone's requests, reads and writes together, as its device saw them."""
+
+    clone: str
+    histogram: HistogramView
+
+
+class Histograms(Model):
+    """Latencies between start and stop."""
+
+    seconds: float
+    disks: tuple[DiskHistogram, ...]
+    disks_missing: str = Field(default="", description="Why there are none per disk, in words; empty: there are")
+    clones: tuple[CloneHistogram, ...]

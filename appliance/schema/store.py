@@ -1,0 +1,102 @@
+"""The store, and the appliance in one look."""
+
+from pydantic import Field
+
+from appliance.model import Health
+from appliance.schema.base import Model
+from appliance.schema.clients import ClientView
+
+
+class ProblemView(Model):
+    """Something an operator should know."""
+
+    severity: Health
+    what: str
+    hint: str = ""
+
+
+class MemberView(Model):
+    """A member of an array."""
+
+    device: str
+    state: str
+
+
+class ArrayView(Model):
+    """An md array: the backend, or the metadata mirror."""
+
+    health: Health
+    name: str
+    level: str
+    state: str
+    size: int
+    sync_action: str = Field(description="idle, resync, recover, check, ...")
+    sync_percent: float | None = Field(description="None when nothing is being synchronised")
+    members: tuple[MemberView, ...]
+
+
+class CacheView(Model):
+    """The cache over the backend."""
+
+    health: Health
+    attached: bool
+    mode: str
+    size: int
+    settings_ok: bool = Field(description="Whether the settings of rule 1 were read back as set")
+    bypassed_bytes: int = Field(description="Must not grow (rule 1)")
+    available_percent: int | None = Field(description="Cache space without dirty data; None while not attached")
+
+
+class PoolView(Model):
+    """A thin pool: ``durable`` or ``fast``."""
+
+    health: Health
+    name: str
+    mode: str
+    data_used: int
+    data_total: int
+    metadata_used: int
+    metadata_total: int
+    block_bytes: int
+    transaction_id: int
+
+
+class StoreView(Model):
+    """The kernel stack. A part that could not be read is None, and ``Status.problems`` says why.
+
+    ``pool`` is the durable pool, ``fast`` the one of ephemeral clones: None also where there is none.
+    """
+
+    backend: ArrayView | None
+    meta: ArrayView | None
+    cache: CacheView | None
+    pool: PoolView | None
+    fast: PoolView | None = None
+
+
+class Status(Model):
+    """The appliance in one look. ``health`` is the worst of its parts."""
+
+    version: str
+    kernel: str
+    health: Health
+    problems: tuple[ProblemView, ...]
+    store: StoreView
+    clients: tuple[ClientView, ...]
+    templates: int
+    clones: int
+
+
+class StepView(Model):
+    """A step of a plan, in words."""
+
+    action: str
+    target: str
+    detail: str = ""
+
+
+class Reconciliation(Model):
+    """What is done, or would be, so that the kernel's volumes match the catalog; and what cannot be put right so."""
+
+    steps: tuple[StepView, ...]
+    problems: tuple[ProblemView, ...]
