@@ -86,11 +86,18 @@ class BackendConfig:
 
 @dataclass(frozen=True, slots=True)
 class StoreConfig:
-    """Cache and pool. ``state_bytes`` 0 means the rule of ``appliance.store``."""
+    """Cache and pools. ``state_bytes`` 0 means the rule of ``appliance.store``.
+
+    ``reserve_percent`` of the durable pool's data device is held back until an operator releases it (rule 4).
+    ``overcommit_percent`` limits what may be promised: the sizes of all clones of a pool, against its data space; 0
+    means no limit.
+    """
 
     cache_mode: CacheMode = CacheMode.WRITETHROUGH
     block_kib: int = 64
     state_bytes: int = 0
+    reserve_percent: int = 5
+    overcommit_percent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,18 @@ class Part(StrEnum):
 Section = NvmeConfig | BackendConfig | StoreConfig
 
 
+_NUMBERS = (
+    "meta_bytes",
+    "fast_bytes",
+    "state_bytes",
+    "chunk_kib",
+    "block_kib",
+    "reserve_percent",
+    "overcommit_percent",
+)
+"""Settings that are whole numbers from 0."""
+
+
 def parse_section(part: Part, values: Mapping[str, Any], source: str) -> Section:
     """Turn a mapping from TOML or JSON into the settings of one part.
 
@@ -168,7 +187,7 @@ def parse_section(part: Part, values: Mapping[str, Any], source: str) -> Section
         arguments["level"] = _choice(RaidLevel, arguments["level"], f"{source}: {part}.level")
     if "cache_mode" in arguments:
         arguments["cache_mode"] = _choice(CacheMode, arguments["cache_mode"], f"{source}: {part}.cache_mode")
-    for key in ("meta_bytes", "fast_bytes", "state_bytes", "chunk_kib", "block_kib"):
+    for key in _NUMBERS:
         if key in arguments:
             arguments[key] = _whole(arguments[key], f"{source}: {part}.{key}")
     try:

@@ -29,6 +29,10 @@ from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 
 
+MOST_RESERVE = 50
+"""Percent of a data device that may be held back."""
+
+
 class Doing(Enum):
     """Whether the plan is carried out."""
 
@@ -79,6 +83,8 @@ def _refuse_odd(section: Section) -> None:
             raise InvalidInput(
                 f"{section.block_kib} KiB is not a block size", why="it must be a multiple of 64 from 64 to 1024"
             )
+        if section.reserve_percent > MOST_RESERVE:
+            raise InvalidInput(f"a reserve of {section.reserve_percent} % is too much", why=f"{MOST_RESERVE} is the most")
         if section.cache_mode != "writethrough":
             raise Refused(
                 f"cache mode {section.cache_mode} is refused",

@@ -123,6 +123,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"clone_store_plain_clients": [{"name": n, "address": "192.0.2.1"} for n in ("a", "b")]},
         "needs a name of its own",
     ),
+    "too large a reserve": ({"clone_store_reserve_percent": 51}, "goes from 0 to 50"),
     "writearound": ({"clone_store_cache_mode": "writearound"}, "writearound"),
     "template with two sources": (
         {"clone_templates_items": [{"name": "t", "format": "raw", "src": "a", "url": "http://b"}]},

@@ -54,6 +54,8 @@ def test_nothing_deployed_is_no_error_until_somebody_needs_it(tmp_path: Path) ->
         (Part.NVME, {}, "devices"),
         (Part.BACKEND, {"level": "raid0", "disks": ["/dev/disk/by-id/a"]}, "raid5"),
         (Part.STORE, {"cache_mode": "writearound"}, "writethrough"),
+        (Part.STORE, {"reserve_percent": -1}, "whole number"),
+        (Part.STORE, {"overcommit_percent": "much"}, "whole number"),
     ],
 )
 def test_bad_settings_name_the_file_and_the_setting(part: Part, values: dict[str, Any], says: str) -> None:

@@ -30,6 +30,14 @@ options:
     description: Size of the file system for the catalog, such as C(1 GiB). Empty for the appliance's own rule.
     type: str
     default: ""
+  reserve_percent:
+    description: Percent of the pool's data space that is held back until an operator releases it.
+    type: int
+    default: 5
+  overcommit_percent:
+    description: Sizes of all clones of a pool in percent of its data space, at most. 0 for no limit.
+    type: int
+    default: 0
 attributes:
   check_mode:
     description: Reports the steps that it would take and takes none.
@@ -102,6 +110,8 @@ def main() -> None:
             "cache_mode": {"type": "str", "choices": ["writethrough"], "default": "writethrough"},
             "block_kib": {"type": "int", "default": 64},
             "state_size": {"type": "str", "default": ""},
+            "reserve_percent": {"type": "int", "default": 5},
+            "overcommit_percent": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
@@ -110,6 +120,8 @@ def main() -> None:
             "cache_mode": module.params["cache_mode"],
             "block_kib": module.params["block_kib"],
             "state_bytes": size_in_bytes(module.params["state_size"]),
+            "reserve_percent": module.params["reserve_percent"],
+            "overcommit_percent": module.params["overcommit_percent"],
         }
     except ValueError as error:
         module.fail_json(msg=str(error))
