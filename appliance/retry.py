@@ -5,6 +5,8 @@ happens hundreds of times while a dying NVMe drive is being taken out of the cac
 and this program reinstates the path, so that the guest never knows. An error that does not go away, such as a bad
 sector under one clone, is handed to that guest after a bounded number of tries, and holding goes on for the next one.
 
+In a thread of its own it also stops ephemeral clones when their drive dies (``appliance.fence``).
+
 It stands apart from the daemon and keeps working when that is dead. While a drive dies it must not need one: after the
 start it opens no file, starts no process, is locked into memory, and would rather lose a line of its log than wait.
 """
@@ -22,6 +24,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NoReturn
 
+from appliance import fence
 from appliance.errors import HatcheryError, InUse, NotFound
 from appliance.host import multipath
 from appliance.host.dm import DeviceNumber, Dm
@@ -267,6 +270,7 @@ def main() -> int:
             policy = Policy()
             keeper = Keeper(dm, policy)
             keeper.scan()
+            fence.start()
             _lock_memory()
             notify("READY=1")
             serve(keeper, policy, events)

@@ -93,6 +93,16 @@ class Dm:
     ) -> None:
         self.close()
 
+    # Events
+
+    def fileno(self) -> int:
+        """For ``select``: readable once any device has had an event since ``arm_events``."""
+        return self._fd
+
+    def arm_events(self) -> None:
+        """From now on count events: arm first, then look, then wait, and nothing is missed."""
+        self._do(Command.DEV_ARM_POLL, pack(), "wait for events")
+
     # Looking
 
     def path(self, name: str) -> Path:

@@ -44,6 +44,7 @@ class Command(IntEnum):
     TABLE_DEPS = 11
     TABLE_STATUS = 12
     TARGET_MSG = 14
+    DEV_ARM_POLL = 16
 
     @property
     def request(self) -> int:

@@ -37,6 +37,10 @@ class Uevents:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
         self._socket.bind((0, _KERNEL_GROUP))
 
+    def fileno(self) -> int:
+        """For ``select``."""
+        return self._socket.fileno()
+
     def wait(self, seconds: float) -> bool:
         """Wait until there is an event to receive; False when there was none in that time."""
         return bool(select.select([self._socket], [], [], max(0.0, seconds))[0])

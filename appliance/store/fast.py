@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.errors import CannotTell, HatcheryError, NotReady, Refused, Unhealthy
+from appliance.fence import Fence
 from appliance.host import block, mount, thin
 from appliance.host.dm import Target
 from appliance.host.partitions import align_up
@@ -298,17 +299,13 @@ def observe(machine: Machine) -> Fast:
 
 
 def mode(machine: Machine) -> PoolMode | None:
-    """How the running pool is, or None when there is none. One whose drive is gone has failed, whatever it says."""
+    """How the running pool is, or None when there is none. One whose drive is dead has failed, whatever it says."""
     if machine.dm.find(POOL) is None:
         return None
-    status = machine.dm.status(POOL)
-    if len(status) != 1:
-        return None
-    found = thin.parse_pool_status(status[0].params)
-    below = machine.dm.deps(DATA) if machine.dm.find(DATA) is not None else ()
-    if found.needs_check or any(block.by_number(str(number)) is None for number in below):
+    if Fence(machine.dm).look():
         return PoolMode.FAILED
-    return found.mode
+    (status,) = machine.dm.status(POOL)
+    return thin.parse_pool_status(status.params).mode
 
 
 def table(machine: Machine, found: Sequence[Area]) -> Target:

@@ -22,13 +22,15 @@ ARROWS: Mapping[str, frozenset[str]] = {
     # what the machine can do
     "host": frozenset({"config", "run", "wait"}),
     "reconcile": frozenset({"host"}),
-    "store": frozenset({"reconcile"}),
-    "retry": frozenset({"host"}),
+    "store": frozenset({"reconcile", "fence"}),
+    "fence": frozenset({"host"}),
+    "retry": frozenset({"fence"}),
     "nbd_server": frozenset({"host"}),
     # what the appliance does
     "catalog": frozenset({"config"}),
     "images": frozenset({"host"}),
     "schema": frozenset({"model"}),
+    "rescue": frozenset({"catalog", "store"}),
     "service": frozenset({"catalog", "images", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),

@@ -1,16 +1,19 @@
 """Ephemeral clones in the fast pool: what they read, keep and give back. Each story asserts what it tells."""
 
 import fcntl
+import mmap
 import os
 import struct
+import time
 from pathlib import Path
 
+from appliance import wait
 from appliance.errors import InvalidInput, Refused
 from appliance.host.dm import Dm
 from appliance.model import KIB, MIB, SECTOR, Access
 from appliance.store.names import Layer
 from appliance.store.pool import Pool
-from tests.kernel.inside import rules, volumes
+from tests.kernel.inside import disks, rules, volumes
 from tests.kernel.inside.pools import raises
 
 _BLKDISCARD = 0x1277
@@ -42,8 +45,6 @@ def read(path: str | Path, offset: int, length: int) -> bytes:
     """Read past the page cache."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
     try:
-        import mmap
-
         with mmap.mmap(-1, length) as buffer:
             assert os.preadv(fd, [buffer], offset) == length
             return buffer[:length]
@@ -202,3 +203,53 @@ def a_large_one_goes_in_pieces() -> None:
     pool.deactivate(62)
     pool.delete(62)
     assert pool.status().data_used == used
+
+
+# The drive dies
+
+
+def await_guard() -> None:
+    """Wait until hatchery-retry runs with its second thread, which is the fence."""
+    wait.until(lambda: bool(_guards()), "hatchery-retry", deadline=30)
+
+
+def _guards() -> list[Path]:
+    found = []
+    for task in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"hatchery-retry" in (task / "cmdline").read_bytes() and len(list((task / "task").iterdir())) > 1:
+                found.append(task)
+        except OSError:
+            continue
+    return found
+
+
+def attempt(path: str, offset: int) -> int:
+    """Read 4 KiB past the page cache: the error number, 0 when it came."""
+    try:
+        read(path, offset, 4096)
+    except OSError as error:
+        return error.errno or -1
+    return 0
+
+
+def dies_while_read(thin_id: int, written: int, unwritten: int, seconds: float) -> dict[str, float]:
+    """Let the NVMe drive die, and read a written and an unwritten block over and over for some seconds.
+
+    Returns how long after the death (seconds) each of them was read for the last time; 0: never.
+    """
+    path = f"/dev/mapper/hatchery-ephemeral-{thin_id}"
+    assert attempt(path, written) == attempt(path, unwritten) == 0
+    disks.fail(0)
+    begin = time.monotonic()
+    last = {"written": 0.0, "unwritten": 0.0}
+    while time.monotonic() < begin + seconds:
+        for name, offset in (("written", written), ("unwritten", unwritten)):
+            if attempt(path, offset) == 0:
+                last[name] = time.monotonic() - begin
+    return last
+
+
+def mode() -> str:
+    """The fast pool's mode."""
+    return str(fast().status().mode)
