@@ -253,3 +253,13 @@ def dies_while_read(thin_id: int, written: int, unwritten: int, seconds: float) 
 def mode() -> str:
     """The fast pool's mode."""
     return str(fast().status().mode)
+
+
+def identity() -> str:
+    """Which pool it is."""
+    return fast().identity()
+
+
+def ids() -> list[int]:
+    """All that the pool holds."""
+    return sorted(fast().thin_ids())
