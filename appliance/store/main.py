@@ -4,9 +4,9 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from appliance import config
 from appliance.config import Part
@@ -19,8 +19,11 @@ OK, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done; a part did not start or stop; an error that says why, before anything was half done."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def parser(add: Callable[[Verbs], None] | None = None) -> argparse.ArgumentParser:
+    """The command line. ``add`` gives it further verbs, each with a default ``run``: from its arguments to a status."""
     top = argparse.ArgumentParser(prog="hatchery-store", description=__doc__)
     top.add_argument("--verbose", "-v", action="store_true", help="log every command")
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -35,12 +38,14 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--spec", required=True, metavar="FILE", help="JSON object with the part's settings; - is stdin")
     make.add_argument("--check", action="store_true", help="only say what would be done")
     make.add_argument("--json", action="store_true", help="for programs")
+    if add is not None:
+        add(verbs)
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, add: Callable[[Verbs], None] | None = None) -> int:
+    """Run the program; returns its exit status. ``add`` as for ``parser``."""
+    arguments = parser(add).parse_args(argv)
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     as_json = bool(getattr(arguments, "json", False))
@@ -52,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if hasattr(arguments, "run"):
+        return int(arguments.run(arguments))
     machine = Machine(config.load())
     if arguments.verb == "up":
         start.up(machine)

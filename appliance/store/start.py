@@ -20,9 +20,17 @@ def up(machine: Machine) -> tuple[Description, ...]:
     A missing disk or NVMe drive is not an error as long as the data can be served. Raises Refused, NotReady,
     Unhealthy, CommandFailed.
     """
-    config = machine.config
-    nvme_config, wanted, store = config.require_nvme(), config.require_backend(), config.require_store()
-    nvme.single(nvme_config)
+    store = machine.config.require_store()
+    done = [*raise_backend(machine), *raise_stack(machine, Making.FORBIDDEN)]
+    durable.verify(machine, store)
+    done += _try(lambda: raise_fast(machine, Making.FORBIDDEN))
+    return tuple(done)
+
+
+def raise_backend(machine: Machine) -> tuple[Description, ...]:
+    """The kernel's modules and the backend, with the disks that there are. Raises as ``up``."""
+    wanted = machine.config.require_backend()
+    nvme.single(machine.config.require_nvme())
     kernel.require()
     kernel.load_modules(machine.runner)
     done: list[Description] = []
@@ -31,14 +39,19 @@ def up(machine: Machine) -> tuple[Description, ...]:
     # A member that the kernel left out as too old is seen only once the array runs.
     members, array = backend.observe_start(wanted)
     done += _try(lambda: apply(backend.plan_start(wanted, members, array), machine))
-    done += raise_stack(machine, Making.FORBIDDEN)
-    durable.verify(machine, store)
-    done += _try(lambda: raise_fast(machine, Making.FORBIDDEN))
     return tuple(done)
 
 
 def raise_stack(machine: Machine, making: Making) -> tuple[Description, ...]:
     """Everything above the backend: mirror, cache, state, pool."""
+    done = raise_state(machine, making)
+    metadata = str(mirror.part(machine, names.PART_POOL_META).path)
+    target = str(machine.config.paths.state)
+    return (*done, *apply(durable.plan_pool(durable.observe(machine), metadata, target), machine))
+
+
+def raise_state(machine: Machine, making: Making) -> tuple[Description, ...]:
+    """Mirror, cache and the state file system: all that a repair of the pool's metadata needs."""
     store = machine.config.require_store()
     done: list[Description] = []
     done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
@@ -47,8 +60,6 @@ def raise_stack(machine: Machine, making: Making) -> tuple[Description, ...]:
     state = str(mirror.part(machine, names.PART_STATE).path)
     target = str(machine.config.paths.state)
     done += apply(durable.plan_state(durable.observe(machine), making, state, target), machine)
-    metadata = str(mirror.part(machine, names.PART_POOL_META).path)
-    done += apply(durable.plan_pool(durable.observe(machine), metadata, target), machine)
     return tuple(done)
 
 

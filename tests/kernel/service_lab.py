@@ -22,11 +22,19 @@ class Daemon:
             raise
         return job
 
-    def restart(self) -> None:
-        """End it as a service manager does, and start it again."""
+    def stop(self) -> None:
+        """End it as a service manager does. Exports go on."""
         self.job.kill(signal.SIGTERM)
         self.job.completed(20)
+
+    def begin(self) -> None:
+        """Start it, after ``stop``."""
         self.job = self._begin()
+
+    def restart(self) -> None:
+        """End it as a service manager does, and start it again."""
+        self.stop()
+        self.begin()
 
     def kill(self) -> None:
         """kill -9, and start it again."""

@@ -53,3 +53,17 @@ def test_a_missing_program_and_a_wrong_setting_are_seen(image: Path) -> None:
     assert "hatcheryx" in verify(image, unit).stderr
     unit.write_text(good.replace("Restart=on-failure", "Restart=perhaps"), encoding="utf-8")
     assert "perhaps" in verify(image, unit).stderr
+
+
+def test_the_backup_runs_by_itself_and_at_an_orderly_stop() -> None:
+    units = {unit.name: unit.read_text(encoding="utf-8") for unit in UNITS}
+    assert "hatchery-backup.timer" in next(
+        line for line in units["hatchery.target"].splitlines() if line.startswith("Wants=")
+    )
+    assert "OnUnitActiveSec=1h" in units["hatchery-backup.timer"]
+    stops = [line for line in units["hatchery-store.service"].splitlines() if line.startswith("ExecStop=")]
+    # The backup may fail and is bounded in time; the store goes down in any case.
+    assert stops == [
+        "ExecStop=-/usr/sbin/hatchery-store backup --deadline 30",
+        "ExecStop=/usr/sbin/hatchery-store down",
+    ]

@@ -78,7 +78,7 @@ def test_partitions_of_the_image_match_those_of_the_first_boot() -> None:
     [
         ("bin/hatchery", "appliance.cli.main"),
         ("sbin/hatcheryd", "appliance.daemon"),
-        ("sbin/hatchery-store", "appliance.store.main"),
+        ("sbin/hatchery-store", "appliance.rescue.main"),
         ("sbin/hatchery-retry", "appliance.retry"),
         ("lib/hatchery/nbd-server", "appliance.nbd_server"),
     ],

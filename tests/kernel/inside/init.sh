@@ -71,7 +71,7 @@ entry() { # PATH MODULE
 }
 entry /usr/bin/hatchery appliance.cli.main
 entry /usr/sbin/hatcheryd appliance.daemon
-entry /usr/sbin/hatchery-store appliance.store.main
+entry /usr/sbin/hatchery-store appliance.rescue.main
 entry /usr/sbin/hatchery-retry appliance.retry
 entry /usr/lib/hatchery/nbd-server appliance.nbd_server
 

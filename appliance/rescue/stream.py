@@ -1,0 +1,110 @@
+"""Metadata on its way into a file: dumped and compressed, within a number of bytes and a time.
+
+A dump as text is many times larger than the metadata, so it is never kept without compression.
+"""
+
+import hashlib
+import os
+import select
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from appliance.errors import CommandFailed, DeadlineExceeded, NoSpace, Unhealthy
+from appliance.model import MIB
+from appliance.run import Process, Runner
+
+FOREVER = 24 * 3600.0
+"""Seconds; for work that somebody waits for."""
+
+
+def compress(runner: Runner, argv: Sequence[str | Path], target: Path, *, room: int, deadline: float) -> None:
+    """Write what a command prints, compressed by zstd, to ``target``: at most ``room`` bytes within ``deadline`` s.
+
+    The file is on stable storage afterwards; it is gone when anything failed. Raises NoSpace, DeadlineExceeded,
+    CommandFailed, Unhealthy.
+    """
+    end = time.monotonic() + deadline
+    with ExitStack() as stack:
+        said = stack.enter_context(tempfile.TemporaryFile())
+        source = stack.enter_context(runner.start(argv, stdout=subprocess.PIPE, stderr=said))
+        pipe = source.popen.stdout
+        packer = stack.enter_context(
+            runner.start(["zstd", "-q", "-c", "-T1"], stdin=pipe or 0, stdout=subprocess.PIPE, stderr=said)
+        )
+        if pipe is not None:
+            pipe.close()
+        try:
+            with target.open("wb") as file:
+                _copy(packer, file.fileno(), target, room, end)
+                for process, words in ((source, argv), (packer, ["zstd"])):
+                    _ended(process, " ".join(map(str, words)), said, end)
+                os.fsync(file.fileno())
+        except OSError as error:
+            target.unlink(missing_ok=True)
+            raise Unhealthy(f"cannot write {target}", why=error.strerror or str(error)) from error
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+
+
+def _ended(process: Process, command: str, said: IO[bytes], end: float) -> None:
+    status = process.wait(max(1.0, end - time.monotonic()))
+    if status:
+        said.seek(0)
+        raise CommandFailed(command, status, said.read().decode(errors="replace"))
+
+
+def _copy(packer: Process, output: int, target: Path, room: int, end: float) -> None:
+    pipe = packer.popen.stdout
+    if pipe is None:
+        raise Unhealthy("the compression has no output")
+    written = 0
+    while True:
+        ready, _, _ = select.select([pipe], [], [], max(0.0, end - time.monotonic()))
+        if not ready:
+            raise DeadlineExceeded(f"{target.name} was not finished in time")
+        chunk = os.read(pipe.fileno(), MIB)
+        if not chunk:
+            return
+        written += len(chunk)
+        if written > room:
+            raise NoSpace(
+                f"{target.name} does not fit", why=f"it takes more than {room // MIB} MiB", hint="write it elsewhere"
+            )
+        _write(output, chunk)
+
+
+def _write(output: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(output, view) :]
+
+
+def decompress(runner: Runner, source: Path, target: Path) -> None:
+    """Unpack a file, holes kept. Raises CommandFailed."""
+    runner.run(["zstd", "-q", "-d", "-f", "--sparse", source, "-o", target], timeout=FOREVER)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Put a folder's entries on stable storage."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync(fd: int) -> None:
+    """Put a file's content on stable storage."""
+    os.fsync(fd)
