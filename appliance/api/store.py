@@ -20,4 +20,9 @@ def routes(service: Service) -> APIRouter:
         """Make the kernel match the catalog."""
         return service.reconcile()
 
+    @router.post("/reserve/release")
+    def release() -> schema.ReserveReleased:
+        """Give the durable pool what is held back from it."""
+        return service.release_reserve()
+
     return router

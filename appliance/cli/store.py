@@ -7,7 +7,7 @@ from rich.text import Text
 
 from appliance import schema
 from appliance.cli.options import JsonOption, session
-from appliance.cli.output import health, out, print_json
+from appliance.cli.output import health, out, print_json, size
 
 app = typer.Typer(no_args_is_help=True, help="The store as a whole.")
 
@@ -24,6 +24,24 @@ def reconcile(context: typer.Context, dry_run: DryRunOption = False, as_json: Js
         print_json(found)
         return
     _print(found)
+
+
+reserve_app = typer.Typer(no_args_is_help=True, help="Space that is held back from the pool.")
+app.add_typer(reserve_app, name="reserve")
+
+
+@reserve_app.command("release")
+def release(context: typer.Context, as_json: JsonOption = False) -> None:
+    """Give the pool the space that is held back from it: guests that a full pool paused go on. It cannot be taken back."""
+    run = session(context, as_json)
+    with run.connect() as connection:
+        found = connection.release_reserve()
+    if run.as_json:
+        print_json(found)
+    elif found.gained_bytes:
+        out().print(f"the pool has {size(found.gained_bytes)} more, {size(found.data_total)} in all")
+    else:
+        out().print(f"nothing is held back: the pool has all of its {size(found.data_total)}")
 
 
 def _print(found: schema.Reconciliation) -> None:

@@ -3,6 +3,7 @@
 Source: ``Documentation/admin-guide/device-mapper/thin-provisioning.rst`` of Linux 6.12; thin-provisioning-tools 1.1.
 """
 
+import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,10 @@ from appliance.run import Runner
 
 METADATA_BLOCK = 4096
 """Bytes in a block of a pool's metadata device, the unit of its usage in the status line."""
+
+
+_MAGIC = 27022010
+"""In the superblock of a pool's metadata: THIN_SUPERBLOCK_MAGIC of dm-thin-metadata.c."""
 
 
 class PoolMode(StrEnum):
@@ -153,6 +158,21 @@ def check(runner: Runner, metadata: Path, *, deadline: float) -> Check:
 def flagged(metadata: Path) -> bool:
     """Whether the superblock asks for a check: flags bit 0, after 4 bytes of checksum (dm-thin-metadata.c)."""
     return bool(block.read(metadata, 0, METADATA_BLOCK)[4] & 1)
+
+
+def data_blocks(superblock: bytes) -> int:
+    """Blocks of data that a pool has, from the superblock of its metadata; 0 while that is blank.
+
+    After csum, flags, blocknr, uuid, magic, version, time, trans_id and held_root comes the root of the data space map,
+    which begins with the number of its blocks (dm-thin-metadata.c: thin_disk_superblock; dm-space-map-common.h:
+    disk_sm_root). Raises CannotTell when it is not the superblock of a pool.
+    """
+    if not any(superblock):
+        return 0
+    magic, blocks = struct.unpack_from("<32xQ24xQ", superblock)
+    if magic != _MAGIC:
+        raise CannotTell("the size of a pool cannot be read", why="its metadata does not begin with a superblock")
+    return int(blocks)
 
 
 def listed_ids(runner: Runner, metadata: Path) -> frozenset[int]:

@@ -1,19 +1,25 @@
-"""Refusing what the pool could not keep, before it is full (rule 4). Pure arithmetic; sizes are bytes."""
+"""Refusing what a pool could not keep, before it is full (rule 4). Pure arithmetic; sizes are bytes."""
 
 from appliance.errors import NoSpace
 from appliance.model import GIB, KIB, MIB
 from appliance.service.ports import PoolNumbers
 
-RESERVE_PERCENT = 5
-"""Share of the pool's data and metadata that new templates and clones leave to the writes of those that exist."""
+HEADROOM_PERCENT = 5
+"""Share of a pool's data and metadata that new templates and clones leave to the writes of those that exist."""
 
 METADATA_PER_BLOCK = 100
 """Bytes of metadata that a newly mapped block is counted with; the best case is 48."""
 
+METADATA_PER_CLONE = 3 * 4 * KIB
+"""Bytes of metadata that a new clone is counted with: a root of its own, and a leaf with what leads to it, once it
+has written its first block."""
+
+_LATER = "remove clones or templates first, or add a disk"
+
 
 def usable(total: int) -> int:
     """What may be used of ``total`` before new things are refused."""
-    return total - total * RESERVE_PERCENT // 100
+    return total - total * HEADROOM_PERCENT // 100
 
 
 def show(size: int) -> str:
@@ -30,7 +36,7 @@ def admit_size(numbers: PoolNumbers, virtual_size: int) -> None:
     if virtual_size > limit:
         raise NoSpace(
             "the image is larger than the pool",
-            why=f"its size is {show(virtual_size)}; the pool holds {show(limit)} besides its reserve",
+            why=f"its size is {show(virtual_size)}; the pool holds {show(limit)} besides its headroom",
             hint="use a smaller image, or a store with larger disks",
         )
 
@@ -44,22 +50,41 @@ def admit_data(numbers: PoolNumbers, wanted: int, promised: int = 0) -> None:
     if wanted > free:
         raise NoSpace(
             "the pool has not enough space",
-            why=f"{show(wanted)} are needed, {show(max(free, 0))} are free besides the reserve"
+            why=f"{show(wanted)} are needed, {show(max(free, 0))} are free besides the headroom"
             f" ({show(numbers.data_used)} of {show(numbers.data_total)} in use)",
-            hint="remove clones or templates first",
+            hint=_LATER,
         )
-    blocks = -(-wanted // numbers.block_bytes)
-    metadata_free = usable(numbers.metadata_total) - numbers.metadata_used
-    if blocks * METADATA_PER_BLOCK > metadata_free:
-        raise NoSpace(
-            "the pool has not enough metadata space",
-            why=f"{show(blocks * METADATA_PER_BLOCK)} are needed, {show(max(metadata_free, 0))} are free"
-            f" ({show(numbers.metadata_used)} of {show(numbers.metadata_total)} in use)",
-            hint="remove clones or templates first",
-        )
+    _admit_metadata(numbers, -(-wanted // numbers.block_bytes) * METADATA_PER_BLOCK)
 
 
 def admit_clones(numbers: PoolNumbers, count: int) -> None:
-    """Refuse new clones when the reserve is touched: they will write. Raises NoSpace."""
+    """Refuse new clones when the headroom is touched: they will write. Raises NoSpace."""
     # A clone begins with a block or two of its own as soon as it boots.
     admit_data(numbers, max(count, 1) * numbers.block_bytes)
+    _admit_metadata(numbers, count * METADATA_PER_CLONE)
+
+
+def admit_promise(numbers: PoolNumbers, wanted: int, promised: int, overcommit_percent: int) -> None:
+    """Refuse to promise ``wanted`` more bytes to guests than the overcommit ratio allows; 0 allows all.
+
+    ``promised`` is what the pool's clones could hold together were all of them written. Raises NoSpace.
+    """
+    limit = numbers.data_total * overcommit_percent // 100
+    if overcommit_percent and promised + wanted > limit:
+        raise NoSpace(
+            "more would be promised than the overcommit ratio allows",
+            why=f"the sizes of all clones would be {show(promised + wanted)}; {overcommit_percent} % of"
+            f" {show(numbers.data_total)} are {show(limit)}",
+            hint="remove clones first, or raise clone_store_overcommit_percent",
+        )
+
+
+def _admit_metadata(numbers: PoolNumbers, wanted: int) -> None:
+    free = usable(numbers.metadata_total) - numbers.metadata_used
+    if wanted > free:
+        raise NoSpace(
+            "the pool has not enough metadata space",
+            why=f"{show(wanted)} are needed, {show(max(free, 0))} are free"
+            f" ({show(numbers.metadata_used)} of {show(numbers.metadata_total)} in use)",
+            hint=_LATER,
+        )

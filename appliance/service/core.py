@@ -10,6 +10,7 @@ from appliance.errors import HatcheryError, NotReady
 from appliance.model import PoolName
 from appliance.reconcile import apply
 from appliance.reconcile.volumes import Doomed, FoundDevice, Volume, Wanted, plan
+from appliance.service import admission
 from appliance.service.ports import Pool, Pools
 from appliance.service.wanted import doomed, presumed, transactions
 
@@ -25,9 +26,10 @@ class Core:
     ``lost`` are the volumes of ephemeral clones that went with their drive.
     """
 
-    def __init__(self, catalog: Catalog, pools: Pools) -> None:
+    def __init__(self, catalog: Catalog, pools: Pools, overcommit_percent: int = 0) -> None:
         self.catalog = catalog
         self.pools = dict(pools)
+        self.overcommit_percent = overcommit_percent
         self.lost: frozenset[int] = frozenset()
         self.lock = threading.RLock()
 
@@ -46,6 +48,15 @@ class Core:
                 hint="see `hatchery status`",
             )
         return pool
+
+    def admit_clones(self, name: PoolName, count: int, virtual_bytes: int) -> None:
+        """Refuse ``count`` new clones, ``virtual_bytes`` large together, when they cannot be. Raises NoSpace, NotReady."""
+        numbers = self.pool_of(name).status()
+        admission.admit_clones(numbers, count)
+        if self.overcommit_percent:
+            # The sum reads every clone's size, so it is made only when it matters.
+            promised = self.catalog.promised_bytes(name)
+            admission.admit_promise(numbers, virtual_bytes, promised, self.overcommit_percent)
 
     def carry_out(
         self,

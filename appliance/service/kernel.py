@@ -42,6 +42,10 @@ class KernelStore:
         """See Store."""
         self._store.cold()
 
+    def release_reserve(self) -> int:
+        """See Store."""
+        return self._store.release_reserve()
+
     def counters(self, clones: Mapping[int, str]) -> Counters:
         """See Store."""
         found = self._store.counters(clones)

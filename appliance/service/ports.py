@@ -102,6 +102,9 @@ class Store(Protocol):
     def cold(self) -> None:
         """Empty the cache and drop page caches; verified. Raises HatcheryError when it cannot be shown."""
 
+    def release_reserve(self) -> int:
+        """Give the durable pool what is held back from it; the bytes that it gained. Raises NotReady, Unhealthy."""
+
     def counters(self, clones: Mapping[int, str]) -> Counters:
         """All counters now; ``clones`` are the names of active clones by thin id."""
 

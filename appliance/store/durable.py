@@ -11,7 +11,7 @@ from appliance.host.dm import Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import KIB, SECTOR
 from appliance.reconcile import Description
-from appliance.store import cache, marks, metadata, mirror, names
+from appliance.store import cache, capacity, marks, metadata, mirror, names
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 
@@ -20,6 +20,9 @@ DATA = names.pool_data("durable")
 
 CHECK_DEADLINE = 180.0
 """Seconds that a check of the metadata may take; a start goes on without its result after that."""
+
+REPAIRING = "repair.json"
+"""A repair's notes on the state file system; there while the metadata is being written back."""
 
 _CLEAN = "store.clean"
 _USED = "store.used"
@@ -32,7 +35,8 @@ _MOUNT_OPTIONS = "noatime,nodev,nosuid,noexec,errors=remount-ro"
 class Durable:
     """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds.
 
-    ``used`` says that a pool was active on this metadata before: then blank metadata is damage.
+    ``used`` says that a pool was active on this metadata before: then blank metadata is damage. ``repairing`` says
+    that a repair was cut off while it wrote the metadata back.
     """
 
     label: str
@@ -43,6 +47,7 @@ class Durable:
     data: bool
     pool: bool
     used: bool = False
+    repairing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +138,38 @@ class ActivatePool:
             marks.write(Path(self.target) / _USED)
 
 
-def table(machine: Machine) -> Target:
-    """The pool's table, as it must be."""
+def table(machine: Machine, reserve_percent: int | None = None) -> Target:
+    """The pool's table, as it must be: all of the data device but the reserve, by default that of the settings.
+
+    Raises NotReady, CannotTell.
+    """
     metadata = mirror.part(machine, names.PART_POOL_META)
     data = block.get(machine.dm.path(DATA))
-    block_sectors = machine.config.require_store().block_kib * KIB // SECTOR
-    length = data.size // SECTOR
+    store = machine.config.require_store()
+    block_bytes = store.block_kib * KIB
+    percent = store.reserve_percent if reserve_percent is None else reserve_percent
+    if machine.dm.find(POOL) is None:
+        given = capacity.given(metadata, block_bytes)
+    else:
+        given = sum(target.length for target in machine.dm.table(POOL)) * SECTOR
+    length = capacity.pool_bytes(data.size, block_bytes, given, percent) // SECTOR
+    block_sectors = block_bytes // SECTOR
     low_water = length // block_sectors * _LOW_WATER_PERCENT // 100
     return thin.pool_table(data.path, metadata.path, length=length, block=block_sectors, low_water=low_water)
+
+
+def extend(machine: Machine, reserve_percent: int | None = None) -> int:
+    """Give the running pool what its data device has more than it, but the reserve; returns the bytes that it gained.
+
+    A full pool takes writes again at once. Raises NotReady when it is not active, Unhealthy.
+    """
+    if machine.dm.find(POOL) is None:
+        raise NotReady("the pool is not active", hint="see `hatchery-store status`")
+    wanted = table(machine, reserve_percent)
+    gained = (wanted.length - sum(target.length for target in machine.dm.table(POOL))) * SECTOR
+    if gained > 0:
+        machine.dm.reload(POOL, [wanted])
+    return gained
 
 
 def observe(machine: Machine) -> Durable:
@@ -162,6 +191,7 @@ def observe(machine: Machine) -> Durable:
         data=machine.dm.find(DATA) is not None,
         pool=machine.dm.find(POOL) is not None,
         used=mounted is not None and ((target / _USED).exists() or machine.config.paths.catalog.exists()),
+        repairing=mounted is not None and (target / REPAIRING).exists(),
     )
 
 
@@ -186,6 +216,8 @@ def plan_pool(found: Durable, device: str, target: str) -> StoreSteps:
     """
     if found.pool:
         return ()
+    if found.repairing:
+        raise Unhealthy("a repair of the pool's metadata was cut off", hint="run `hatchery-store repair`: it goes on")
     if found.blank_metadata and found.used:
         why = f"{device} begins with zeros although a pool was on it"
         raise Unhealthy("the pool's metadata is gone", why=why, hint=_REPAIR)
@@ -229,6 +261,11 @@ def broken_rules(targets: tuple[Target, ...], block_bytes: int) -> tuple[str, ..
 def mark_clean(target: Path) -> None:
     """Record, on stable storage, that the pool was shut down in order."""
     marks.write(target / _CLEAN)
+
+
+def mark_unclean(target: Path) -> None:
+    """Let the next start check the metadata."""
+    marks.remove(target / _CLEAN)
 
 
 def sound(machine: Machine) -> bool:

@@ -13,7 +13,7 @@ from appliance.host.block import Device
 from appliance.host.dm import Info
 from appliance.host.md import Array
 from appliance.model import Health, Histogram, Problem
-from appliance.store import backend, cache, metadata, mirror, names, nvme
+from appliance.store import backend, cache, durable, metadata, mirror, names, nvme
 from appliance.store.machine import Machine
 from appliance.store.names import EXPORTED, PoolName
 from appliance.store.pool_health import PoolHealth, fast_health, pool_health
@@ -145,6 +145,10 @@ class Store:
         if again.state not in (State.CLEAN, State.DIRTY) or again.set_uuid != set_uuid:
             raise Unhealthy("the cache did not come back", why=f"it is {again.state}", hint="run `hatchery-store up`")
         block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
+
+    def release_reserve(self) -> int:
+        """Give the durable pool what is held back from it; the bytes that it gained. Raises NotReady, Unhealthy."""
+        return durable.extend(self._machine, reserve_percent=0)
 
     def counters(self, thin_ids: Iterable[int] = ()) -> Counters:
         """All counters now; ``thin_ids`` are clones that should be active. Raises NotReady, CannotTell.

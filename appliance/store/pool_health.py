@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from appliance.errors import HatcheryError
+from appliance.host import block
 from appliance.model import KIB, Health, Problem
-from appliance.store import durable, fast, names
+from appliance.store import capacity, durable, fast, names
 from appliance.store.machine import Machine
 from appliance.store.mirror import Making
 from appliance.store.names import PoolName
@@ -16,7 +17,7 @@ _TITLES = {PoolName.DURABLE: "the pool", PoolName.FAST: "the fast pool"}
 _HINTS = {
     PoolMode.OUT_OF_DATA_SPACE: (
         "is full: writes fail",
-        "remove clones or templates, then see `hatchery-store status`",
+        "free space or add a disk, and the guests go on",
     ),
     PoolMode.READ_ONLY: ("has become read-only", "remove clones, then see `hatchery-store status`"),
 }
@@ -24,7 +25,7 @@ _HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class PoolHealth:
-    """One of the pools; ``name`` is ``durable`` or ``fast``."""
+    """One of the pools; ``name`` is ``durable`` or ``fast``. ``reserve_bytes`` are held back and not in its total."""
 
     health: Health
     name: str
@@ -35,12 +36,15 @@ class PoolHealth:
     metadata_total: int
     block_bytes: int
     transaction_id: int
+    reserve_bytes: int = 0
 
 
 def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> PoolHealth:
     """How a running pool is; what an operator should know is added to ``problems``. Raises NotReady, CannotTell."""
     status = Pool.open(machine.dm, kind, machine.runner).status()
     title = _TITLES[kind]
+    data = block.get(machine.dm.path(names.pool_data(kind)))
+    reserve = capacity.held_back(data.size, status.block_bytes, status.data_total)
     worst = Health.OK
 
     def report(severity: Health, what: str, hint: str) -> None:
@@ -51,6 +55,8 @@ def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> Po
 
     if status.mode is not PoolMode.READ_WRITE:
         said, hint = _HINTS.get(status.mode, ("has failed", "see `hatchery-store status`"))
+        if status.mode is PoolMode.OUT_OF_DATA_SPACE and reserve:
+            hint = f"run `hatchery store reserve release`, or {hint}"
         report(Health.FAILED, f"{title} {said}", hint)
     if status.needs_check:
         report(Health.FAILED, f"{title}'s metadata needs a check", "stop the store and run `hatchery-store repair`")
@@ -75,6 +81,7 @@ def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> Po
         metadata_total=status.metadata_total,
         block_bytes=status.block_bytes,
         transaction_id=status.transaction_id,
+        reserve_bytes=reserve,
     )
 
 

@@ -165,6 +165,7 @@ class ModelStore:
     def __init__(self) -> None:
         self.latencies: dict[int, Histogram] = {}
         self.cold_calls = 0
+        self.reserve = 0
         self.problems: tuple[Problem, ...] = ()
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
@@ -172,6 +173,10 @@ class ModelStore:
 
     def cold(self) -> None:
         self.cold_calls += 1
+
+    def release_reserve(self) -> int:
+        released, self.reserve = self.reserve, 0
+        return released
 
     def counters(self, clones: Mapping[int, str]) -> Counters:
         return Counters(

@@ -173,7 +173,7 @@ def test_bad_requests_leave_nothing(
 def test_clones_are_refused_before_the_pool_is_full(ready: Box) -> None:
     used = ready.pool.status().data_used
     ready.pool.data_total = used + used * 4 // 100
-    with pytest.raises(NoSpace, match="reserve"):
+    with pytest.raises(NoSpace, match="headroom"):
         create(ready, "web")
 
 
