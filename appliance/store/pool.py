@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
+from appliance.fence import Fence
 from appliance.host import dm_stats, thin
 from appliance.host.dm import Dm, Slot, Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
@@ -102,6 +103,16 @@ class Pool:
         if info is None:
             raise NotReady(f"{self.name} is not active", hint="see `hatchery-store status`")
         return info.uuid.removeprefix(names.uuid(self.name)).removeprefix("-")
+
+    def dead(self) -> str:
+        """Why nothing can be kept in the pool any more; empty while it lives, a full one included."""
+        if self.kind is PoolName.FAST:
+            return Fence(self._dm).look()
+        try:
+            mode = self.status().mode
+        except NotReady as error:
+            return error.what
+        return f"the pool is {mode}" if mode is PoolMode.FAILED else ""
 
     def status(self) -> PoolStatus:
         """How the pool is, without making it commit. Raises NotReady when it is gone, CannotTell."""
@@ -263,9 +274,12 @@ class Pool:
                 return None
             if layer is Layer.TEMPLATE and info.read_only:
                 kind = Devices.SEALED
-            size = sum(line.length for line in self._dm.table(name)) * SECTOR
+            table = self._dm.table(name)
+            size = sum(line.length for line in table) * SECTOR
             wanted = {Layer.CLONE, Layer.THIN} if layer in (Layer.CLONE, Layer.THIN) else {layer}
-            return FoundDevice(kind, size, whole=layers == frozenset(wanted) and not info.suspended)
+            # An ephemeral clone that was stopped when its drive died answers everything with an error.
+            works = not info.suspended and all(line.kind != "error" for line in table)
+            return FoundDevice(kind, size, whole=layers == frozenset(wanted) and works)
         return None
 
     def mapped_bytes(self, thin_id: int) -> int:
