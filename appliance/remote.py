@@ -7,7 +7,7 @@ import os
 import shlex
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -68,3 +68,16 @@ def _listening(local: Path, process: Process, errors: Path, host: str) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
     return True
+
+
+def command_line(host: str | None, words: Sequence[str], *, terminal: bool) -> tuple[str, ...]:
+    """The words that run a program on the appliance: here, or on ``host`` through SSH, with a ``terminal`` there.
+
+    Raises InvalidInput.
+    """
+    if host is None:
+        return tuple(words)
+    if not host or host.startswith("-"):
+        raise InvalidInput(f"{host!r} is not a host to log in to", hint="give USER@HOST, for example root@box")
+    extra = shlex.split(os.environ.get(OPTIONS_VARIABLE, ""))
+    return ("ssh", *(("-t",) if terminal else ("-T",)), *extra, host, "--", shlex.join(words))

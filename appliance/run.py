@@ -9,10 +9,11 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from appliance.errors import CommandFailed, DeadlineExceeded, NotReady
 
@@ -72,6 +73,20 @@ class Runner:
         if check and done.returncode != 0:
             raise CommandFailed(line, done.returncode, done.stderr or done.stdout)
         return Completed(tuple(words), done.returncode, done.stdout, done.stderr)
+
+    def become(self, argv: Sequence[str | Path]) -> NoReturn:
+        """Replace this process by ``argv``, which gets its terminal and gives its exit status.
+
+        Raises NotReady when the program is not installed.
+        """
+        words = [str(word) for word in argv]
+        log.debug("+ exec %s", shlex.join(words))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            os.execvpe(words[0], words, self._env)  # noqa: S606 - no shell is wanted
+        except FileNotFoundError as error:
+            raise NotReady(f"cannot run {words[0]}", why="the program is not installed") from error
 
     def start(
         self,

@@ -6,10 +6,13 @@ import typer
 from rich.text import Text
 
 from appliance import schema
+from appliance.cli import rescue
 from appliance.cli.options import JsonOption, session
 from appliance.cli.output import health, out, print_json, size
 
 app = typer.Typer(no_args_is_help=True, help="The store as a whole.")
+for command in (rescue.backup, rescue.restore, rescue.repair):
+    app.command(command.__name__)(command)
 
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
 
