@@ -50,7 +50,7 @@ class Core:
         return pool
 
     def admit_clones(self, name: PoolName, count: int, virtual_bytes: int) -> None:
-        """Refuse ``count`` new clones, ``virtual_bytes`` large together, when they cannot be. Raises NoSpace, NotReady."""
+        """Refuse ``count`` new clones, ``virtual_bytes`` large together, that do not fit. Raises NoSpace, NotReady."""
         numbers = self.pool_of(name).status()
         admission.admit_clones(numbers, count)
         if self.overcommit_percent:

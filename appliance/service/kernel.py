@@ -15,7 +15,8 @@ from appliance.schema import (
     PoolView,
     StoreView,
 )
-from appliance.store import health
+from appliance.store import drives, health, start
+from appliance.store.drives import Drives
 from appliance.store.health import ArrayHealth
 from appliance.store.machine import Machine
 
@@ -24,7 +25,9 @@ class KernelStore:
     """See ``ports.Store``."""
 
     def __init__(self, machine: Machine) -> None:
+        self._machine = machine
         self._store = health.Store(machine)
+        self._drives = Drives()
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         """See Store."""
@@ -41,6 +44,14 @@ class KernelStore:
     def cold(self) -> None:
         """See Store."""
         self._store.cold()
+
+    def silent(self) -> frozenset[str]:
+        """See Store."""
+        return self._drives.silent(drives.of(self._machine.config))
+
+    def heal(self) -> None:
+        """See Store."""
+        start.up(self._machine)
 
     def release_reserve(self) -> int:
         """See Store."""

@@ -102,6 +102,12 @@ class Store(Protocol):
     def cold(self) -> None:
         """Empty the cache and drop page caches; verified. Raises HatcheryError when it cannot be shown."""
 
+    def silent(self) -> frozenset[str]:
+        """The drives of the settings that do not answer."""
+
+    def heal(self) -> None:
+        """Take back what came back, where no decision is needed: legs, cache, settings. Raises HatcheryError."""
+
     def release_reserve(self) -> int:
         """Give the durable pool what is held back from it; the bytes that it gained. Raises NotReady, Unhealthy."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from appliance.errors import AlreadyExists, InUse, NotFound, Refused, Unhealthy
+from appliance.errors import AlreadyExists, HatcheryError, InUse, NotFound, Refused, Unhealthy
 from appliance.model import GIB, KIB, MIB, Access, Histogram, Problem
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.schema import CacheCounters, Counters, DeviceCounters, StoreView
@@ -166,6 +166,9 @@ class ModelStore:
         self.latencies: dict[int, Histogram] = {}
         self.cold_calls = 0
         self.reserve = 0
+        self.dead: frozenset[str] = frozenset()
+        self.healed = 0
+        self.heal_error: HatcheryError | None = None
         self.problems: tuple[Problem, ...] = ()
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
@@ -173,6 +176,14 @@ class ModelStore:
 
     def cold(self) -> None:
         self.cold_calls += 1
+
+    def silent(self) -> frozenset[str]:
+        return self.dead
+
+    def heal(self) -> None:
+        self.healed += 1
+        if self.heal_error is not None:
+            raise self.heal_error
 
     def release_reserve(self) -> int:
         released, self.reserve = self.reserve, 0

@@ -1,0 +1,166 @@
+"""The store is looked at every two seconds: what changed is logged once, and what needs no decision is put right.
+
+A look costs a few files in sysfs, some ioctls and one block of each drive. Nothing here stands in a guest's way.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from appliance.errors import HatcheryError
+from appliance.model import Health, Problem
+from appliance.schema import StoreView
+from appliance.service.ports import Store
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+"""Pause between two looks."""
+
+HEAL_TRIES = 5
+"""How often a drive that came back is tried to be taken back, a look apart."""
+
+_NUMBER = re.compile(r"\d+([.,]\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one look saw: the problems, and the drives that do not answer."""
+
+    problems: tuple[Problem, ...] = ()
+    silent: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line for the log; ``severity`` is OK for what is over."""
+
+    severity: Health
+    words: str
+
+
+def changes(before: Seen, after: Seen) -> tuple[Change, ...]:
+    """What is to be told of the difference between two looks. Pure.
+
+    A problem whose numbers alone changed is the same problem: one that gets worse shows it by its severity.
+    """
+    old = {_kind(problem): problem for problem in before.problems}
+    new = {_kind(problem): problem for problem in after.problems}
+    begun = [Change(p.severity, _told(p)) for kind, p in new.items() if kind not in old]
+    ended = [Change(Health.OK, f"over: {p.what}") for kind, p in old.items() if kind not in new]
+    return (*begun, *ended)
+
+
+def _kind(problem: Problem) -> tuple[Health, str]:
+    return problem.severity, _NUMBER.sub("#", problem.what)
+
+
+def _told(problem: Problem) -> str:
+    return problem.what + (f" ({problem.hint})" if problem.hint else "")
+
+
+def returned(before: Seen, after: Seen) -> frozenset[str]:
+    """The drives that did not answer and do now."""
+    return before.silent - after.silent
+
+
+def silence(drives: Iterable[str]) -> tuple[Problem, ...]:
+    """Drives that do not answer, as problems."""
+    hint = "check its cabling; if it is dead, replace it and run the roles: clones go on meanwhile"
+    return tuple(Problem(Health.DEGRADED, f"{drive} does not answer", hint) for drive in sorted(drives))
+
+
+def store_words(store: StoreView, hit_percent: int | None, seen: Seen) -> str:
+    """How the store is, to end a line for the service manager. ``hit_percent`` is the cache's, since it began. Pure."""
+    said = [""]
+    if store.cache is not None and not store.cache.attached:
+        said.append("no cache")
+    elif hit_percent is not None:
+        said.append(f"cache hits {hit_percent} %")
+    if store.pool is not None and store.pool.data_total:
+        said.append(f"pool {100 * store.pool.data_used // store.pool.data_total} % full")
+    if seen.problems:
+        worst = max(seen.problems, key=lambda problem: list(Health).index(problem.severity))
+        more = f" and {len(seen.problems) - 1} more" if len(seen.problems) > 1 else ""
+        said.append(f"{worst.severity}: {worst.what}{more}")
+    return ", ".join(said)
+
+
+class Monitor:
+    """The thread that looks. ``after`` is told each look's view; ``hooks`` are called after each, and may raise."""
+
+    def __init__(
+        self,
+        store: Store,
+        hooks: Iterable[Callable[[], None]] = (),
+        after: Callable[[StoreView, Seen], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._hooks = tuple(hooks)
+        self._after = after or (lambda _view, _seen: None)
+        self._seen = Seen()
+        self._tries = 0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._failing: set[int] = set()
+
+    @property
+    def seen(self) -> Seen:
+        """What the last look saw."""
+        return self._seen
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more. One that waits for a drive is not waited for."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(LOOK_SECONDS)
+
+    def look(self) -> None:
+        """Look once: log what changed, heal what came back, call the hooks."""
+        silent = self._store.silent()
+        view, problems = self._store.look()
+        before, self._seen = self._seen, Seen((*silence(silent), *problems), silent)
+        for change in changes(before, self._seen):
+            level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
+            log.log(level[change.severity], "%s", change.words)
+        if back := returned(before, self._seen):
+            log.info("%s: answers again", ", ".join(sorted(back)))
+            self._tries = HEAL_TRIES
+        if self._tries:
+            self._heal()
+        for number, hook in enumerate(self._hooks):
+            self._call(number, hook)
+        self._after(view, self._seen)
+
+    def _heal(self) -> None:
+        self._tries -= 1
+        try:
+            self._store.heal()
+        except HatcheryError as error:
+            log.warning("the drive could not be taken back, %d more tries: %s", self._tries, error)
+        else:
+            self._tries = 0
+
+    def _call(self, number: int, hook: Callable[[], None]) -> None:
+        try:
+            hook()
+        except HatcheryError as error:
+            if number not in self._failing:
+                log.warning("%s", error)
+            self._failing.add(number)
+        else:
+            self._failing.discard(number)
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                self.look()
+            except HatcheryError as error:
+                log.warning("the store could not be looked at: %s", error)
