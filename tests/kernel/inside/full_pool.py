@@ -3,15 +3,19 @@
 import errno
 import importlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from appliance import config
 from appliance.config import Paths
 from appliance.host import storage_daemon
-from appliance.host.dm import Dm
+from appliance.host.dm import Dm, Target
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig
-from appliance.model import GIB, MIB
+from appliance.model import GIB, MIB, SECTOR
 from appliance.run import Runner
+from appliance.store import durable
+from appliance.store.machine import Machine
 from appliance.store.pool import Pool
 from tests.kernel.inside import volumes
 
@@ -69,40 +73,80 @@ def fill(thin_id: int, most: int) -> int:
     return most
 
 
-def fill_free_go_on(thin_id: int, other: int, most: int) -> dict[str, Any]:
-    """Fill the pool, look at what was acknowledged, have ``other`` deleted, and write on over the same connection."""
+def release() -> int:
+    """Release the reserve."""
+    return volumes.store().release_reserve()
+
+
+def drill(thin_id: int, other: int, spare: str, most: int) -> dict[str, Any]:
+    """Fill the pool and make space again, in each way that there is, all over one connection.
+
+    ``other`` is a volume that may go, ``spare`` a disk that nothing uses. For each way: the error number of the write
+    that did not fit, the seconds that it took, the pool's mode, what the operator is told, which of the pieces that
+    were acknowledged are damaged, and what the next two writes came to.
+    """
     handle = connect(thin_id)
-    slowest = 0.0
-    number = 0
-    acknowledged = 0
-    while acknowledged < most:
-        number, seconds = attempt(handle, acknowledged)
-        if number:
-            break
-        acknowledged += 1
-        slowest = max(slowest, seconds)
-    print(f"{time.monotonic():.1f} error {number} after {acknowledged} MiB", flush=True)
-    pool = Pool.open(Dm())
-    full_mode = str(pool.status().mode)
-    problems = [problem.what for problem in volumes.store().health().problems]
-    damaged = [index for index in range(acknowledged) if bytes(handle.pread(MIB, index * MIB)) != piece(index)]
-    print(f"{time.monotonic():.1f} read back", flush=True)
-    files = Files(Paths().nbd(CLIENT))
-    node = Export(f"n{other}", f"vol-{other}", Path())
-    storage_daemon.StorageDaemon(files, storage_daemon.aio_engine()).cut_off(node)
-    pool.deactivate(other)
-    pool.delete(other)
-    print(f"{time.monotonic():.1f} deleted the other", flush=True)
-    again = [attempt(handle, acknowledged + extra)[0] for extra in range(2)]
-    handle.flush()
-    damaged += [i for i in range(acknowledged + 2) if bytes(handle.pread(MIB, i * MIB)) != piece(i)]
-    return {
-        "errno": number,
-        "error_seconds": seconds,
-        "acknowledged": acknowledged,
-        "full_mode": full_mode,
-        "problems": problems,
-        "damaged": damaged,
-        "again": again,
-        "mode_at_the_end": str(pool.status().mode),
+    written: list[int] = []
+    told: dict[str, Any] = {}
+
+    def damaged() -> list[int]:
+        return [index for index in written if bytes(handle.pread(MIB, index * MIB)) != piece(index)]
+
+    ways: dict[str, Callable[[], object]] = {
+        "reserve": release,
+        "removal": lambda: _remove(other),
+        "trim": lambda: _trim(handle, written),
+        "growth": lambda: _grow(spare),
     }
+    position = 0
+    for way, make_space in ways.items():
+        number, seconds = 0, 0.0
+        while not number and position < most:
+            number, seconds = attempt(handle, position)
+            if not number:
+                written.append(position)
+                position += 1
+        health = volumes.store().health()
+        hurt = damaged()
+        found = {
+            "errno": number,
+            "seconds": seconds,
+            "written": len(written),
+            "mode": str(Pool.open(Dm()).status().mode),
+            "told": [f"{problem.what}: {problem.hint}" for problem in health.problems],
+        }
+        make_space()
+        found["again"] = [attempt(handle, position + extra)[0] for extra in range(2)]
+        written += [position, position + 1]
+        position += 2
+        handle.flush()
+        found["damaged"] = hurt + damaged()
+        found["mode_then"] = str(Pool.open(Dm()).status().mode)
+        told[way] = found
+        print(f"{way}: {found}", flush=True)
+    return told
+
+
+def _remove(thin_id: int) -> None:
+    files = Files(Paths().nbd(CLIENT))
+    node = Export(f"n{thin_id}", f"vol-{thin_id}", Path())
+    storage_daemon.StorageDaemon(files, storage_daemon.aio_engine()).cut_off(node)
+    pool = Pool.open(Dm())
+    pool.deactivate(thin_id)
+    pool.delete(thin_id)
+
+
+def _trim(handle: Any, written: list[int]) -> None:
+    gone = written[: len(written) // 4]
+    handle.trim(len(gone) * MIB, gone[0] * MIB)
+    del written[: len(gone)]
+
+
+def _grow(spare: str) -> None:
+    """A longer data device, as when the array has grown."""
+    machine = Machine(config.load())
+    below = machine.dm.table(durable.DATA)
+    end = sum(target.length for target in below)
+    added = Target(end, 32 * MIB // SECTOR, "linear", f"{spare} 0")
+    machine.dm.reload(durable.DATA, [*below, added])
+    durable.extend(machine)
