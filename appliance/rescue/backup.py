@@ -134,10 +134,13 @@ def _collect(
         return None, catalog_id, _dump(machine, target, device, (), room, deadline)
     for attempt in range(_TRIES):
         with metadata.snapshot(machine.dm, durable.POOL) as device:
-            pool_id = thin.parse_pool_status(machine.dm.status(durable.POOL)[0].params).transaction_id
+            found = thin.parse_pool_status(machine.dm.status(durable.POOL)[0].params)
+            pool_id = found.transaction_id
             catalog_id = _catalog(machine.config.paths, target)
             if pool_id == catalog_id or catalog_id is None or attempt == _TRIES - 1:
-                return pool_id, catalog_id, _dump(machine, target, device, ("--metadata-snap",), room, deadline)
+                # A metadata snapshot does not say how large the pool is, and thin_restore needs to know.
+                options = ("--metadata-snap", "--nr-data-blocks", str(found.data_total))
+                return pool_id, catalog_id, _dump(machine, target, device, options, room, deadline)
     raise AssertionError("the last attempt returns")
 
 

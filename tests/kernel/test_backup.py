@@ -28,7 +28,7 @@ def backup(lab: Lab) -> str:
 
 def clones(lab: Lab) -> dict[str, dict[str, Any]]:
     said = json.loads(lab.run(["hatchery", "--json", "clone", "list"]).stdout)
-    return {clone["name"]: clone for clone in said["clones"]}
+    return {clone["name"]: clone for clone in said}
 
 
 def test_a_backup_holds_the_metadata_and_the_catalog_of_one_moment(daemon: Daemon) -> None:

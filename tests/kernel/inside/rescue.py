@@ -34,13 +34,20 @@ def dumped(folder: str) -> list[int]:
     """Ids of the volumes in a backup's dump."""
     plain = Path("/run/dump.xml")
     stream.decompress(Runner(), Path(folder) / bundle.DUMP, plain)
-    return sorted(volume.thin_id for volume in dump.read(plain)[1])
+    superblock, volumes = dump.read(plain)
+    total = thin.parse_pool_status(_pool_status()).data_total
+    assert superblock.data_blocks == total, f"{superblock} of a pool of {total} blocks"
+    return sorted(volume.thin_id for volume in volumes)
 
 
 def held_root() -> int | None:
     """The metadata snapshot that the pool holds."""
+    return thin.parse_pool_status(_pool_status()).held_root
+
+
+def _pool_status() -> str:
     with closing(Dm()) as dm:
-        return thin.parse_pool_status(dm.status(durable.POOL)[0].params).held_root
+        return dm.status(durable.POOL)[0].params
 
 
 def fill_state(leave_mib: int | None = None) -> None:
