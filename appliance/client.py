@@ -83,6 +83,10 @@ class Client:
         """Make the kernel's volumes match the catalog."""
         return self._send("POST", "/store/reconcile", schema.Reconciliation)
 
+    def release_reserve(self) -> schema.ReserveReleased:
+        """Give the durable pool what is held back from it."""
+        return self._send("POST", "/store/reserve/release", schema.ReserveReleased)
+
     # -- templates -----------------------------------------------------------------------------------------------
 
     def templates(self) -> tuple[schema.TemplateView, ...]:
@@ -119,9 +123,9 @@ class Client:
         if not response.is_success:
             raise problem(response)
 
-    def remove_template(self, ref: str) -> schema.Removal:
-        """Remove a template version. Raises InUse while clones of it exist."""
-        return self._send("DELETE", f"/templates/{ref}", schema.Removal)
+    def remove_template(self, ref: str, *, when_unused: bool = False) -> schema.TemplateRemoval:
+        """Remove a template version, now or when its clones have gone. Raises InUse while there are some, if now."""
+        return self._send("DELETE", f"/templates/{ref}", schema.TemplateRemoval, when_unused=when_unused)
 
     def warm(self, ref: str) -> schema.Operation:
         """Begin to read a template's volume through the cache."""
@@ -152,6 +156,23 @@ class Client:
     def detach(self, name: str, *, force: bool = False) -> schema.CloneView:
         """Stop exporting a clone. Raises InUse while somebody is connected, unless forced."""
         return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force)
+
+    def resize_clone(self, name: str, size: int) -> schema.CloneView:
+        """Make a clone larger, to ``size`` bytes. Raises InUse while somebody is connected."""
+        return self._send("PUT", f"/clones/{name}/size", schema.CloneView, schema.Resize(size=size))
+
+    def renew_clone(self, name: str, seconds: float | None) -> schema.CloneView:
+        """Let a clone stay for so long from now on, or for ever."""
+        return self._send("PUT", f"/clones/{name}/lease", schema.CloneView, schema.Lease(seconds=seconds))
+
+    def reset_clone(self, name: str, *, force: bool = False) -> schema.CloneView:
+        """Give a clone its template's content again. Raises InUse while somebody is connected, unless forced."""
+        return self._send("POST", f"/clones/{name}/reset", schema.CloneView, force=force)
+
+    def promote_clone(self, name: str, template: str | None = None) -> schema.Operation:
+        """Begin to make a template version of a clone. Raises InUse while somebody is connected."""
+        wanted = schema.Promotion(template=template)
+        return self._send("POST", f"/clones/{name}/promotion", schema.Operation, wanted)
 
     # -- clients -------------------------------------------------------------------------------------------------
 
@@ -199,7 +220,8 @@ class Client:
     def _get(self, path: str, kind: type[M]) -> M:
         return self._send("GET", path, kind)
 
-    def _send(self, method: str, path: str, kind: type[M], body: BaseModel | None = None, *, force: bool = False) -> M:
+    def _send(self, method: str, path: str, kind: type[M], body: BaseModel | None = None, **words: bool) -> M:
+        """One request; those ``words`` that are true go into its query."""
         headers = {"Content-Type": "application/json"} if body else {}
         try:
             response = self._http.request(
@@ -207,7 +229,7 @@ class Client:
                 path,
                 content=body.model_dump_json().encode() if body else None,
                 headers=headers,
-                params={"force": "true"} if force else None,
+                params={word: "true" for word, wanted in words.items() if wanted} or None,
             )
         except httpx.ConnectError as error:
             raise _not_running(str(error)) from error

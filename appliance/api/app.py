@@ -17,8 +17,11 @@ from appliance.model import MIB
 from appliance.schema import API_PREFIX
 from appliance.service.operations import Job
 from appliance.service.service import Service
+from appliance.service.templates import Removing
 
 Force = Annotated[bool, Query(description="Even if somebody is connected")]
+
+WhenUnused = Annotated[bool, Query(description="When the last clone that depends on it has gone")]
 
 UPLOAD_PIECE = 1 * MIB
 """Bytes of an upload that are handed to its import at a time."""
@@ -110,10 +113,9 @@ def _templates(service: Service) -> APIRouter:
         return service.show_template(ref)
 
     @router.delete("/templates/{ref}")
-    def remove(ref: str) -> schema.Removal:
-        """Remove a template."""
-        removed = service.templates.remove(ref)
-        return schema.Removal(name=removed or ref, removed=removed is not None)
+    def remove(ref: str, when_unused: WhenUnused = False) -> schema.TemplateRemoval:
+        """Remove a template version."""
+        return service.templates.remove(ref, Removing.WHEN_UNUSED if when_unused else Removing.NOW)
 
     @router.post("/templates/{ref}/warm", status_code=status.HTTP_202_ACCEPTED)
     def warm(ref: str) -> schema.Operation:
@@ -187,6 +189,29 @@ def _clones(service: Service) -> APIRouter:
         """Stop exporting a clone."""
         service.clones.detach(name, force=force)
         return service.show_clone(name)
+
+    @router.put("/clones/{name}/size")
+    def resize(name: str, request: schema.Resize) -> schema.CloneView:
+        """Make a clone larger."""
+        service.life.resize(name, request.size)
+        return service.show_clone(name)
+
+    @router.put("/clones/{name}/lease")
+    def renew(name: str, request: schema.Lease) -> schema.CloneView:
+        """Say how long a clone stays."""
+        service.life.renew(name, request.seconds)
+        return service.show_clone(name)
+
+    @router.post("/clones/{name}/reset")
+    def reset(name: str, force: Force = False) -> schema.CloneView:
+        """Give a clone its template's content again."""
+        service.life.reset(name, force=force)
+        return service.show_clone(name)
+
+    @router.post("/clones/{name}/promotion", status_code=status.HTTP_202_ACCEPTED)
+    def promote(name: str, request: schema.Promotion) -> schema.Operation:
+        """Make a template version of a clone."""
+        return service.life.promote(name, request.template).operation
 
     return router
 

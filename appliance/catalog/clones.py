@@ -70,10 +70,10 @@ class CloneRows(TemplateRows, ClientRows):
             )
             agree(db, pool, transaction_id)
 
-    def remove_clones(self, clones: Iterable[Clone], why: str, now: float) -> bool:
+    def remove_clones(self, clones: Iterable[Clone], why: str, now: float) -> tuple[int, ...]:
         """Clones are no more, their volumes are to be deleted; so are those of retired templates that had no others.
 
-        ``why`` is what happened to each: ``was removed``. True when a template went with them.
+        ``why`` is what happened to each: ``was removed``. Returns the ids of the templates that went with them.
         """
         templates = set()
         with self._transaction() as db:

@@ -56,6 +56,11 @@ class PoolRows(Database):
             db.execute("INSERT INTO garbage VALUES (?, ?, ?, ?)", (thin_id, pool, why, since))
         return thin_id
 
+    def adopt_orphan(self, thin_id: int, pool: PoolName, why: str, since: float) -> None:
+        """A volume that was found in a pool, and that nothing in the catalog explains, is to be deleted."""
+        with self._transaction() as db:
+            condemn(db, thin_id, pool, why, since)
+
     def drop_garbage(self, thin_ids: Iterable[int], pool: PoolName, transaction_id: int | None) -> None:
         """Forget volumes that are gone from the pool, now at that transaction id (None: as before)."""
         with self._transaction() as db:

@@ -3,7 +3,7 @@
 import sqlite3
 
 from appliance.catalog.database import Row, integer, moment, text
-from appliance.catalog.pools import PoolRows, condemn
+from appliance.catalog.pools import PoolRows, agree, condemn
 from appliance.catalog.rows import NewTemplate, Staging, Template
 from appliance.errors import AlreadyExists, InUse, NotFound
 from appliance.model import ImageFormat, PoolName, TemplateRef, TemplateState
@@ -35,8 +35,8 @@ class TemplateRows(PoolRows):
             )
             return _template(db.execute(f"{_TEMPLATE} WHERE thin_id = ?", (thin_id,)).fetchone())
 
-    def finish_template(self, thin_id: int, size: int, sha256: str | None) -> None:
-        """An imported template is whole and sealed: ready."""
+    def finish_template(self, thin_id: int, size: int, sha256: str | None, transaction_id: int | None = None) -> None:
+        """A template is whole and sealed: ready, with the pool at that transaction id (None: as before)."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE templates SET state = ?, size = ?, sha256 = ? WHERE thin_id = ?",
@@ -47,6 +47,8 @@ class TemplateRows(PoolRows):
                 " ON CONFLICT (name) DO UPDATE SET last = max(last, excluded.last)",
                 (thin_id,),
             )
+            if transaction_id is not None:
+                agree(db, PoolName.DURABLE, transaction_id)
 
     def remove_template(self, thin_id: int, why: str, now: float) -> None:
         """A template is no more, its volume is to be deleted; so are the staging volumes of its import.
@@ -71,12 +73,12 @@ class TemplateRows(PoolRows):
         """A template is cloned no more and goes with the last of its clones; true when it is gone already."""
         with self._transaction() as db:
             db.execute("UPDATE templates SET retired = 1 WHERE thin_id = ?", (thin_id,))
-            return self._sweep(db, {thin_id}, now)
+            return bool(self._sweep(db, {thin_id}, now))
 
     @staticmethod
-    def _sweep(db: sqlite3.Connection, thin_ids: set[int], now: float) -> bool:
-        """Remove those of the templates that are retired and have no clone; true when there was one."""
-        swept = False
+    def _sweep(db: sqlite3.Connection, thin_ids: set[int], now: float) -> tuple[int, ...]:
+        """Remove those of the templates that are retired and have no clone, and return their ids."""
+        swept = []
         for thin_id in thin_ids:
             row = db.execute(
                 "SELECT name, version FROM templates WHERE thin_id = ? AND retired = 1 AND state = 'ready'"
@@ -87,8 +89,8 @@ class TemplateRows(PoolRows):
                 db.execute("DELETE FROM templates WHERE thin_id = ?", (thin_id,))
                 why = f"template {row[0]}@{row[1]} was removed with its last clone"
                 condemn(db, thin_id, PoolName.DURABLE, why, now)
-                swept = True
-        return swept
+                swept.append(thin_id)
+        return tuple(swept)
 
     def templates(self) -> tuple[Template, ...]:
         """All template versions, by name and version."""

@@ -7,11 +7,21 @@ from typing import Annotated
 import typer
 
 from appliance import schema
-from appliance.cli.options import JsonOption, Session, session
+from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, size, state, table, when
-from appliance.model import TemplateRef, check_name
+from appliance.errors import InvalidInput
+from appliance.model import CloneKind, TemplateRef, check_name
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
+
+PROMOTE_DEADLINE = 4 * 3600.0
+"""Seconds after which a promotion counts as hung: an ephemeral clone is copied to slow disks."""
+
+KINDS = {
+    CloneKind.DURABLE: "durable: it survives the loss of the NVMe drive",
+    CloneKind.EPHEMERAL: "ephemeral: it is gone when its NVMe drive is",
+}
+"""What an operator should know of each kind."""
 
 NameArgument = Annotated[str, typer.Argument(help="Name of the clone.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Even while somebody is connected to it.")]
@@ -28,13 +38,27 @@ def create(
     client: Annotated[
         str, typer.Option("--client", help="The client that may attach it; '' for nobody yet.")
     ] = schema.LOCAL_CLIENT,
+    ephemeral: Annotated[
+        bool, typer.Option("--ephemeral", help="Keep what is written on NVMe alone: fast, and gone with the drive.")
+    ] = False,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="Remove it after that time, for example 90m, 8h, 7d."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make one clone, or many: all of them or none."""
     run = session(context, as_json)
     check_name(name, "clone name")
     TemplateRef.parse(template)
-    wanted = schema.CloneCreate(name=name, template=template, count=count, client=client or None)
+    wanted = schema.CloneCreate(
+        name=name,
+        template=template,
+        count=count,
+        client=client or None,
+        kind=CloneKind.EPHEMERAL if ephemeral else CloneKind.DURABLE,
+        expires_in=None if expires is None else duration(expires),
+    )
     with run.connect() as connection:
         views = connection.create_clones(wanted)
     if count is None and not run.as_json:
@@ -104,21 +128,95 @@ def detach(context: typer.Context, name: NameArgument, force: ForceOption = Fals
     _print(run, view)
 
 
+@app.command("reset")
+def reset(context: typer.Context, name: NameArgument, force: ForceOption = False, as_json: JsonOption = False) -> None:
+    """Give a clone its template's content again; what was written to it is gone."""
+    run = session(context, as_json)
+    check_name(name, "clone name")
+    with run.connect() as connection:
+        view = connection.reset_clone(name, force=force)
+    _print(run, view)
+
+
+@app.command("resize")
+def resize(
+    context: typer.Context,
+    name: NameArgument,
+    new_size: Annotated[str, typer.Argument(metavar="SIZE", help="The size to grow to, for example 40G or 512M.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Make a clone larger; its guest sees it at its next boot."""
+    run = session(context, as_json)
+    check_name(name, "clone name")
+    wanted = parse_size(new_size)
+    with run.connect() as connection:
+        view = connection.resize_clone(name, wanted)
+    _print(run, view)
+
+
+@app.command("renew")
+def renew(
+    context: typer.Context,
+    name: NameArgument,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="Remove it after that time from now, for example 8h."),
+    ] = None,
+    never: Annotated[bool, typer.Option("--never", help="Keep it until it is removed by command.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say anew how long a clone stays."""
+    run = session(context, as_json)
+    check_name(name, "clone name")
+    if never == (expires is not None):
+        raise InvalidInput("how long the clone stays is not said", hint="give either --expires TIME or --never")
+    with run.connect() as connection:
+        view = connection.renew_clone(name, None if expires is None else duration(expires))
+    _print(run, view)
+
+
+@app.command("promote")
+def promote(
+    context: typer.Context,
+    name: NameArgument,
+    template: Annotated[
+        str | None,
+        typer.Option("--template", "-t", metavar="NAME", help="The template's name; by default the clone's."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a clone's content the next version of a template. Its guest must be shut down."""
+    run = session(context, as_json)
+    check_name(name, "clone name")
+    if template is not None:
+        check_name(template, "template name")
+    with run.connect() as connection:
+        operation = connection.promote_clone(name, template)
+        follow(connection, operation, deadline=PROMOTE_DEADLINE, show=not run.as_json)
+        view = connection.template(operation.subject)
+    if run.as_json:
+        print_json(view)
+    else:
+        out().print(f"clone {name} is template {view.ref} now; the clone itself stays")
+
+
 def _print_list(run: Session, views: Sequence[schema.CloneView]) -> None:
     if run.as_json:
         print_json(views)
         return
-    rows = table("CLONE", "TEMPLATE", "STATE", ">SIZE", ">WRITTEN", "CLIENT", "ADDRESS", "CREATED")
+    rows = table("CLONE", "TEMPLATE", "KIND", "STATE", ">SIZE", ">WRITTEN", "CLIENT", "ADDRESS", "CREATED", "EXPIRES")
     for view in views:
         rows.add_row(
             view.name,
             view.template,
+            view.kind.value,
             state(view.state),
             size(view.size),
             size(view.written_bytes),
             view.client or "-",
             view.uri or "-",
             when(view.created),
+            "-" if view.expires is None else when(view.expires),
         )
     out().print(rows)
 
@@ -131,7 +229,7 @@ def _print(run: Session, view: schema.CloneView) -> None:
         {
             "clone": view.name,
             "template": view.template,
-            "kind": view.kind.value,
+            "kind": KINDS[view.kind],
             "state": state(view.state),
             "size": size(view.size),
             "used": f"{size(view.mapped_bytes)}, blocks shared with the template included",
@@ -140,6 +238,7 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "address": view.uri or "-",
             "device": view.device,
             "created": when(view.created),
+            "expires": "never" if view.expires is None else when(view.expires),
         }
     )
     if view.qemu:

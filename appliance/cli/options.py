@@ -19,6 +19,8 @@ from rich.progress import (
 
 from appliance import client, schema
 from appliance.cli.output import err
+from appliance.errors import InvalidInput
+from appliance.model import GIB, KIB, MIB
 
 
 @dataclass(slots=True)
@@ -41,6 +43,31 @@ def session(context: typer.Context, as_json: bool = False) -> Session:
     found: Session = context.find_object(Session) or Session(None, False, None)
     found.as_json = found.as_json or as_json
     return found
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_BYTES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024 * GIB}
+
+
+def duration(text: str) -> float:
+    """Seconds of a time like ``90m``, ``8h`` or ``7d``. Raises InvalidInput."""
+    number, unit = text[:-1], text[-1:]
+    if unit not in _SECONDS or not (number.isascii() and number.isdigit()) or int(number) == 0:
+        raise InvalidInput(
+            f"{text!r} is not a time", why="it is a whole number with s, m, h, d or w after it", hint="for example 8h"
+        )
+    return float(int(number) * _SECONDS[unit])
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size like ``40G`` or ``512M``; units are powers of 1024. Raises InvalidInput."""
+    unit = text[-1:].upper() if text[-1:].isalpha() else ""
+    number = text[: len(text) - len(unit)]
+    if unit not in _BYTES or not (number.isascii() and number.isdigit()) or int(number) == 0:
+        raise InvalidInput(
+            f"{text!r} is not a size", why="it is a whole number with K, M, G or T after it", hint="for example 40G"
+        )
+    return int(number) * _BYTES[unit]
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Result and errors as JSON.")]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from appliance import schema
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
@@ -39,7 +40,7 @@ def add(
     on_appliance: Annotated[bool, typer.Option("--path", help="FILE is on the appliance, not here.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a disk image as a template."""
+    """Import a disk image as a template: a name that is there gets a new version."""
     run = session(context, as_json)
     check_name(name, "template name")
     chosen = kind or _format(source)
@@ -77,7 +78,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     for view in views:
         rows.add_row(
             view.ref,
-            state(view.state),
+            shown_state(view),
             size(view.size),
             size(view.mapped_bytes),
             str(view.clones),
@@ -104,14 +105,20 @@ def show(
 def remove(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; refused while it has clones.")],
+    when_unused: Annotated[
+        bool, typer.Option("--when-unused", help="If it has clones: clone it no more, and remove it with the last.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove a template."""
+    """Remove a template version; a name with several of them needs @VERSION."""
     run = session(context, as_json)
     TemplateRef.parse(ref)
     with run.connect() as connection:
-        done = connection.remove_template(ref)
-    print_removals([done], "template", as_json=run.as_json)
+        done = connection.remove_template(ref, when_unused=when_unused)
+    if done.retired and not run.as_json:
+        out().print(f"template {done.name} goes with the last of its clones")
+    else:
+        print_removals([done], "template", as_json=run.as_json)
 
 
 @app.command("warm")
@@ -129,6 +136,11 @@ def warm(
         print_json(done)
     else:
         out().print(f"{done.subject}: {size(done.done_bytes)} read through the cache")
+
+
+def shown_state(view: schema.TemplateView) -> Text:
+    """A version's state in its colour; a retired one says so."""
+    return Text("retired") if view.retired else state(view.state)
 
 
 def _format(source: str) -> ImageFormat:
@@ -177,7 +189,7 @@ def _print(run: Session, view: schema.TemplateView) -> None:
     print_fields(
         {
             "template": view.ref,
-            "state": state(view.state),
+            "state": shown_state(view),
             "size": size(view.size),
             "used": size(view.mapped_bytes),
             "clones": str(view.clones),

@@ -14,16 +14,21 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     POST   /templates          TemplateCreate -> Operation (202)
     PUT    /templates/{name}/content  octets  -> Operation, after the last byte was taken in; for an upload
     GET    /templates/{ref}                 -> TemplateView
-    DELETE /templates/{ref}                 -> Removal; in-use while clones of it exist
+    DELETE /templates/{ref}?when_unused=BOOL -> TemplateRemoval; in-use while clones of it exist, unless it may go later
     POST   /templates/{ref}/warm            -> Operation (202)
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done
+    POST   /store/reserve/release           -> ReserveReleased
     GET    /clones                          -> CloneList
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
     GET    /clones/{name}                   -> CloneView
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it
     DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
+    PUT    /clones/{name}/size  Resize      -> CloneView; only larger; in-use while somebody is connected
+    PUT    /clones/{name}/lease  Lease      -> CloneView
+    POST   /clones/{name}/reset?force=BOOL  -> CloneView; in-use while somebody is connected, unless forced
+    POST   /clones/{name}/promotion  Promotion -> Operation (202); in-use while somebody is connected
     GET    /clients                         -> ClientList
     PUT    /clients/{name}     ClientSpec   -> ClientView (201 when new, 200 when changed or as it was)
     DELETE /clients/{name}                  -> Removal; in-use while clones are attached to it
@@ -47,7 +52,7 @@ from appliance.schema.base import (
     Removal,
 )
 from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
-from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView
+from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
 from appliance.schema.measure import (
     CacheCounters,
     CloneHistogram,
@@ -65,6 +70,7 @@ from appliance.schema.store import (
     PoolView,
     ProblemView,
     Reconciliation,
+    ReserveReleased,
     Status,
     StepView,
     StoreView,
@@ -74,6 +80,7 @@ from appliance.schema.templates import (
     Source,
     TemplateCreate,
     TemplateList,
+    TemplateRemoval,
     TemplateView,
     UploadSource,
     UrlSource,
@@ -101,6 +108,7 @@ __all__ = [
     "HistogramView",
     "Histograms",
     "HistogramsStarted",
+    "Lease",
     "MemberView",
     "Model",
     "Operation",
@@ -112,14 +120,18 @@ __all__ = [
     "PoolView",
     "ProblemDetails",
     "ProblemView",
+    "Promotion",
     "Reconciliation",
     "Removal",
+    "ReserveReleased",
+    "Resize",
     "Source",
     "Status",
     "StepView",
     "StoreView",
     "TemplateCreate",
     "TemplateList",
+    "TemplateRemoval",
     "TemplateView",
     "Transport",
     "UploadSource",

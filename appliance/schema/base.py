@@ -39,7 +39,7 @@ class OperationError(Model):
     hint: str = ""
 
 
-OperationKind = Literal["import", "warm", "cold"]
+OperationKind = Literal["import", "warm", "cold", "promote"]
 OperationState = Literal["running", "succeeded", "failed"]
 
 

@@ -13,6 +13,10 @@ class CloneCreate(Model):
     template: str = Field(description="NAME or NAME@VERSION")
     count: int | None = Field(default=None, ge=1, le=1000)
     client: str | None = Field(default=LOCAL_CLIENT, description="Who may attach it; None: nobody yet")
+    kind: CloneKind = Field(
+        default=CloneKind.DURABLE, description="ephemeral: fast, and gone with the NVMe drive that it is on"
+    )
+    expires_in: float | None = Field(default=None, gt=0, description="Seconds until it is removed; None: never")
 
 
 class CloneView(Model):
@@ -21,9 +25,10 @@ class CloneView(Model):
     name: str
     template: str = Field(description="NAME@VERSION")
     kind: CloneKind
-    state: CloneState
+    state: CloneState = Field(description="lost: its NVMe drive is gone; it can be reset or removed")
     size: int
     created: float
+    expires: float | None = Field(description="When it is removed, whoever uses it then; None: never")
     client: str | None = Field(description="The client it is exported to; None: detached")
     uri: str | None = Field(description="NBD URI; None while detached")
     qemu: tuple[str, ...] = Field(description="QEMU command line words for this disk (-blockdev and -device)")
@@ -42,3 +47,21 @@ class Attachment(Model):
     """The client that a clone is exported to."""
 
     client: str
+
+
+class Resize(Model):
+    """A clone's new size in bytes, not smaller than the one that it has."""
+
+    size: int = Field(gt=0)
+
+
+class Lease(Model):
+    """How long a clone stays from now on."""
+
+    seconds: float | None = Field(gt=0, description="None: for ever")
+
+
+class Promotion(Model):
+    """A clone that becomes a template version."""
+
+    template: str | None = Field(default=None, description="The template's name; None: that of the clone's own one")

@@ -59,6 +59,14 @@ class PoolView(Model):
     metadata_total: int
     block_bytes: int
     transaction_id: int
+    reserve_bytes: int = Field(default=0, description="Held back from the pool until an operator releases it")
+
+
+class ReserveReleased(Model):
+    """What the durable pool gained (0 when there was no reserve any more), and how much it has now."""
+
+    gained_bytes: int
+    data_total: int
 
 
 class StoreView(Model):

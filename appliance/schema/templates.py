@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from appliance.model import ImageFormat, TemplateState
-from appliance.schema.base import Model
+from appliance.schema.base import Model, Removal
 
 
 class UploadSource(Model):
@@ -55,7 +55,14 @@ class TemplateView(Model):
     sha256: str | None = Field(description="Of the source's bytes; None until imported")
     created: float
     clones: int = Field(description="How many clones depend on it")
+    retired: bool = Field(description="It is cloned no more, and goes with the last of its clones")
     device: str
+
+
+class TemplateRemoval(Removal):
+    """Answer to DELETE of a template."""
+
+    retired: bool = Field(default=False, description="It goes later, with the last clone that depends on it")
 
 
 class TemplateList(Model):

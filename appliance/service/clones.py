@@ -1,15 +1,13 @@
 """Clones: made of a ready template, exported to a client, removed without a trace."""
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 from appliance.catalog import Clone, NewClone
 from appliance.errors import HatcheryError, InUse, NotReady
-from appliance.model import CloneState, PoolName, TemplateRef, check_name
+from appliance.model import CloneKind, CloneState, TemplateRef, check_name
 from appliance.reconcile.volumes import Devices, FoundDevice, Volume
-from appliance.service import admission
 from appliance.service.core import Core
 from appliance.service.exports import Exports
 from appliance.service.wanted import of_clone
@@ -25,36 +23,47 @@ def names_of(name: str, count: int | None) -> tuple[str, ...]:
 
 
 class Clones:
-    """The verbs on clones."""
+    """The verbs on clones that every clone sees; ``clone_life`` has the others."""
 
     def __init__(self, core: Core, exports: Exports) -> None:
         self._core = core
         self._exports = exports
+        self._busy: dict[int, str] = {}
 
-    def create(self, name: str, template: str, count: int | None, client: str | None) -> tuple[Clone, ...]:
-        """Make a clone, or ``count`` of them, exported to ``client``: all or none.
+    def create(
+        self,
+        name: str,
+        template: str,
+        count: int | None,
+        client: str | None,
+        *,
+        kind: CloneKind = CloneKind.DURABLE,
+        lease: float | None = None,
+    ) -> tuple[Clone, ...]:
+        """Make a clone, or ``count`` of them, exported to ``client``: all or none; for ``lease`` seconds.
 
         Raises InvalidInput, NotFound, NotReady, AlreadyExists, NoSpace.
         """
         wanted = names_of(name, count)
         ref = TemplateRef.parse(template)
-        now = time.time()
         with self._core.lock:
             catalog = self._core.catalog
-            admission.admit_clones(self._core.pool.status(), len(wanted))
-            clones = catalog.add_clones(ref, [NewClone(each, client, now) for each in wanted])
+            self._core.admit_clones(kind.pool, len(wanted), len(wanted) * catalog.template(ref).size)
+            now = self._core.now()
+            expires = None if lease is None else now + lease
+            clones = catalog.add_clones(ref, [NewClone(each, client, now, kind, expires) for each in wanted])
             try:
                 origin = catalog.template_of_id(clones[0].template)
                 advanced = self._core.carry_out([of_clone(clone, origin) for clone in clones])
-                catalog.finish_clones([clone.thin_id for clone in clones], advanced[PoolName.DURABLE])
+                catalog.finish_clones([clone.thin_id for clone in clones], advanced[kind.pool], kind.pool)
                 if client is not None:
                     self._exports.offer(client, clones)
             except BaseException:
                 log.warning("clones %s were not made, taking back what was", ", ".join(wanted))
                 self._take_back(clones)
                 raise
-        log.info("made %d clone(s) of %s: %s", len(clones), clones[0].template_ref, ", ".join(wanted))
-        return tuple(catalog.clone(each) for each in wanted)
+        log.info("made %d %s clone(s) of %s: %s", len(clones), kind, clones[0].template_ref, ", ".join(wanted))
+        return tuple(replace(clone, state=CloneState.READY) for clone in clones)
 
     def _take_back(self, clones: Sequence[Clone]) -> None:
         try:
@@ -66,26 +75,28 @@ class Clones:
             log.exception("what is left of the clones could not be removed")
         self._core.discard_quietly([clone.thin_id for clone in clones])
 
-    def remove(self, name: str, *, force: bool) -> bool:
-        """Remove a clone and free its space; false when there was none of that name.
+    def remove(self, name: str, *, force: bool, why: str = "was removed") -> bool:
+        """Remove a clone and free its space; false when there was none of that name. ``why`` is for the log.
 
-        Raises InUse while its client is connected to it, unless forced.
+        Raises InUse while its client is connected to it, unless forced, and while it is copied.
         """
         with self._core.lock:
             clone = self._core.catalog.find_clone(name)
             if clone is None:
                 return False
+            self._check_idle(clone)
             if clone.client is not None:
                 self._exports.withdraw(clone.client, clone, cut_off=force)
-            self._core.catalog.remove_clones([clone], "was removed", self._core.now())
-            self._core.discard_quietly([clone.thin_id])
-        log.info("removed clone %s", name)
+            templates = self._core.catalog.remove_clones([clone], why, self._core.now())
+            self._core.lost -= {clone.thin_id}
+            self._core.discard_quietly([clone.thin_id, *templates])
+        log.info("clone %s %s", name, why)
         return True
 
     def attach(self, name: str, client: str) -> Clone:
         """Export a clone to a client; fine when it is already. Raises NotFound, InUse when another client has it."""
         with self._core.lock:
-            clone = self._ready(name)
+            clone = self.ready(name)
             self._core.catalog.client(client)
             if clone.client not in (None, client):
                 raise InUse(
@@ -97,8 +108,7 @@ class Clones:
                 self._core.catalog.set_clone_client(clone.thin_id, client)
                 clone = self._core.catalog.clone(name)
                 try:
-                    self._core.carry_out([self._volume(clone)])
-                    self._exports.offer(client, [clone])
+                    self.bring_up(clone)
                 except BaseException:
                     self._withdraw_quietly(client, clone)
                     raise
@@ -107,31 +117,64 @@ class Clones:
     def detach(self, name: str, *, force: bool) -> Clone:
         """Stop exporting a clone; fine when it is not. Raises NotFound, InUse while its client is connected."""
         with self._core.lock:
-            clone = self._ready(name)
+            clone = self.ready(name)
             if clone.client is not None:
-                self._exports.withdraw(clone.client, clone, cut_off=force)
-                self._take_down(clone)
+                self.take_down(clone, cut_off=force)
                 self._core.catalog.set_clone_client(clone.thin_id, None)
             return self._core.catalog.clone(name)
 
-    def _ready(self, name: str) -> Clone:
+    # What the other verbs on clones share
+
+    def ready(self, name: str) -> Clone:
+        """A clone that can be used. Raises NotFound, NotReady, InUse."""
         clone = self._core.catalog.clone(name)
         if clone.state is not CloneState.READY:
             raise NotReady(f"clone {name} cannot be used", why=f"it is {clone.state}")
+        if clone.thin_id in self._core.lost:
+            raise NotReady(
+                f"clone {name} is lost", why="its NVMe drive is gone", hint=f"hatchery clone reset {name}, or remove it"
+            )
+        self._check_idle(clone)
         return clone
 
-    def _volume(self, clone: Clone) -> Volume:
+    def hold(self, clone: Clone, words: str) -> None:
+        """Let nobody change a clone until it is released; ``words`` say what is done to it. Raises InUse."""
+        self._check_idle(clone)
+        self._busy[clone.thin_id] = words
+
+    def release(self, clone: Clone) -> None:
+        """What it was held for is done."""
+        self._busy.pop(clone.thin_id, None)
+
+    def bring_up(self, clone: Clone) -> None:
+        """Make the devices of an attached clone and export it."""
+        if clone.client is not None:
+            self._core.carry_out([self.volume(clone)])
+            self._exports.offer(clone.client, [clone])
+
+    def take_down(self, clone: Clone, *, cut_off: bool) -> None:
+        """Stop exporting a clone and take its devices away. Raises InUse while its client is connected."""
+        if clone.client is not None:
+            self._exports.withdraw(clone.client, clone, cut_off=cut_off)
+            self.deactivate(clone)
+
+    def deactivate(self, clone: Clone) -> None:
+        """Take away the devices of a clone that is not exported. Raises InUse."""
+        there = {clone.thin_id: FoundDevice(Devices.EXPORTED, clone.size)}
+        self._core.carry_out([self.volume(replace(clone, client=None))], devices=there)
+
+    def volume(self, clone: Clone) -> Volume:
+        """The volume that a clone should have."""
         return of_clone(clone, self._core.catalog.template_of_id(clone.template))
 
-    def _take_down(self, clone: Clone) -> None:
-        """Remove the devices of a clone that is not exported any more. Raises InUse."""
-        there = {clone.thin_id: FoundDevice(Devices.EXPORTED, clone.size)}
-        self._core.carry_out([self._volume(replace(clone, client=None))], devices=there)
+    def _check_idle(self, clone: Clone) -> None:
+        words = self._busy.get(clone.thin_id)
+        if words is not None:
+            raise InUse(f"clone {clone.name} is in use", why=words, hint="wait until that is done")
 
     def _withdraw_quietly(self, client: str, clone: Clone) -> None:
         try:
-            self._exports.withdraw(client, clone, cut_off=True)
-            self._take_down(clone)
+            self.take_down(clone, cut_off=True)
             self._core.catalog.set_clone_client(clone.thin_id, None)
         except HatcheryError:
             log.exception("clone %s stays attached to %s until the next start", clone.name, client)

@@ -74,6 +74,15 @@ class Imports:
         self._operations.run(job, lambda job: self._import(job, template, source, size, request.sha256))
         return job
 
+    def copy(self, job: Job, template: Template, source: Source, size: int) -> None:
+        """Fill a template whose intent is recorded from another source, in the caller's thread; or nothing is left.
+
+        Raises what went wrong.
+        """
+        with self._core.lock:
+            self._running[template.name] = (source, job)
+        self._import(job, template, source, size, None)
+
     def close(self) -> None:
         """Break off what runs and wait until it has taken itself back; what has not by then, the next start does."""
         with self._core.lock:

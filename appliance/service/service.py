@@ -1,13 +1,15 @@
 """The service: all use cases over one catalog, one pool, one store and the storage daemons."""
 
 import logging
+from collections.abc import Mapping
 
 from appliance.catalog import Catalog, Clone
-from appliance.config import Paths
+from appliance.config import Paths, StoreConfig
 from appliance.errors import HatcheryError
+from appliance.host.notify import notify
 from appliance.host.units import Units
 from appliance.images.convert import Converter
-from appliance.model import Problem, TemplateRef
+from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
 from appliance.schema import (
@@ -17,21 +19,25 @@ from appliance.schema import (
     CloneCreate,
     CloneList,
     CloneView,
-    DeviceCounters,
     ProblemView,
     Reconciliation,
+    ReserveReleased,
     Status,
     StepView,
+    StoreView,
     TemplateList,
     TemplateView,
 )
 from appliance.service import recovery
 from appliance.service.clients import Clients
+from appliance.service.clone_life import CloneLife
 from appliance.service.clones import Clones
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
 from appliance.service.measure import Measure
+from appliance.service.monitor import Monitor, Seen, silence, store_words
 from appliance.service.operations import Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.templates import Templates
@@ -53,8 +59,11 @@ class Service:
         converter: Converter,
         runner: Runner,
         paths: Paths,
+        settings: StoreConfig | None = None,
+        find_fast: Find | None = None,
     ) -> None:
-        self.core = Core(catalog, pools)
+        settings = settings or StoreConfig()
+        self.core = Core(catalog, pools, settings.overcommit_percent)
         self.operations = Operations()
         self._catalog = catalog
         self._store = store
@@ -62,12 +71,16 @@ class Service:
         self._converter = converter
         self._exports = Exports(self.core, units, paths)
         self._views = Views(self.core, self._exports)
+        self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
         self.imports = Imports(self.core, self.operations, converter)
         self.templates = Templates(self.core, self.operations, self.measure.backend_reads)
         self.clones = Clones(self.core, self._exports)
+        self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
+        self.monitor = Monitor(store, (self.check_fast_pool,), self._tell)
+        self._words = ""
 
     def start(self) -> None:
         """Bring catalog and pool to agree, activate what is attached, start the storage daemons."""
@@ -75,8 +88,13 @@ class Service:
         _, self._problems = recovery.start(self.core)
         recovery.export_all(self.core, self._exports)
 
+    def watch(self) -> None:
+        """Look after the store from now on."""
+        self.monitor.start()
+
     def close(self) -> None:
         """Stop looking after things. Exports go on."""
+        self.monitor.close()
         self.imports.close()
         self.measure.close()
         self._units.close()
@@ -87,7 +105,26 @@ class Service:
     def status(self) -> Status:
         """The appliance in one look."""
         view, problems = self._store.look()
-        return self._views.status(view, (*self._problems, *problems))
+        return self._views.status(view, (*self._problems, *silence(self.monitor.seen.silent), *problems))
+
+    def words(self) -> str:
+        """How it goes, in one line for the service manager. Raises HatcheryError when the catalog does not answer."""
+        exported = sum(clone.client is not None for clone in self._catalog.clones())
+        return f"{exported} of {self._catalog.count_clones()} clones exported{self._words}"
+
+    def _tell(self, view: StoreView, seen: Seen) -> None:
+        before = self._words
+        self._words = store_words(view, self._hit_percent(), seen)
+        if self._words != before:
+            notify("STATUS=" + self.words())
+
+    def _hit_percent(self) -> int | None:
+        try:
+            found = self._store.counters({}).cache_stats
+        except HatcheryError:
+            return None
+        asked = found.hits + found.misses
+        return 100 * found.hits // asked if asked else None
 
     def plan(self) -> Reconciliation:
         """What ``reconcile`` would do. Raises CannotTell, NotReady."""
@@ -99,6 +136,19 @@ class Service:
             made, self._problems = recovery.reconcile(self.core)
             recovery.export_all(self.core, self._exports)
         return _reconciliation(made, self._problems)
+
+    def check_fast_pool(self) -> None:
+        """Stop what depends on a fast pool that died, and take up one that is there again. Raises CannotTell."""
+        problems = self._fast_pool.check()
+        if problems is not None:
+            self._problems = problems
+
+    def release_reserve(self) -> ReserveReleased:
+        """Give the durable pool what is held back from it. Raises NotReady, Unhealthy."""
+        with self.core.lock:
+            gained = self._store.release_reserve()
+            log.warning("the reserve was released: the pool has %d bytes more", gained)
+            return ReserveReleased(gained_bytes=gained, data_total=self.core.pool.status().data_total)
 
     def list_templates(self) -> TemplateList:
         """All templates."""
@@ -114,15 +164,25 @@ class Service:
 
     def list_clones(self) -> CloneList:
         """All clones."""
-        return self._clone_list(self._catalog.clones())
+        clones = self._catalog.clones()
+        return self._clone_list(clones, self._written(clones))
 
     def show_clone(self, name: str) -> CloneView:
         """One clone. Raises NotFound."""
-        return self._clone_list((self._catalog.clone(name),)).clones[0]
+        clone = self._catalog.clone(name)
+        return self._clone_list((clone,), self._written((clone,))).clones[0]
 
     def create_clones(self, request: CloneCreate) -> CloneList:
         """Make clones. Raises as ``Clones.create``."""
-        return self._clone_list(self.clones.create(request.name, request.template, request.count, request.client))
+        made = self.clones.create(
+            request.name,
+            request.template,
+            request.count,
+            request.client,
+            kind=request.kind,
+            lease=request.expires_in,
+        )
+        return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
 
     def list_clients(self) -> ClientList:
         """All clients."""
@@ -133,16 +193,20 @@ class Service:
         new = self.clients.put(name, spec)
         return self._views.client(self._catalog.client(name)), new
 
-    def _clone_list(self, clones: tuple[Clone, ...]) -> CloneList:
+    def _clone_list(self, clones: tuple[Clone, ...], written: Mapping[str, int]) -> CloneList:
+        """Views of clones, with the bytes that their guests wrote."""
         clients = {client.name: client for client in self._catalog.clients()}
-        counters = self._counters()
         return CloneList(
-            clones=tuple(self._views.clone(c, clients.get(c.client) if c.client else None, counters) for c in clones)
+            clones=tuple(
+                self._views.clone(c, clients.get(c.client) if c.client else None, written.get(c.name)) for c in clones
+            )
         )
 
-    def _counters(self) -> dict[str, DeviceCounters]:
+    def _written(self, clones: tuple[Clone, ...]) -> dict[str, int]:
+        active = {clone.thin_id: clone.name for clone in clones if clone.client is not None}
         try:
-            return dict(self.measure.counters().clones)
+            counters = self._store.counters(active).clones if active else {}
+            return {name: device.write_bytes for name, device in counters.items()}
         except HatcheryError as error:
             log.warning("clones are shown without counters: %s", error)
             return {}

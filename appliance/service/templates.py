@@ -6,12 +6,14 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 from mmap import mmap
 from pathlib import Path
 
 from appliance.catalog import Template
 from appliance.errors import InUse, NotReady, Refused, Unhealthy
 from appliance.model import KIB, MIB, Access, TemplateRef, TemplateState
+from appliance.schema import TemplateRemoval
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
 
@@ -32,6 +34,13 @@ WARM_ENOUGH = 0.005
 """A pass that still took this share of the template from the backend, or less, was the last."""
 
 
+class Removing(Enum):
+    """When a template goes."""
+
+    NOW = "now"
+    WHEN_UNUSED = "when unused"
+
+
 class Templates:
     """The verbs on templates that exist."""
 
@@ -42,24 +51,35 @@ class Templates:
         self._backend_reads = backend_reads
         self._warming: set[int] = set()
 
-    def remove(self, text: str) -> str | None:
-        """Remove a template version; return its reference, or None when there is none.
+    def remove(self, text: str, when: Removing = Removing.NOW) -> TemplateRemoval:
+        """Remove a template version, now or when its last clone has gone; fine when there is none.
 
-        Raises InUse while clones depend on it or it is imported or warmed.
+        Raises InUse while clones depend on it and it is to go now, and while it is imported or warmed; Refused for a
+        bare name that has several versions.
         """
         ref = TemplateRef.parse(text)
         with self._core.lock:
-            template = self._core.catalog.find_template(ref)
+            catalog = self._core.catalog
+            template = catalog.find_template(ref)
             if template is None:
-                return None
+                return TemplateRemoval(name=text, removed=False)
+            versions = catalog.versions(ref.name)
+            if ref.version is None and len(versions) > 1:
+                raise Refused(
+                    f"template {ref} has {len(versions)} versions",
+                    why=f"they are {', '.join(version.ref for version in reversed(versions))}",
+                    hint=f"say which one: {template.ref}",
+                )
             if template.state is TemplateState.IMPORTING or template.thin_id in self._warming:
                 raise InUse(f"template {template.ref} is in use", why="it is being imported or warmed", hint="wait")
-            self._core.catalog.remove_template(
-                template.thin_id, f"template {template.ref} was removed", self._core.now()
-            )
+            if when is Removing.WHEN_UNUSED and not catalog.retire_template(template.thin_id, self._core.now()):
+                log.info("template %s goes with the last of its clones", template.ref)
+                return TemplateRemoval(name=template.ref, removed=False, retired=True)
+            if when is Removing.NOW:
+                catalog.remove_template(template.thin_id, f"template {template.ref} was removed", self._core.now())
             self._core.discard_quietly([template.thin_id])
         log.info("removed template %s", template.ref)
-        return template.ref
+        return TemplateRemoval(name=template.ref, removed=True)
 
     def warm(self, text: str) -> Job:
         """Start reading a template through the cache. Raises NotFound, NotReady, InUse, Refused."""

@@ -1,17 +1,16 @@
 """What the API shows of the catalog's rows, with what the kernel says about them now."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from appliance import __version__
 from appliance.catalog import Client, Clone, Template
 from appliance.errors import CannotTell, HatcheryError, NotReady
-from appliance.model import CloneState, Health, Problem, TemplateState
+from appliance.model import CloneState, Health, PoolName, Problem, TemplateState
 from appliance.schema import (
     ClientView,
     CloneView,
     ConnectionView,
-    DeviceCounters,
     ProblemView,
     Status,
     StoreView,
@@ -46,33 +45,35 @@ class Views:
             version=template.version,
             state=template.state,
             size=template.size,
-            mapped_bytes=self._mapped(template.thin_id) if ready else None,
+            mapped_bytes=self._mapped(PoolName.DURABLE, template.thin_id) if ready else None,
             format=template.format,
             source=template.source,
             sha256=template.sha256,
             created=template.created,
             clones=clones,
+            retired=template.retired,
             device=f"/dev/mapper/{names.layer(names.Layer.TEMPLATE, template.thin_id)}",
         )
 
-    def clone(self, clone: Clone, client: Client | None, counters: Mapping[str, DeviceCounters]) -> CloneView:
-        """A clone; ``client`` is the one it is attached to."""
+    def clone(self, clone: Clone, client: Client | None, written: int | None) -> CloneView:
+        """A clone; ``client`` is the one it is attached to, ``written`` what its guest wrote (bytes), if known."""
         where = None if client is None else self._exports.listen(client)
-        active = client is not None and clone.state is CloneState.READY
-        device = counters.get(clone.name)
+        lost = clone.thin_id in self._core.lost
+        active = client is not None and clone.state is CloneState.READY and not lost
         return CloneView(
             name=clone.name,
             template=clone.template_ref,
             kind=clone.kind,
-            state=clone.state,
+            state=CloneState.LOST if lost else clone.state,
             size=clone.size,
             created=clone.created,
+            expires=clone.expires,
             client=clone.client,
             uri=None if where is None else addresses.uri(where, clone.name),
             qemu=() if where is None else addresses.qemu_words(clone, where),
             device=str(export_of(clone).device),
-            mapped_bytes=self._mapped(clone.thin_id) if active else None,
-            written_bytes=None if device is None else device.write_bytes,
+            mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
+            written_bytes=written,
         )
 
     def client(self, client: Client) -> ClientView:
@@ -124,12 +125,12 @@ class Views:
             problems=tuple(shown),
             store=store,
             clients=clients,
-            templates=len(catalog.templates()),
-            clones=len(catalog.clones()),
+            templates=catalog.count_templates(),
+            clones=catalog.count_clones(),
         )
 
-    def _mapped(self, thin_id: int) -> int | None:
+    def _mapped(self, pool: PoolName, thin_id: int) -> int | None:
         try:
-            return self._core.pool.mapped_bytes(thin_id)
+            return self._core.pool_of(pool).mapped_bytes(thin_id)
         except HatcheryError:
             return None

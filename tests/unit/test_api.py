@@ -61,7 +61,7 @@ def test_from_upload_to_clone_and_back(api: Client, appliance: Box) -> None:
     for name in ("web-1", "web-2"):
         assert api.delete(f"/v1/clones/{name}").json() == {"name": name, "removed": True}
     assert api.delete("/v1/clones/web-1").json() == {"name": "web-1", "removed": False}
-    assert api.delete("/v1/templates/debian@1").json() == {"name": "debian@1", "removed": True}
+    assert api.delete("/v1/templates/debian@1").json() == {"name": "debian@1", "removed": True, "retired": False}
     assert api.get("/v1/templates").json() == {"templates": []}
     assert not appliance.pool.volumes
 

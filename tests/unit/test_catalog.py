@@ -162,7 +162,7 @@ def test_a_retired_template_goes_with_its_last_clone(catalog: Catalog) -> None:
     assert not catalog.retire_template(first, 2.0)
     assert not catalog.remove_clones([one, two], "was removed", 3.0)
     assert catalog.template(TemplateRef("debian", 1)).retired
-    assert catalog.remove_clones([three], "was removed", 4.0)
+    assert catalog.remove_clones([three], "was removed", 4.0) == (first,)
     assert catalog.find_template(TemplateRef("debian", 1)) is None
     assert [(g.thin_id, g.pool, g.why) for g in catalog.garbage()] == [
         (one.thin_id, PoolName.DURABLE, "clone a was removed"),

@@ -6,7 +6,7 @@ import pytest
 
 from appliance.errors import AlreadyExists, BadImage, HatcheryError, InUse, InvalidInput, NoSpace, NotFound, Refused
 from appliance.model import GIB, MIB, Access, ImageFormat, TemplateState
-from appliance.schema import PathSource, TemplateCreate, UploadSource, UrlSource
+from appliance.schema import PathSource, TemplateCreate, TemplateRemoval, UploadSource, UrlSource
 from tests.unit.model import Crash
 from tests.unit.qcow2_files import CLUSTER, Image
 from tests.unit.service_harness import IMAGE, Box, box, counting
@@ -181,8 +181,8 @@ def test_a_name_is_taken_while_it_is_imported(empty: Box) -> None:
     source.put(IMAGE)
     source.end()
     assert job.finished.wait(10)
-    assert empty.service.templates.remove("one") == "one@1"
-    assert empty.service.templates.remove("one") is None
+    assert empty.service.templates.remove("one") == TemplateRemoval(name="one@1", removed=True)
+    assert empty.service.templates.remove("one") == TemplateRemoval(name="one", removed=False)
     assert nothing_left(empty)
 
 
