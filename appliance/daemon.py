@@ -6,14 +6,16 @@ listening, ``READY=1``. When it ends, exports go on.
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from appliance import config
 from appliance.api.app import make_app
 from appliance.api.server import Server, listen
 from appliance.catalog import Catalog
+from appliance.catalog.condition import Condition, look
 from appliance.config import Paths
-from appliance.errors import HatcheryError, NotReady
+from appliance.errors import HatcheryError, NotReady, Unhealthy
 from appliance.host.dm import Dm
 from appliance.host.notify import notify
 from appliance.host.units import Direct, Systemd, Units, booted_with_systemd
@@ -40,6 +42,7 @@ def make_service(paths: Paths, runner: Runner) -> Service:
     pools = open_pools(machine.dm, runner)
     units: Units = Systemd(runner) if booted_with_systemd() else Direct(runner, paths)
     converter: Converter = SandboxedConverter(runner) if booted_with_systemd() else PlainConverter(runner)
+    refuse_lost_catalog(paths.catalog, pools)
     return Service(
         catalog=Catalog(paths.catalog),
         pools=pools,
@@ -48,17 +51,43 @@ def make_service(paths: Paths, runner: Runner) -> Service:
         converter=converter,
         runner=runner,
         paths=paths,
+        settings=settings.require_store(),
+        find_fast=lambda: find_fast(machine.dm, runner),
     )
+
+
+def refuse_lost_catalog(path: Path, pools: Mapping[PoolName, Pool]) -> None:
+    """Do not begin an empty catalog over pools that hold volumes: nobody would know them, and they would be collected.
+
+    Raises Unhealthy.
+    """
+    found = look(path)
+    if found.condition is Condition.GOOD:
+        return
+    hint = "nothing was changed; run `hatchery-store restore`"
+    if found.condition is Condition.DAMAGED:
+        raise Unhealthy(f"the catalog {path} is damaged", why=found.why, hint=hint)
+    held = sum(len(pool.thin_ids()) for pool in pools.values())
+    if held:
+        raise Unhealthy(f"the catalog {path} is missing", why=f"the pools hold {held} volumes", hint=hint)
 
 
 def open_pools(dm: Dm, runner: Runner) -> dict[PoolName, Pool]:
     """The pools that are active. Raises NotReady when the durable one is not."""
     pools = {PoolName.DURABLE: Pool.open(dm, PoolName.DURABLE, runner)}
-    try:
-        pools[PoolName.FAST] = Pool.open(dm, PoolName.FAST, runner)
-    except NotReady as error:
-        log.info("no ephemeral clones: %s", error)
+    fast = find_fast(dm, runner)
+    if fast is not None:
+        pools[PoolName.FAST] = fast
     return pools
+
+
+def find_fast(dm: Dm, runner: Runner) -> Pool | None:
+    """The fast pool, if there is one and it lives."""
+    try:
+        pool = Pool.open(dm, PoolName.FAST, runner)
+    except NotReady:
+        return None
+    return None if pool.dead() else pool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -79,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except HatcheryError as error:
         notify(f"STATUS={error}")
         raise SystemExit(f"hatcheryd: {error}") from error
+    service.watch()
     try:
         Server(app, service).run(sockets=[listener])
     finally:

@@ -263,3 +263,8 @@ def identity() -> str:
 def ids() -> list[int]:
     """All that the pool holds."""
     return sorted(fast().thin_ids())
+
+
+def used() -> int:
+    """Bytes of data that the pool has given out."""
+    return fast().status().data_used
