@@ -44,6 +44,7 @@ class Measure:
         self._runner = runner
         self._lock = threading.Lock()
         self._cooling = threading.Lock()
+        self._cold_marks = 0
         self._recording: _Recording | None = None
 
     def counters(self) -> Counters:
@@ -54,6 +55,11 @@ class Measure:
         """Bytes read from the backend array so far."""
         return self._store.counters({}).backend.read_bytes
 
+    @property
+    def cold_marks(self) -> int:
+        """How often the emptying of the cache began or ended: odd while it is under way."""
+        return self._cold_marks
+
     def cold(self) -> Job:
         """Start emptying the cache. Raises InUse while that is being done."""
         if not self._cooling.acquire(blocking=False):
@@ -61,9 +67,11 @@ class Measure:
         job = self._operations.begin("cold", "cache", "emptying the cache")
 
         def work(job: Job) -> None:
+            self._cold_marks += 1
             try:
                 self._store.cold()
             finally:
+                self._cold_marks += 1
                 self._cooling.release()
             job.succeed("cold")
 

@@ -19,6 +19,7 @@ from appliance.schema import (
     CloneCreate,
     CloneList,
     CloneView,
+    GarbageReport,
     ProblemView,
     Reconciliation,
     ReserveReleased,
@@ -32,16 +33,18 @@ from appliance.service import recovery
 from appliance.service.clients import Clients
 from appliance.service.clone_life import CloneLife
 from appliance.service.clones import Clones
+from appliance.service.collector import Asked, Collector
 from appliance.service.core import Core
 from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
 from appliance.service.measure import Measure
 from appliance.service.monitor import Monitor, Seen, silence, store_words
-from appliance.service.operations import Operations
+from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
+from appliance.service.rewarm import Rewarm
 from appliance.service.templates import Templates
-from appliance.service.views import Views
+from appliance.service.views import Views, garbage_report
 
 log = logging.getLogger(__name__)
 
@@ -79,22 +82,28 @@ class Service:
         self.clones = Clones(self.core, self._exports)
         self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
+        self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
+        self.core.poke = self.collector.poke
         self.monitor = Monitor(store, (self.check_fast_pool,), self._tell)
+        self._rewarm = Rewarm(catalog, self.templates.warm, lambda: self.measure.cold_marks)
         self._words = ""
 
     def start(self) -> None:
         """Bring catalog and pool to agree, activate what is attached, start the storage daemons."""
         self._converter.stop_all()
-        _, self._problems = recovery.start(self.core)
+        made, self._problems = recovery.start(self.core)
+        self._judge(made)
         recovery.export_all(self.core, self._exports)
 
     def watch(self) -> None:
         """Look after the store from now on."""
         self.monitor.start()
+        self.collector.start()
 
     def close(self) -> None:
         """Stop looking after things. Exports go on."""
         self.monitor.close()
+        self.collector.close()
         self.imports.close()
         self.measure.close()
         self._units.close()
@@ -113,6 +122,7 @@ class Service:
         return f"{exported} of {self._catalog.count_clones()} clones exported{self._words}"
 
     def _tell(self, view: StoreView, seen: Seen) -> None:
+        self._rewarm.look(view)
         before = self._words
         self._words = store_words(view, self._hit_percent(), seen)
         if self._words != before:
@@ -134,6 +144,7 @@ class Service:
         """Make the kernel's volumes match the catalog, and the storage daemons serve what is attached."""
         with self.core.lock:
             made, self._problems = recovery.reconcile(self.core)
+            self._judge(made)
             recovery.export_all(self.core, self._exports)
         return _reconciliation(made, self._problems)
 
@@ -142,6 +153,26 @@ class Service:
         problems = self._fast_pool.check()
         if problems is not None:
             self._problems = problems
+
+    def _judge(self, made: Plan) -> None:
+        if made.disagreements:
+            self.collector.doubt()
+
+    def garbage(self) -> GarbageReport:
+        """What a collection would give back. Slow. Raises CannotTell, InUse, NotReady."""
+        return garbage_report(self.collector.report())
+
+    def collect(self) -> Job:
+        """Start a collection for an operator."""
+        job = self.operations.begin("gc", "all pools", "waiting for its turn")
+
+        def work(job: Job) -> None:
+            done = self.collector.collect(Asked.BY_OPERATOR, job.phase)
+            self._problems = recovery.problems(recovery.look(self.core))
+            job.succeed(str(done))
+
+        self.operations.run(job, work)
+        return job
 
     def release_reserve(self) -> ReserveReleased:
         """Give the durable pool what is held back from it. Raises NotReady, Unhealthy."""
