@@ -239,7 +239,7 @@ class Activate:
 
 @dataclass(frozen=True, slots=True)
 class Deactivate:
-    """Take away the devices of a volume that should have none."""
+    """Take away the devices of a volume: it should have none, or others."""
 
     volume: Volume
 
@@ -327,6 +327,9 @@ def _devices(volume: Volume, found: Found) -> Iterator[Activate | Deactivate]:
         if device is not None:
             yield Deactivate(volume)
     elif device != FoundDevice(volume.devices, volume.size):
+        if device is not None and device.size != volume.size:
+            # A layer cannot change its length below the one that stands on it.
+            yield Deactivate(volume)
         yield Activate(volume)
 
 

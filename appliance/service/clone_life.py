@@ -166,6 +166,7 @@ class CloneLife:
                 with self._core.lock:
                     self._clones.release(clone)
                     self._settle(clone)
+            job.succeed()
 
         job = self._operations.begin("promote", made.ref, f"copying clone {clone.name}")
         self._operations.run(job, work)

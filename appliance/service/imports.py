@@ -71,7 +71,12 @@ class Imports:
         except BaseException:
             source.close()
             raise
-        self._operations.run(job, lambda job: self._import(job, template, source, size, request.sha256))
+
+        def work(job: Job) -> None:
+            self._fill(job, template, source, size, request.sha256)
+            job.succeed()
+
+        self._operations.run(job, work)
         return job
 
     def copy(self, job: Job, template: Template, source: Source, size: int) -> None:
@@ -81,7 +86,7 @@ class Imports:
         """
         with self._core.lock:
             self._running[template.name] = (source, job)
-        self._import(job, template, source, size, None)
+        self._fill(job, template, source, size, None)
 
     def close(self) -> None:
         """Break off what runs and wait until it has taken itself back; what has not by then, the next start does."""
@@ -109,7 +114,7 @@ class Imports:
             )
         return found
 
-    def _import(self, job: Job, template: Template, source: Source, size: int, sha256: str | None) -> None:
+    def _fill(self, job: Job, template: Template, source: Source, size: int, sha256: str | None) -> None:
         try:
             digest = hashlib.sha256()
             chunks = _hashed(source.chunks(), digest)
@@ -131,7 +136,6 @@ class Imports:
             with self._core.lock:
                 self._promised.pop(template.thin_id, None)
                 self._running.pop(template.name, None)
-        job.succeed()
 
     def _take_raw(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:
         virtual_size = -(-size // SECTOR) * SECTOR

@@ -51,7 +51,8 @@ class Box:
     def restart(self) -> Service:
         """hatcheryd is gone, whatever it did, and starts again."""
         self.service.close()
-        self.pool.step = lambda _: None
+        for pool in self.pools.values():
+            pool.step = lambda _: None
         self.service = self._make()
         return self.service
 

@@ -107,7 +107,6 @@ def test_what_somebody_is_making_is_let_alone() -> None:
     "device",
     [
         FoundDevice(Devices.EXPORTED, 4096, whole=False),
-        FoundDevice(Devices.EXPORTED, 8192),
         FoundDevice(Devices.STAGING, 4096),
         None,
     ],
@@ -115,6 +114,11 @@ def test_what_somebody_is_making_is_let_alone() -> None:
 def test_devices_that_are_not_right_are_made_right(device: FoundDevice | None) -> None:
     state = found(2) if device is None else found(2, v2=device)
     assert plan(Wanted((CLONE,)), state).steps == (Activate(CLONE),)
+
+
+def test_devices_of_another_size_are_made_anew() -> None:
+    small = FoundDevice(Devices.EXPORTED, 2048)
+    assert plan(Wanted((CLONE,)), found(2, v2=small)).steps == (Deactivate(CLONE), Activate(CLONE))
 
 
 def test_devices_of_a_detached_clone_go() -> None:
