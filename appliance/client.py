@@ -83,6 +83,14 @@ class Client:
         """Make the kernel's volumes match the catalog."""
         return self._send("POST", "/store/reconcile", schema.Reconciliation)
 
+    def garbage(self) -> schema.GarbageReport:
+        """What ``collect`` would give back."""
+        return self._get("/gc", schema.GarbageReport)
+
+    def collect(self) -> schema.Operation:
+        """Begin to give back what nobody needs."""
+        return self._send("POST", "/gc", schema.Operation)
+
     def release_reserve(self) -> schema.ReserveReleased:
         """Give the durable pool what is held back from it."""
         return self._send("POST", "/store/reserve/release", schema.ReserveReleased)

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import problems, store
+from appliance.api import gc, problems, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -43,6 +43,7 @@ def make_app(service: Service) -> FastAPI:
         _clones(service),
         _clients(service),
         store.routes(service),
+        gc.routes(service),
     ):
         app.include_router(router, prefix=API_PREFIX)
     return app

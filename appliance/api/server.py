@@ -72,9 +72,6 @@ class Server(uvicorn.Server):
 
     def _words(self) -> str:
         try:
-            clones = self._service.core.catalog.clones()
-            attached = sum(clone.client is not None for clone in clones)
-            numbers = self._service.core.pool.status()
+            return self._service.words()
         except HatcheryError as error:
             return error.what
-        return f"{attached} of {len(clones)} clones exported, pool {numbers.data_used / numbers.data_total:.0%} full"

@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 
 from appliance import __version__
-from appliance.cli import client, clone, measure, status, store, template
+from appliance.cli import client, clone, gc, measure, status, store, template
 from appliance.cli.options import Session
 from appliance.cli.output import err, print_error
 from appliance.errors import HatcheryError
@@ -47,6 +47,7 @@ app.add_typer(template.app, name="template")
 app.add_typer(clone.app, name="clone")
 app.add_typer(client.app, name="client")
 app.add_typer(store.app, name="store")
+app.command("gc")(gc.gc)
 app.add_typer(status.cache_app, name="cache")
 app.add_typer(measure.app, name="measure")
 

@@ -35,7 +35,7 @@ app.add_typer(reserve_app, name="reserve")
 
 @reserve_app.command("release")
 def release(context: typer.Context, as_json: JsonOption = False) -> None:
-    """Give the pool the space that is held back from it: guests that a full pool paused go on. It cannot be taken back."""
+    """Give the pool the space that is held back from it: guests that it paused go on. It cannot be taken back."""
     run = session(context, as_json)
     with run.connect() as connection:
         found = connection.release_reserve()

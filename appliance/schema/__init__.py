@@ -19,6 +19,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done
     POST   /store/reserve/release           -> ReserveReleased
+    GET    /gc                              -> GarbageReport: what a POST would give back
+    POST   /gc                              -> Operation (202)
     GET    /clones                          -> CloneList
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
     GET    /clones/{name}                   -> CloneView
@@ -53,6 +55,7 @@ from appliance.schema.base import (
 )
 from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
 from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
+from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
 from appliance.schema.measure import (
     CacheCounters,
     CloneHistogram,
@@ -105,6 +108,7 @@ __all__ = [
     "Counters",
     "DeviceCounters",
     "DiskHistogram",
+    "GarbageReport",
     "HistogramView",
     "Histograms",
     "HistogramsStarted",
@@ -136,4 +140,6 @@ __all__ = [
     "Transport",
     "UploadSource",
     "UrlSource",
+    "VolumeState",
+    "VolumeView",
 ]

@@ -3,11 +3,11 @@
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
-from appliance.catalog import Catalog
-from appliance.errors import HatcheryError, NotReady
-from appliance.model import PoolName
+from appliance.catalog import Catalog, Garbage
+from appliance.errors import HatcheryError, NotFound, NotReady
+from appliance.model import MIB, PoolName
 from appliance.reconcile import apply
 from appliance.reconcile.volumes import Doomed, FoundDevice, Volume, Wanted, plan
 from appliance.service import admission
@@ -16,6 +16,9 @@ from appliance.service.wanted import doomed, presumed, transactions
 
 log = logging.getLogger(__name__)
 
+SMALL = 256 * MIB
+"""A volume that maps no more is deleted at once with the request that removes it."""
+
 
 class Core:
     """The catalog and the pools behind one lock.
@@ -23,7 +26,8 @@ class Core:
     Whoever changes what exists holds ``lock`` for the change: intent into the catalog, action on the pool, result
     into the catalog. The copying of images happens outside of it.
 
-    ``lost`` are the volumes of ephemeral clones that went with their drive.
+    ``lost`` are the volumes of ephemeral clones that went with their drive, ``collecting`` those that the collector is
+    emptying; ``poke`` tells it that there is something to do.
     """
 
     def __init__(self, catalog: Catalog, pools: Pools, overcommit_percent: int = 0) -> None:
@@ -32,6 +36,8 @@ class Core:
         self.overcommit_percent = overcommit_percent
         self.lost: frozenset[int] = frozenset()
         self.lock = threading.RLock()
+        self.collecting: set[int] = set()
+        self.poke: Callable[[], None] = lambda: None
 
     @property
     def pool(self) -> Pool:
@@ -84,11 +90,26 @@ class Core:
                 self.catalog.drop_garbage([each.thin_id for each in here], name, advanced[name])
 
     def discard_quietly(self, thin_ids: Collection[int]) -> None:
-        """As ``discard``; what cannot be deleted now stays in the garbage."""
+        """As ``discard``; what cannot be deleted now, or is large, stays in the garbage for the collector."""
         try:
-            self.discard(thin_ids)
+            small = [each.thin_id for each in self.catalog.find_garbage(thin_ids) if self._is_small(each)]
+            self.discard(small)
         except HatcheryError:
             log.exception("volumes %s are deleted later", ", ".join(map(str, thin_ids)))
+
+    def large(self, thin_id: int, name: PoolName) -> bool:
+        """Whether a volume holds so much that the collector must empty it first (rule 14), or is doing so."""
+        try:
+            return thin_id in self.collecting or self.pool_of(name).held_bytes(thin_id) > SMALL
+        except NotFound:
+            return False
+
+    def _is_small(self, garbage: Garbage) -> bool:
+        self.pool_of(garbage.pool).deactivate(garbage.thin_id)
+        large = self.large(garbage.thin_id, garbage.pool)
+        if large:
+            self.poke()
+        return not large
 
     @staticmethod
     def now() -> float:

@@ -3,7 +3,7 @@
 Sizes are bytes. Errors are those of ``appliance.errors``, raised as the docstrings say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -40,6 +40,18 @@ class PoolNumbers(Protocol):
         """Size of a block, the unit of allocation."""
 
 
+class Usage(Protocol):
+    """What a volume maps, in bytes."""
+
+    @property
+    def mapped(self) -> int:
+        """Blocks shared with others included."""
+
+    @property
+    def exclusive(self) -> int:
+        """What comes back when this volume goes and no other."""
+
+
 class Pool(Protocol):
     """A pool. The durable one has templates, staging volumes and durable clones, the fast one ephemeral clones."""
 
@@ -57,6 +69,18 @@ class Pool(Protocol):
 
     def delete(self, thin_id: int) -> None:
         """Remove an inactive volume and free its blocks. Raises NotFound, InUse."""
+
+    def empty(self, thin_id: int, go_on: Callable[[], bool]) -> bool:
+        """Give back an inactive volume's blocks, piece by piece, as long as ``go_on``; whether all went."""
+
+    def held_bytes(self, thin_id: int) -> int:
+        """Bytes mapped in a volume, active or not. Raises NotFound."""
+
+    def usage(self) -> Mapping[int, Usage]:
+        """What each volume maps, and what of that no other does. Slow. Raises CannotTell, InUse."""
+
+    def requests(self) -> int:
+        """Reads and writes of the pool's data so far."""
 
     def exists(self, thin_id: int) -> bool:
         """Whether the pool has the volume, by looking."""

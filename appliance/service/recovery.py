@@ -6,7 +6,7 @@ that the catalog does not know is reported and left alone, for it may be somebod
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from appliance.catalog import Client
 from appliance.errors import HatcheryError
@@ -50,8 +50,11 @@ def reconcile(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
             core.catalog.set_transaction_id(pool.transaction_id, name)
             if pool.thin_ids:
                 core.catalog.skip_thin_ids(max(pool.thin_ids))
-        failures = apply_each(made.steps, core)
-        _settle(core, wanted, found, made, failures)
+        # What is large is left to the collector: a start must not wait for it.
+        left = {step.doomed.thin_id for step in made.steps if isinstance(step, Delete) and _large(core, step)}
+        steps = [step for step in made.steps if not (isinstance(step, Delete) and step.doomed.thin_id in left)]
+        failures = apply_each(steps, core)
+        _settle(core, wanted, found, made, failures, left)
         core.lost = frozenset(volume.thin_id for volume in made.missing if volume.pool is PoolName.FAST)
         found_problems = problems(made)
         for problem in found_problems:
@@ -109,9 +112,19 @@ def _adopt_drives(core: Core) -> None:
                 core.catalog.adopt_pool(name, known.transaction_id, identity)
 
 
-def _settle(core: Core, wanted: Wanted, found: Found, made: Plan, failures: Iterable[Failure]) -> None:
-    """Forget the volumes that are gone, with the transaction ids that the pools have now."""
-    kept = {each.step.doomed.thin_id for each in failures if isinstance(each.step, Delete)}
+def _large(core: Core, step: Delete) -> bool:
+    try:
+        return core.large(step.doomed.thin_id, step.doomed.pool)
+    except HatcheryError:
+        # Whatever that is, deleting will tell.
+        return False
+
+
+def _settle(
+    core: Core, wanted: Wanted, found: Found, made: Plan, failures: Iterable[Failure], left: Collection[int]
+) -> None:
+    """Forget the volumes that are gone, with the transaction ids that the pools have now; some were ``left``."""
+    kept = {each.step.doomed.thin_id for each in failures if isinstance(each.step, Delete)} | set(left)
     stuck = {each.step.pool for each in failures if isinstance(each.step, Advance)}
     for name in found.pools:
         gone = [each.thin_id for each in wanted.doomed if each.pool is name and each.thin_id not in kept]

@@ -1,7 +1,7 @@
 """What the API shows of the catalog's rows, with what the kernel says about them now."""
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from appliance import __version__
 from appliance.catalog import Client, Clone, Template
@@ -11,22 +11,53 @@ from appliance.schema import (
     ClientView,
     CloneView,
     ConnectionView,
+    GarbageReport,
     ProblemView,
     Status,
     StoreView,
     TemplateView,
+    VolumeState,
+    VolumeView,
 )
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.exports import Exports, export_of
+from appliance.service.gc import Entry, State
 from appliance.store import names
 
+_STATES: Mapping[State, VolumeState] = {
+    State.SERVING: "serving",
+    State.HELD: "held",
+    State.PENDING: "pending",
+    State.ORPHANED: "orphaned",
+    State.MISSING: "missing",
+}
 _ORDER = (Health.OK, Health.DEGRADED, Health.FAILED)
 
 
 def worst(found: Iterable[Health]) -> Health:
     """The worst of some healths; OK of none."""
     return max(found, key=_ORDER.index, default=Health.OK)
+
+
+def garbage_report(entries: Iterable[Entry]) -> GarbageReport:
+    """An inventory as the API shows it."""
+    volumes = tuple(
+        VolumeView(
+            thin_id=entry.thin_id,
+            pool=entry.pool,
+            state=_STATES[entry.state],
+            why=entry.why,
+            reclaimed=entry.reclaimed,
+            mapped_bytes=None if entry.use is None else entry.use.mapped,
+            exclusive_bytes=None if entry.use is None else entry.use.exclusive,
+        )
+        for entry in entries
+    )
+    return GarbageReport(
+        volumes=volumes,
+        reclaimable_bytes=sum(volume.exclusive_bytes or 0 for volume in volumes if volume.reclaimed),
+    )
 
 
 class Views:

@@ -10,29 +10,25 @@ fast
 Ids come from one sequence for both pools, so that each of these names stands for one volume.
 """
 
-import fcntl
-import os
-import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.fence import Fence
-from appliance.host import dm_stats, thin
+from appliance.host import block, dm_stats, thin
 from appliance.host.dm import Dm, Slot, Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import MIB, SECTOR, Access
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.run import Runner
-from appliance.store import metadata, names
+from appliance.store import emptying, metadata, names
 from appliance.store.names import Layer, PoolName
 
 __all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
 
 _CLOSE_DEADLINE = 3.0
-_BLKDISCARD = 0x1277
-_DISCARD_PIECE = 64 * MIB
 _EMPTY_FIRST = 256 * MIB
 _THIN_LAYERS = {
     PoolName.DURABLE: (Layer.THIN, Layer.TEMPLATE, Layer.STAGING),
@@ -162,12 +158,39 @@ class Pool:
         A large one is emptied in pieces first, because the pool stands still while it deletes (rule 14).
         """
         self._refuse_active(thin_id)
-        line = self._probe(thin_id)
-        if line is None:
-            raise NotFound(f"there is no thin device {thin_id}")
+        line = self._line(thin_id)
         if thin.parse_mapped(line) > _EMPTY_FIRST:
             self._empty(thin_id, thin.parse_end(line))
         self._message(f"delete {_checked(thin_id)}")
+
+    def empty(self, thin_id: int, go_on: Callable[[], bool]) -> bool:
+        """Give back the blocks of a volume that is not active, in pieces; ``go_on`` is asked after each.
+
+        False when it said no; then the rest is still there. Raises NotFound, InUse, Unhealthy.
+        """
+        self._refuse_active(thin_id)
+        return self._empty(thin_id, thin.parse_end(self._line(thin_id)) or self.block_bytes, go_on)
+
+    def held_bytes(self, thin_id: int) -> int:
+        """Bytes mapped by a volume, active or not, blocks shared with others included. Raises NotFound."""
+        try:
+            return self.mapped_bytes(thin_id)
+        except NotFound:
+            return thin.parse_mapped(self._line(thin_id))
+
+    def usage(self) -> dict[int, thin.Usage]:
+        """What each volume maps, and what of it no other does. Slow: reads all mappings. Raises CannotTell, InUse."""
+        with metadata.snapshot(self._dm, self.name) as device:
+            found = thin.usage(self._runner, device)
+        return {each.thin_id: each.times(self.block_bytes) for each in found}
+
+    def requests(self) -> int:
+        """Reads and writes of the pool's data device so far: whether it rests. Raises NotReady."""
+        device = block.find(self._dm.path(names.pool_data(self.kind)))
+        if device is None:
+            raise NotReady(f"{self.name} is not active", hint="see `hatchery-store status`")
+        found = block.statistics(device)
+        return found.reads + found.writes
 
     def exists(self, thin_id: int) -> bool:
         """Whether the pool's metadata has the thin device: asked of the kernel, by a trial load of a table."""
@@ -325,6 +348,12 @@ class Pool:
             if self._dm.find(name) is not None:
                 raise InUse(f"cannot delete thin device {thin_id}", why=f"{name} is active", hint="deactivate it first")
 
+    def _line(self, thin_id: int) -> str:
+        line = self._probe(thin_id)
+        if line is None:
+            raise NotFound(f"there is no thin device {thin_id}")
+        return line
+
     def _probe(self, thin_id: int) -> str | None:
         """The status line of a thin device that is not active, or None when the metadata has no such device."""
         probe = names.layer(Layer.PROBE, thin_id)
@@ -340,32 +369,19 @@ class Pool:
         finally:
             self._dm.remove(probe)
 
-    def _empty(self, thin_id: int, size: int) -> None:
-        """Discard a large volume in pieces, so that nobody's writes wait for one long delete."""
+    def _empty(self, thin_id: int, size: int, go_on: Callable[[], bool] = lambda: True) -> bool:
         layer = _THIN_LAYERS[self.kind][0]
-        name = names.layer(layer, thin_id)
         path = self._activate(layer, thin_id, size, Access.READ_WRITE)
         try:
-            _discard(path, size)
+            return emptying.discard(path, size, go_on)
         finally:
-            self._dm.remove(name, deadline=_CLOSE_DEADLINE)
+            self._dm.remove(names.layer(layer, thin_id), deadline=_CLOSE_DEADLINE)
 
 
 def retry_table(device: Path, length: int) -> Target:
     """The retry layer over ``device``, of ``length`` sectors: dm-multipath with one path, in bio mode (rule 7)."""
     params = f"3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 {device} 1"
     return Target(0, length, "multipath", params)
-
-
-def _discard(path: Path, length: int) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        for offset in range(0, length, _DISCARD_PIECE):
-            fcntl.ioctl(fd, _BLKDISCARD, struct.pack("=QQ", offset, min(_DISCARD_PIECE, length - offset)))
-    except OSError as error:
-        raise Unhealthy(f"cannot empty {path}", why=error.strerror or str(error)) from error
-    finally:
-        os.close(fd)
 
 
 def _only(targets: tuple[Target, ...], kind: str, name: str) -> Target:

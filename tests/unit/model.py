@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from appliance.errors import AlreadyExists, HatcheryError, InUse, NotFound, Refused, Unhealthy
+from appliance.host.thin import Usage
 from appliance.model import GIB, KIB, MIB, Access, Histogram, Problem
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.schema import CacheCounters, Counters, DeviceCounters, StoreView
@@ -49,6 +50,11 @@ class ModelPool:
     active: dict[int, Access] = field(default_factory=dict)
     kinds: dict[int, Devices] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Bytes that volumes are said to map, instead of what is in them."""
+    traffic: int = 0
+    """Requests of guests between two looks."""
+    asked: int = 0
     step: Callable[[str], None] = lambda _: None
     """Called before each change with its name; a test makes it raise."""
 
@@ -84,6 +90,35 @@ class ModelPool:
         if thin_id in self.active:
             raise InUse(f"cannot delete thin device {thin_id}")
         del self.volumes[thin_id]
+
+    def held_bytes(self, thin_id: int) -> int:
+        if thin_id not in self.volumes:
+            raise NotFound(f"there is no thin device {thin_id}")
+        return self.sizes.get(thin_id, self._blocks(self.bytes_of(thin_id)))
+
+    def empty(self, thin_id: int, go_on: Callable[[], bool]) -> bool:
+        """In four pieces; ``sizes`` says how much there is."""
+        self.step("empty")
+        if thin_id in self.active:
+            raise InUse(f"cannot empty thin device {thin_id}")
+        whole = self.held_bytes(thin_id)
+        for left in (3, 2, 1, 0):
+            self.volumes[thin_id].data = b""
+            self.sizes[thin_id] = whole * left // 4
+            if left and not go_on():
+                return False
+        return True
+
+    def usage(self) -> Mapping[int, Usage]:
+        return {i: Usage(i, self.held_bytes(i), self._own(i)) for i in self.volumes}
+
+    def _own(self, thin_id: int) -> int:
+        shared = self.volumes[thin_id].snapshot_of in self.volumes
+        return 0 if shared or any(v.snapshot_of == thin_id for v in self.volumes.values()) else self.held_bytes(thin_id)
+
+    def requests(self) -> int:
+        self.asked += self.traffic
+        return self.asked
 
     def exists(self, thin_id: int) -> bool:
         return thin_id in self.volumes
