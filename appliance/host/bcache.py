@@ -7,8 +7,8 @@ Sources: ``include/uapi/linux/bcache.h``'s former content, now ``drivers/md/bcac
 import re
 import struct
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
 
@@ -136,6 +136,12 @@ def cache_set(cache: Device) -> str | None:
     """Uuid of the running cache set that a cache device belongs to, or None."""
     link = cache.sysfs / "bcache/set"
     return link.resolve().name if link.exists() else None
+
+
+def cache_device(set_uuid: str) -> Device | None:
+    """The cache device of a running cache set, or None."""
+    link = _SETS / set_uuid / "cache0"
+    return block.by_name(link.resolve().parent.name) if link.exists() else None
 
 
 def run_without_cache(backing: Device) -> Cached:
@@ -298,6 +304,11 @@ def totals(backing: Device) -> Totals:
         miss_collisions=int(block.read_text(folder / "cache_miss_collisions")),
         bypassed=parse_size(block.read_text(folder / "bypassed")),
     )
+
+
+def add(found: Sequence[Totals]) -> Totals:
+    """The counters of several cached devices together."""
+    return Totals(*map(sum, zip(*map(astuple, found), strict=True)))
 
 
 def available_percent(set_uuid: str) -> int:

@@ -180,6 +180,11 @@ def statistics(device: Device) -> Statistics:
     return parse_statistics(read_text(device.sysfs / "stat"))
 
 
+def inflight(device: Device) -> int:
+    """Requests that are under way."""
+    return sum(int(word) for word in read_text_or(device.sysfs / "inflight", "0").split())
+
+
 def parse_statistics(text: str) -> Statistics:
     """Read ``/sys/block/*/stat`` (Documentation/block/stat.rst). Raises CannotTell."""
     words = text.split()

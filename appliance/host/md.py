@@ -1,10 +1,9 @@
-"""Software RAID: superblocks, arrays in sysfs, and mdadm for what changes them.
+"""Software RAID: arrays in sysfs, and mdadm for what changes them.
 
-Sources: ``include/uapi/linux/raid/md_p.h`` (superblock 1.x) and ``Documentation/admin-guide/md.rst`` of Linux 6.12;
-mdadm 4.4. Assembly is always explicit: an array's members are named, nothing is scanned for (rule 10).
+Sources: ``Documentation/admin-guide/md.rst`` of Linux 6.12; mdadm 4.4. Assembly is always explicit: an array's members
+are named, nothing is scanned for (rule 10).
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,78 +13,14 @@ from appliance import wait
 from appliance.errors import CannotTell, CommandFailed, HatcheryError, NotFound
 from appliance.host import block
 from appliance.host.block import Device
+from appliance.host.md_superblock import Superblock, superblock
 from appliance.model import KIB
 from appliance.run import Runner
 
-_SUPERBLOCK_AT = 4096
-_SUPERBLOCK = struct.Struct("<4I 16s 32s Q iI Q II I I Q IIII QQQQ II 16s BBHI QQQ II 32x")
-_MAGIC = 0xA92B4EFC
-_ROLE_SPARE = 0xFFFF
-_ROLE_FAULTY = 0xFFFE
-_WRITE_MOSTLY = 1
+__all__ = ["Superblock", "superblock"]
 
-
-@dataclass(frozen=True, slots=True)
-class Superblock:
-    """What a member of an array says about the array and itself. Sizes in bytes; ``uuid`` as 32 hex digits."""
-
-    uuid: str
-    name: str
-    level: int
-    chunk: int
-    raid_disks: int
-    events: int
-    device_number: int
-    write_mostly: bool
-    roles: tuple[int, ...]
-
-    def role_of(self, number: int) -> int | None:
-        """The slot that this member believes the one with device ``number`` fills; None when it counts as gone."""
-        role = self.roles[number] if number < len(self.roles) else _ROLE_FAULTY
-        return None if role in (_ROLE_FAULTY, _ROLE_SPARE) else role
-
-
-def parse_superblock(data: bytes) -> Superblock | None:
-    """Read a superblock of version 1.x; None when there is none, or when its checksum is wrong."""
-    if len(data) < _SUPERBLOCK.size:
-        return None
-    fields = _SUPERBLOCK.unpack_from(data)
-    magic, major, _, _, uuid, name, _, level, _, _, chunk_sectors, raid_disks = fields[:12]
-    device_number, devflags, events, max_dev = fields[23], fields[26], fields[31], fields[34]
-    if magic != _MAGIC or major != 1 or max_dev > 1920:
-        return None
-    size = _SUPERBLOCK.size + 2 * max_dev
-    if len(data) < size or _checksum(data[:size]) != fields[33]:
-        return None
-    roles = struct.unpack_from(f"<{max_dev}H", data, _SUPERBLOCK.size)
-    return Superblock(
-        uuid=uuid.hex(),
-        name=name.partition(b"\0")[0].decode("utf-8", "replace"),
-        level=level,
-        chunk=chunk_sectors * 512,
-        raid_disks=raid_disks,
-        events=events,
-        device_number=device_number,
-        write_mostly=bool(devflags & _WRITE_MOSTLY),
-        roles=roles,
-    )
-
-
-def _checksum(data: bytes) -> int:
-    """The sum of all 32-bit words (and a last half one), the checksum's own taken as 0, folded to 32 bits."""
-    padded = bytearray(data)
-    padded[216:220] = bytes(4)
-    if len(padded) % 4:
-        padded += bytes(2)
-    total: int = sum(struct.unpack(f"<{len(padded) // 4}I", padded))
-    return ((total & 0xFFFFFFFF) + (total >> 32)) & 0xFFFFFFFF
-
-
-def superblock(device: Device) -> Superblock | None:
-    """The superblock (1.2) on a device, or None. Raises CannotTell when the device cannot be read."""
-    if device.size < 2 * _SUPERBLOCK_AT:
-        return None
-    return parse_superblock(block.read(device.path, _SUPERBLOCK_AT, 4096))
+_AT_REST = 15
+"""How often, 20 ms apart, an array must be found without I/O to be at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +39,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array as sysfs shows it."""
+    """An array as sysfs shows it. ``policy`` is its consistency policy, a word of ``Consistency`` or another.
+
+    ``reshaping`` while it is being rearranged, also while that waits for the first write after a start.
+    """
 
     device: Device
     uuid: str
@@ -116,6 +54,8 @@ class Array:
     sync_percent: float | None
     backlog: int | None
     members: tuple[Member, ...]
+    policy: str = ""
+    reshaping: bool = False
 
     @property
     def running(self) -> bool:
@@ -166,6 +106,8 @@ def _array(folder: Path) -> Array | None:
         sync_percent=parse_sync(block.read_text_or(md / "sync_completed", "none")),
         backlog=int(backlog) if backlog.isdecimal() else None,
         members=members,
+        policy=block.read_text_or(md / "consistency_policy"),
+        reshaping=block.read_text_or(md / "reshape_position", "none") != "none",
     )
 
 
@@ -202,11 +144,26 @@ class Consistency(Enum):
 
     PPL = "ppl"
     BITMAP = "bitmap"
+    RESYNC = "resync"
+
+
+class Fill(Enum):
+    """What is done about members whose content differs when an array is made.
+
+    Nothing need be done where nobody reads what was never written.
+    """
+
+    SYNCHRONISE = "synchronise"
+    NEVER_READ_UNWRITTEN = "never-read-unwritten"
 
 
 @dataclass(frozen=True, slots=True)
 class NewArray:
-    """An array to be made. ``chunk_kib`` 0 for levels without; ``slow`` members are read only if there is no other."""
+    """An array to be made. ``chunk_kib`` 0 for levels without; ``slow`` members are read only if there is no other.
+
+    ``missing`` members come later. With a ``size`` (bytes of each member's data) and ``data_offset`` (where it begins)
+    members of different sizes are used alike.
+    """
 
     name: str
     homehost: str
@@ -215,17 +172,25 @@ class NewArray:
     consistency: Consistency
     members: tuple[Path, ...]
     slow: tuple[Path, ...] = ()
+    missing: int = 0
+    size: int = 0
+    data_offset: int = 0
+    fill: Fill = Fill.SYNCHRONISE
 
 
 def create_command(new: NewArray) -> list[str | Path]:
     """The mdadm command that makes an array."""
-    count = len(new.members) + len(new.slow)
+    count = len(new.members) + len(new.slow) + new.missing
     words: list[str | Path] = ["mdadm", "--create", f"/dev/md/{new.homehost}-{new.name}", "--run", "--metadata=1.2"]
     words += [f"--homehost={new.homehost}", f"--name={new.name}", f"--level={new.level}", f"--raid-devices={count}"]
     if new.chunk_kib:
         words.append(f"--chunk={new.chunk_kib}")
     words.append("--consistency-policy=ppl" if new.consistency is Consistency.PPL else "--bitmap=internal")
-    words += new.members
+    if new.size:
+        words += [f"--size={new.size // KIB}K", f"--data-offset={new.data_offset // KIB}K"]
+    if new.fill is Fill.NEVER_READ_UNWRITTEN:
+        words.append("--assume-clean")
+    words += [*new.members, *["missing"] * new.missing]
     if new.slow:
         words += ["--write-mostly", *new.slow]
     return words
@@ -273,6 +238,67 @@ def rejoin(runner: Runner, array: Array, member: Path) -> str:
         else:
             return verb
     raise AssertionError("unreachable: the last verb returns or raises")
+
+
+def widen(runner: Runner, array: Array, count: int) -> None:
+    """Give an array places for ``count`` members; one with parity is then rearranged. Raises CommandFailed."""
+    runner.run(["mdadm", "--grow", array.device.path, f"--raid-devices={count}"], timeout=120)
+
+
+def add_spare(runner: Runner, array: Array, member: Path) -> None:
+    """Add a disk that has no place yet. Raises CommandFailed."""
+    runner.run(["mdadm", "--manage", array.device.path, "--add", member])
+
+
+def go_on(array: Array) -> None:
+    """Let an array that was just started write, which it puts off until somebody else does. Raises Unhealthy."""
+    if block.read_text_or(array.device.sysfs / "md/array_state") == "read-auto":
+        block.write_text(array.device.sysfs / "md/array_state", "active")
+
+
+def hold_writes(array: Array, deadline: float = 30.0) -> None:
+    """Let all writes to the array wait until ``release_writes``, and those under way end. Raises DeadlineExceeded.
+
+    Readers go on. At rest means: for a while nothing is under way in the array or on a member, where the flushes of
+    the partial parity log come after the writes that they belong to have been answered.
+    """
+    folder = array.device.sysfs / "md"
+    members = [found for found in (block.by_name(member.name) for member in array.members) if found is not None]
+    block.write_text(folder / "suspend_hi", str(array.device.size // 512))
+    quiet = 0
+
+    def at_rest() -> bool:
+        nonlocal quiet
+        busy = any(block.inflight(device) for device in (array.device, *members))
+        written = block.read_text_or(folder / "array_state") in ("clean", "read-auto", "readonly")
+        quiet = quiet + 1 if written and not busy else 0
+        return quiet >= _AT_REST
+
+    try:
+        wait.until(at_rest, f"{array.device.name} to be at rest", deadline=deadline, interval=0.02)
+    except BaseException:
+        release_writes(array)
+        raise
+
+
+def release_writes(array: Array) -> None:
+    """Let writes go on; fine when none are held. Raises Unhealthy."""
+    folder = array.device.sysfs / "md"
+    if block.read_text_or(folder / "suspend_hi", "0") != "0":
+        block.write_text(folder / "suspend_hi", "0")
+
+
+def set_consistency(runner: Runner, array: Array, policy: Consistency) -> None:
+    """Change how the running array finds out after a crash what to put right. Raises CommandFailed, DeadlineExceeded.
+
+    Writes are held meanwhile: Linux 6.12.101 and 6.12.117 die in ``ppl_flush_endio`` when the partial parity log goes
+    away while its flushes are under way.
+    """
+    hold_writes(array)
+    try:
+        runner.run(["mdadm", "--grow", array.device.path, f"--consistency-policy={policy.value}"])
+    finally:
+        release_writes(array)
 
 
 def forget(runner: Runner, member: Path) -> None:

@@ -117,16 +117,20 @@ def _reaches(data: bytes, logical_block: int) -> int:
     return int(entries_at * logical_block + count * size)
 
 
-_known: dict[tuple[str, str], Table] = {}
+_known: dict[tuple[str, str, int], Table] = {}
+
+
+def _key(disk: Device) -> tuple[str, str, int]:
+    return disk.name, block.read_text_or(disk.sysfs / "diskseq"), len(block.partitions(disk))
 
 
 def remembered(disk: Device) -> Table | None:
     """The disk's GPT as it was read first: looking again at a disk that is being measured would count as its reads.
 
     A disk that is taken out and put in again, or an array that is started again, has a new number (``diskseq``) and
-    is read anew. Raises CannotTell.
+    is read anew; so is one whose partitions are no longer those that the kernel had. Raises CannotTell.
     """
-    key = disk.name, block.read_text_or(disk.sysfs / "diskseq")
+    key = _key(disk)
     if key not in _known:
         table = read(disk)
         if table is None or not table.partitions:
@@ -137,7 +141,8 @@ def remembered(disk: Device) -> Table | None:
 
 def forget(disk: Device) -> None:
     """Read the disk's table again the next time."""
-    _known.pop((disk.name, block.read_text_or(disk.sysfs / "diskseq")), None)
+    for key in [key for key in _known if key[0] == disk.name]:
+        del _known[key]
 
 
 def node(disk: Device, partition: Partition) -> Device:
@@ -161,6 +166,25 @@ def find(disk: Device, name: str) -> Device | None:
         raise
 
 
+def extend(runner: Runner, disk: Device, new: Partition) -> None:
+    """Add a partition at the end of a disk that became larger, while the others are in use.
+
+    The whole table is written again, with all ids as they are, because the second copy belongs at the disk's new end.
+    The place of the new partition is made unrecognisable first, as in ``write``; nothing else is touched.
+    Raises NotFound, DeadlineExceeded.
+    """
+    table = read(disk)
+    if table is None:
+        raise NotFound(f"{disk.name} has no partition table")
+    block.zero(disk.path, new.start, min(4 * MIB, new.size))
+    forget(disk)
+    text = script((*table.partitions, new), disk.logical_block, table.guid)
+    options = ["--quiet", "--no-reread", "--no-tell-kernel", "--lock=yes", "--wipe=never", "--wipe-partitions=never"]
+    runner.run(["sfdisk", *options, disk.path], stdin=text)
+    block.settle(runner)
+    tell_kernel(runner, disk)
+
+
 def script(partitions: Sequence[Partition], logical_block: int, label_id: str | None) -> str:
     """The input of sfdisk that writes ``partitions``: a new table with ``label_id``, or an addition when it is None."""
     lines = (
@@ -170,7 +194,8 @@ def script(partitions: Sequence[Partition], logical_block: int, label_id: str | 
     )
     for partition in partitions:
         start, size = partition.start // logical_block, partition.size // logical_block
-        lines.append(f'start={start}, size={size}, name="{partition.name}"')
+        own = f", uuid={partition.guid.upper()}" if partition.guid else ""
+        lines.append(f'start={start}, size={size}, name="{partition.name}"{own}')
     return "\n".join(lines) + "\n"
 
 

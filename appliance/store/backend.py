@@ -99,6 +99,29 @@ class RejoinBackend:
 
 
 @dataclass(frozen=True, slots=True)
+class GrowBackend:
+    """Give the array more disks; it is rearranged in the background, and in use meanwhile."""
+
+    disks: tuple[str, ...]
+    count: int
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("grow", "backend array", f"by {', '.join(self.disks)} to {self.count} disks")
+
+    def apply(self, machine: Machine) -> None:
+        """Add the disks while the partial parity log is on, so that they get room for it; it comes back afterwards."""
+        array = running(machine.config.require_backend())
+        inside = {member.name for member in array.members}
+        for path in self.disks:
+            if block.get(path).name not in inside:
+                md.add_spare(machine.runner, array, Path(path))
+        if array.policy == Consistency.PPL.value:
+            md.set_consistency(machine.runner, array, Consistency.RESYNC)
+        md.widen(machine.runner, array, self.count)
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionBackend:
     """Make the array's two partitions: the mirror's slow leg, and the data."""
 
@@ -144,6 +167,8 @@ def plan(wanted: BackendConfig, wipe: frozenset[str], found: Backend, meta_bytes
     array_uuid = _one_array(wanted, ours)
     steps: list[object] = []
     members = tuple(disk.path for disk in ours)
+    if _grows(wanted, ours):
+        return (*_plan_growth(wanted, wipe, found, ours), *(() if _partitioned(found, array_uuid) else (make,)))
     if found.array is None or not found.array.running:
         steps.append(AssembleBackend(array_uuid, members))
     inside = {member.name for member in found.array.members} if found.array and found.array.running else None
@@ -155,6 +180,35 @@ def plan(wanted: BackendConfig, wipe: frozenset[str], found: Backend, meta_bytes
     if not _partitioned(found, array_uuid):
         steps.append(make)
     return tuple(steps)  # type: ignore[arg-type]  # all of them are steps: mypy cannot join protocols in a list
+
+
+def _grows(wanted: BackendConfig, ours: list[Disk]) -> bool:
+    return ours[0].member is not None and ours[0].member.raid_disks < len(wanted.disks)
+
+
+def _plan_growth(wanted: BackendConfig, wipe: frozenset[str], found: Backend, ours: list[Disk]) -> StoreSteps:
+    """The steps that give the array the disks that it lacks; the space they bring follows when it is rearranged."""
+    active = [disk for disk in ours if disk.member is not None and not disk.member.spare]
+    needed = ours[0].member.raid_disks if ours[0].member is not None else 0
+    degraded = found.array.degraded if found.array is not None and found.array.running else 0
+    missing = max(needed - len(active), degraded)
+    if missing > 0:
+        raise Refused(
+            "the backend array cannot grow while it lacks a disk",
+            why=f"{missing} of its {needed} disks are not in it, or not up to date yet",
+            hint="replace that one first, and add the other afterwards",
+        )
+    new = [disk for disk in found.disks if disk not in active]
+    steps: StoreSteps = tuple(step for disk in new if disk not in ours for step in disks.take(disk, wipe))
+    if found.array is None or not found.array.running:
+        uuid_ = ours[0].member.uuid if ours[0].member is not None else ""
+        steps = (AssembleBackend(uuid_, tuple(disk.path for disk in ours)), *steps)
+    return (*steps, GrowBackend(tuple(disk.path for disk in new), len(wanted.disks)))
+
+
+def belongs(table: Table, array: Array) -> bool:
+    """Whether the table was made for this array, and not for an earlier one on the same disks."""
+    return table.guid == str(uuid.UUID(array.uuid))
 
 
 def _is_ours(disk: Disk) -> bool:
@@ -178,11 +232,14 @@ def _one_array(wanted: BackendConfig, ours: list[Disk]) -> str:
     first = members[0]
     level = _LEVELS.get(first.level, str(first.level))
     chunk = first.chunk // KIB if wanted.level is not RaidLevel.RAID1 else wanted.chunk_kib
-    if (level, first.raid_disks, chunk) != (wanted.level, len(wanted.disks), wanted.chunk_kib):
+    fits = len(wanted.disks) == first.raid_disks or (
+        len(wanted.disks) > first.raid_disks and wanted.level is not RaidLevel.RAID1
+    )
+    if (level, chunk) != (wanted.level, wanted.chunk_kib) or not fits:
         raise Refused(
             "the backend array exists and is different",
             why=f"it is {level} of {first.raid_disks} disks, chunks of {chunk} KiB",
-            hint="an array is not rebuilt in place: ask for what it is, or wipe its disks",
+            hint="it can get more disks, unless it is raid1; for anything else ask for what it is, or wipe its disks",
         )
     return first.uuid
 
@@ -244,6 +301,17 @@ def part(config: BackendConfig, name: str) -> Device:
     if found is None:
         raise InUse(f"the backend array's table changed while {name} was looked for")
     return found
+
+
+def data_parts(config: BackendConfig) -> tuple[Device, ...]:
+    """The devices of the array's data partitions, in their order: the pool's data lies on them one after the other.
+
+    Raises NotReady.
+    """
+    first = part(config, names.PART_DATA)
+    table = partitions.remembered(running(config).device)
+    numbers = sorted(filter(None, (names.parse_data(found.name) for found in table.partitions))) if table else []
+    return (first, *(part(config, names.data(number)) for number in numbers if number > 1))
 
 
 def plan_start(wanted: BackendConfig, members: dict[str, md.Superblock], array: Array | None) -> StoreSteps:

@@ -1,11 +1,11 @@
-"""The cache: bcache on NVMe over the backend's data partition, with its settings kept (rule 1).
+"""The cache: bcache on NVMe over the backend's data partitions, with its settings kept (rule 1).
 
-The cache set's uuid is the id of the NVMe partition that it lies on: a new drive, or a partition made anew, gets a new
-set, and what an older drive holds can never be taken for the current cache.
+The cache set's uuid is the id of the NVMe partition that it lies on, or of the mirror of two such partitions: a new
+drive, or a partition made anew, gets a new set, and what an older drive holds can never be taken for the current cache.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.config import CacheMode
@@ -16,9 +16,10 @@ from appliance.host.block import Device
 from appliance.host.partitions import align_up
 from appliance.model import MIB
 from appliance.reconcile import Description
-from appliance.store import backend, names, nvme
+from appliance.store import backend, cache_mirror, names, nvme
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
+from appliance.store.nvme import Found
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +35,27 @@ class Side:
     guid: str = ""
 
 
+NO_SIDE = Side(None, None, False)
+"""A cache that is missing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The cache as it was found. ``settings`` are sentences about those that are wrong."""
+    """The cache and one backing device as they were found. ``settings`` are sentences about those that are wrong.
+
+    ``later`` says that the backing device is not the first: one that is blank belongs to a growth that was cut off.
+    """
 
     cache: Side
     backing: Side
     cached: Cached | None
     settings: tuple[str, ...]
+    later: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MakeCache:
-    """Make the NVMe partition a cache."""
+    """Make the NVMe partition, or the mirror of two, a cache."""
 
     device: str
     set_uuid: str
@@ -65,7 +74,7 @@ class MakeCache:
 
 @dataclass(frozen=True, slots=True)
 class MakeBacking:
-    """Make the backend's data partition a backing device."""
+    """Make a data partition of the backend a backing device."""
 
     device: str
 
@@ -154,30 +163,80 @@ class ApplySettings:
 
 def _block_size(machine: Machine) -> int:
     """The cache's unit: the larger of both drives' logical blocks, so that the two always fit together."""
-    drives = [block.get(nvme.single(machine.config.require_nvme()))]
-    drives.append(backend.part(machine.config.require_backend(), names.PART_DATA))
-    return max(drive.logical_block for drive in drives)
+    found = [part.device for part in nvme.parts(machine.config.require_nvme(), names.PART_CACHE)]
+    found += backend.data_parts(machine.config.require_backend())
+    return max(device.logical_block for device in found)
 
 
-def observe(machine: Machine, mode: CacheMode) -> Cache:
-    """Look at both sides. Raises NotReady when the backend is not running."""
-    config = machine.config.require_nvme()
-    backing = backend.part(machine.config.require_backend(), names.PART_DATA)
-    fast = nvme.part(config, names.PART_CACHE)
+def holder(machine: Machine) -> Found | None:
+    """What the cache is on, or is to be on: a partition, or the mirror of two; None when its drives are missing.
+
+    While a second drive is being taken in there are two that hold a set each: then it is the one that the backing
+    device names.
+    """
+    found: list[Found] = []
+    array = cache_mirror.find(machine)
+    if array is not None:
+        found.append(Found(array.device, cache_mirror.set_uuid(array)))
+    parts = nvme.parts(machine.config.require_nvme(), names.PART_CACHE)
+    found += [part for part in parts if not _member(part.device)]
+    (backing, *_) = backend.data_parts(machine.config.require_backend())
+    named = bcache.superblock(backing)
+    sets = [(place, _set_uuid(place.device)) for place in found]
+    right = [place for place, own in sets if own == place.guid]
+    chosen = next((place for place in right if named is not None and place.guid == named.set_uuid), None)
+    if chosen is not None or right:
+        return chosen or right[0]
+    # Nothing holds a set: one will be made, on the mirror where there are to be two drives.
+    if array is None and len(machine.config.require_nvme().devices) == 2:
+        return None
+    return found[0] if found else None
+
+
+def _member(device: Device) -> bool:
+    try:
+        return md.superblock(device) is not None
+    except CannotTell:
+        return True
+
+
+def _set_uuid(device: Device) -> str:
+    try:
+        found = bcache.superblock(device)
+    except CannotTell:
+        return ""
+    return found.set_uuid if found is not None else ""
+
+
+def mode_for(machine: Machine, wanted: CacheMode) -> CacheMode:
+    """The mode that the cache may have as it is now: writeback on a mirror alone (rule 1)."""
+    if wanted is CacheMode.WRITEBACK and cache_mirror.find(machine) is None:
+        log.warning("the cache is not mirrored: it runs in writethrough mode")
+        return CacheMode.WRITETHROUGH
+    return wanted
+
+
+def observe(machine: Machine, mode: CacheMode, backing: Device) -> Cache:
+    """Look at the cache and at one of the backing devices. Raises NotReady when the backend is not running."""
+    place = holder(machine)
     found = bcache.cached(backing)
     settings = bcache.wrong_settings(backing, found.set_uuid, mode) if found is not None else ()
-    guid = nvme.guid(config, names.PART_CACHE) or ""
-    return Cache(_side(machine, fast, guid), _side(machine, backing, ""), found, settings)
+    fast = _side(machine, place.device, place.guid) if place is not None else NO_SIDE
+    later = backing != backend.part(machine.config.require_backend(), names.PART_DATA)
+    return Cache(fast, _side(machine, backing, ""), found, settings, later)
 
 
-def _side(machine: Machine, device: Device | None, guid: str) -> Side:
-    if device is None:
-        return Side(None, None, False)
+def without(found: Cache) -> Cache:
+    """The same, but as if the cache were missing: for one whose content must not be used."""
+    return replace(found, cache=NO_SIDE)
+
+
+def _side(machine: Machine, device: Device, guid: str) -> Side:
     try:
         found = bcache.superblock(device)
     except CannotTell as error:
         log.warning("%s counts as missing: %s", device.path, error)
-        return Side(None, None, False)
+        return NO_SIDE
     kind = "" if found else ", ".join(map(str, block.signatures(machine.runner, device)))
     return Side(str(device.path), found, bcache.registered(device), kind, guid)
 
@@ -190,7 +249,8 @@ def plan(found: Cache, making: Making, mode: CacheMode) -> StoreSteps:
     steps: StoreSteps = ()
     for side, step in ((cache, MakeCache(str(cache.device), cache.guid)), (backing, MakeBacking(backing.device))):
         if side.device is not None and side.superblock is None:
-            steps = (*steps, *_make(side, making, step))
+            allowed = Making.ALLOWED if side is backing and found.later else making
+            steps = (*steps, *_make(side, allowed, step))
     usable = usable_cache(found) or (making is Making.ALLOWED and cache.superblock is None and cache.device is not None)
     if cache.device is not None and usable and not cache.registered:
         steps = (*steps, Register(cache.device))
@@ -222,23 +282,34 @@ def usable_cache(found: Cache) -> bool:
     return side.superblock is not None and side.superblock.set_uuid == side.guid
 
 
-def device(machine: Machine) -> Cached:
-    """The cached device. Raises NotReady."""
+def fast_device(machine: Machine) -> Device | None:
+    """What the running cache set is on, as sysfs shows it: looking reads from no disk. None while there is no cache."""
     backing = backend.part(machine.config.require_backend(), names.PART_DATA)
     found = bcache.cached(backing)
-    if found is None:
+    return bcache.cache_device(found.set_uuid) if found is not None and found.set_uuid is not None else None
+
+
+def devices(machine: Machine) -> tuple[Cached, ...]:
+    """The cached devices, one for each of the backend's data partitions, in their order. Raises NotReady."""
+    found = tuple(map(bcache.cached, backend.data_parts(machine.config.require_backend())))
+    running = tuple(cached for cached in found if cached is not None)
+    if len(running) < len(found):
         raise NotReady("the cached device is not running", hint="see `hatchery-store status`")
-    return found
+    return running
 
 
-def data_offset(machine: Machine) -> int:
-    """Where the pool's data begins on the cached device: as far in as bcache's own data on the backing device.
+def device(machine: Machine) -> Cached:
+    """The first of the cached devices. Raises NotReady."""
+    return devices(machine)[0]
+
+
+def data_offset(cached: Cached) -> int:
+    """Where the pool's data begins on a cached device: as far in as bcache's own data on the backing device.
 
     The kernel looks for partitions at the beginning of bcache0; what is there must stay ours (zero), and not become
     the first blocks of somebody's template. Raises Unhealthy.
     """
-    backing = backend.part(machine.config.require_backend(), names.PART_DATA)
-    found = bcache.superblock(backing)
+    found = bcache.superblock(cached.backing)
     if found is None:
         raise Unhealthy("the backing device has lost its superblock", hint="see `bcache-super-show`")
     return found.data_offset

@@ -1,6 +1,7 @@
 """The durable pool and the state file system, the two things on the metadata mirror. Sizes in bytes."""
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from appliance.errors import HatcheryError, NotReady, Refused, Unhealthy
 from appliance.host import block, mount, thin
 from appliance.host.dm import Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
-from appliance.model import KIB, SECTOR
+from appliance.model import KIB, MIB, SECTOR
 from appliance.reconcile import Description
 from appliance.store import cache, capacity, marks, metadata, mirror, names
 from appliance.store.machine import Machine, StoreSteps
@@ -36,7 +37,8 @@ class Durable:
     """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds.
 
     ``used`` says that a pool was active on this metadata before: then blank metadata is damage. ``repairing`` says
-    that a repair was cut off while it wrote the metadata back.
+    that a repair was cut off while it wrote the metadata back, ``gained`` is what the backend has more than the data
+    device.
     """
 
     label: str
@@ -48,6 +50,7 @@ class Durable:
     pool: bool
     used: bool = False
     repairing: bool = False
+    gained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class CheckMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ActivateData:
-    """Make the pool's data device: the cached device without its beginning."""
+    """Make the pool's data device of the cached devices."""
 
     def describe(self) -> Description:
         """What it does."""
@@ -112,12 +115,40 @@ class ActivateData:
 
     def apply(self, machine: Machine) -> None:
         """Make it."""
-        cached = cache.device(machine)
-        offset = cache.data_offset(machine)
-        length = cached.device.size - offset
-        length -= length % (machine.config.require_store().block_kib * KIB)
-        target = Target(0, length // SECTOR, "linear", f"{cached.device.path} {offset // SECTOR}")
-        machine.dm.create(DATA, names.uuid(DATA), [target])
+        machine.dm.create(DATA, names.uuid(DATA), data_targets(machine))
+
+
+@dataclass(frozen=True, slots=True)
+class GrowPool:
+    """Give the pool the space that its data device gained, while it is in use."""
+
+    gained: int
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("grow", POOL, f"its data device by {self.gained // MIB} MiB")
+
+    def apply(self, machine: Machine) -> None:
+        """Lengthen the data device, then the pool; I/O waits a moment for each."""
+        machine.dm.reload(DATA, data_targets(machine))
+        extend(machine)
+
+
+def data_targets(machine: Machine) -> tuple[Target, ...]:
+    """The table of the pool's data device: the cached devices without their beginnings, one after the other.
+
+    What was appended once keeps its place: lengths are whole blocks, and each growth adds one more device at the end.
+    Raises NotReady, Unhealthy.
+    """
+    block_bytes = machine.config.require_store().block_kib * KIB
+    targets: list[Target] = []
+    at = 0
+    for cached in cache.devices(machine):
+        offset = cache.data_offset(cached)
+        length = (cached.device.size - offset) // block_bytes * block_bytes
+        targets.append(Target(at // SECTOR, length // SECTOR, "linear", f"{cached.device.path} {offset // SECTOR}"))
+        at += length
+    return tuple(targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +213,23 @@ def observe(machine: Machine) -> Durable:
     if mounted is not None and mounted.number != state.number:
         raise Refused(f"{target} is taken", why=f"{mounted.source} is mounted there", hint="unmount it")
     metadata = mirror.part(machine, names.PART_POOL_META)
+    data = machine.dm.find(DATA)
     return Durable(
         label=ours[0].label if ours else "",
         foreign=", ".join(str(signature) for signature in found if signature.kind != "ext4"),
         mounted=mounted is not None,
         clean=mounted is not None and (target / _CLEAN).exists(),
         blank_metadata=not any(block.read(metadata.path, 0, METADATA_BLOCK)),
-        data=machine.dm.find(DATA) is not None,
+        data=data is not None,
         pool=machine.dm.find(POOL) is not None,
         used=mounted is not None and ((target / _USED).exists() or machine.config.paths.catalog.exists()),
         repairing=mounted is not None and (target / REPAIRING).exists(),
+        gained=(_length(data_targets(machine)) - _length(machine.dm.table(DATA))) * SECTOR if data is not None else 0,
     )
+
+
+def _length(targets: Iterable[Target]) -> int:
+    return sum(target.length for target in targets)
 
 
 def plan_state(found: Durable, making: Making, device: str, target: str) -> StoreSteps:
@@ -215,7 +252,7 @@ def plan_pool(found: Durable, device: str, target: str) -> StoreSteps:
     Raises Unhealthy when metadata that was used is blank: the kernel would begin a new pool over the data.
     """
     if found.pool:
-        return ()
+        return (GrowPool(found.gained),) if found.gained > 0 else ()
     if found.repairing:
         raise Unhealthy("a repair of the pool's metadata was cut off", hint="run `hatchery-store repair`: it goes on")
     if found.blank_metadata and found.used:

@@ -269,9 +269,7 @@ def plan_anew(found: Fast, block_bytes: int) -> StoreSteps:
 
 def areas(machine: Machine) -> tuple[Area, ...]:
     """The partitions that are there."""
-    config = machine.config.require_nvme()
-    device, guid = nvme.part(config, names.PART_FAST), nvme.guid(config, names.PART_FAST)
-    return () if device is None or guid is None else (_area(device, guid),)
+    return tuple(_area(part.device, part.guid) for part in nvme.parts(machine.config.require_nvme(), names.PART_FAST))
 
 
 def _area(device: block.Device, guid: str) -> Area:

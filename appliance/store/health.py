@@ -1,11 +1,12 @@
 """How the store is, what it has done, and a cold start of its cache by command. Sizes in bytes."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from appliance.config import CacheMode
 from appliance.errors import HatcheryError, NotFound, Unhealthy
 from appliance.host import bcache, block, dm_stats, md
 from appliance.host.bcache import State, Totals
@@ -129,22 +130,29 @@ class Store:
         The cache set forgets the backing device when it is detached, so nothing that it held can be found again; that
         this happened is seen in the device's state, and the settings are set and verified afterwards.
         """
-        found = cache.device(self._machine)
-        fast = nvme.part(self._config.require_nvme(), names.PART_CACHE)
-        set_uuid = found.set_uuid or (bcache.cache_set(fast) if fast is not None else None)
+        every = cache.devices(self._machine)
+        set_uuid = every[0].set_uuid or self._set_uuid()
         if set_uuid is None:
             raise Unhealthy("the cache cannot be emptied", why="it is not attached", hint="see `hatchery-store status`")
-        mode = self._config.require_store().cache_mode
+        mode = cache.mode_for(self._machine, self._config.require_store().cache_mode)
         try:
-            bcache.detach(found.backing)
+            for found in every:
+                bcache.detach(found.backing)
             bcache.collect_garbage(set_uuid)
         finally:
-            bcache.attach(found.backing, set_uuid)
-            bcache.apply_settings(found.backing, set_uuid, mode)
-        again = cache.device(self._machine)
-        if again.state not in (State.CLEAN, State.DIRTY) or again.set_uuid != set_uuid:
-            raise Unhealthy("the cache did not come back", why=f"it is {again.state}", hint="run `hatchery-store up`")
+            for found in every:
+                bcache.attach(found.backing, set_uuid)
+                bcache.apply_settings(found.backing, set_uuid, mode)
+        for again in cache.devices(self._machine):
+            if again.state not in (State.CLEAN, State.DIRTY) or again.set_uuid != set_uuid:
+                raise Unhealthy(
+                    "the cache did not come back", why=f"it is {again.state}", hint="run `hatchery-store up`"
+                )
         block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
+
+    def _set_uuid(self) -> str | None:
+        place = cache.holder(self._machine)
+        return bcache.cache_set(place.device) if place is not None else None
 
     def release_reserve(self) -> int:
         """Give the durable pool what is held back from it; the bytes that it gained. Raises NotReady, Unhealthy."""
@@ -156,12 +164,12 @@ class Store:
         Looking reads nothing from the disks that are measured. The backend is counted on its data partition: what the
         metadata mirror does on the other one, a resync after a power cut above all, is no client's doing.
         """
-        found = cache.device(self._machine)
+        every = cache.devices(self._machine)
         array = backend.running(self._config.require_backend())
         members = [block.by_name(member.name) for member in array.members]
         mirrored = md.with_member(backend.part(self._config.require_backend(), names.PART_META))
         meta = mirrored.device if mirrored is not None else None
-        fast = _or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE))
+        fast = self._fast()
         clones: dict[int, DeviceCounters] = {}
         for thin_id in thin_ids:
             info = self._exported(thin_id)
@@ -171,11 +179,11 @@ class Store:
         return Counters(
             taken=time.monotonic(),
             cache=_counters(fast) if fast is not None else None,
-            cached=_counters(found.device),
-            backend=_counters(found.backing),
+            cached=_sum([_counters(found.device) for found in every]),
+            backend=_sum([_counters(found.backing) for found in every]),
             meta=_counters(meta) if meta is not None else None,
             disks=tuple(_counters(member) for member in members if member is not None),
-            cache_stats=bcache.totals(found.backing),
+            cache_stats=bcache.add([bcache.totals(found.backing) for found in every]),
             clones=clones,
         )
 
@@ -223,7 +231,9 @@ class Store:
         array = mirror.running(self._machine)
         if array.degraded and array.sync_action not in ("recover", "resync"):
             hint = "replace the NVMe drive and run the roles, or see `hatchery-store up`"
-            problems.append(Problem(Health.DEGRADED, "the metadata mirror has one leg only", hint))
+            working = sum(member.working for member in array.members)
+            lost = "has one leg only" if working == 1 else f"lacks {array.degraded} of {array.raid_disks} legs"
+            problems.append(Problem(Health.DEGRADED, f"the metadata mirror {lost}", hint))
         slow = backend.part(self._config.require_backend(), names.PART_META).name
         leg = next((member for member in array.members if member.name == slow), None)
         if leg is None or "faulty" in leg.state:
@@ -239,11 +249,15 @@ class Store:
         return _array(array, names.array(names.META))
 
     def _cache(self, problems: list[Problem]) -> CacheHealth:
-        mode = self._config.require_store().cache_mode
-        found = cache.device(self._machine)
-        attached = found.set_uuid is not None and found.state is not State.NO_CACHE
-        wrong = bcache.wrong_settings(found.backing, found.set_uuid, mode)
-        bypassed = bcache.totals(found.backing).bypassed
+        every = cache.devices(self._machine)
+        found = every[0]
+        attached = all(each.set_uuid is not None and each.state is not State.NO_CACHE for each in every)
+        fast = self._fast()
+        mirrored = next((array for array in md.arrays() if fast is not None and array.device == fast), None)
+        mode = self._config.require_store().cache_mode if mirrored is not None else CacheMode.WRITETHROUGH
+        wrong = tuple(word for each in every for word in bcache.wrong_settings(each.backing, each.set_uuid, mode))
+        bypassed = bcache.add([bcache.totals(each.backing) for each in every]).bypassed
+        degraded = self._cache_mirror(mirrored, mode, problems)
         if not attached:
             hint = "replace the NVMe drive and run nvme_cache and clone_store; clones go on at the backend's speed"
             problems.append(Problem(Health.DEGRADED, "the cache is not attached", hint))
@@ -253,12 +267,35 @@ class Store:
         if attached and bypassed:
             hint = "with a read miss at the same moment this can leave old data in the cache: find out what bypasses it"
             problems.append(Problem(Health.DEGRADED, f"{bypassed} bytes went past the cache", hint))
-        fast = _or_none(lambda: nvme.part(self._config.require_nvme(), names.PART_CACHE))
         available = bcache.available_percent(found.set_uuid) if attached and found.set_uuid else None
-        worst = Health.FAILED if wrong else Health.OK if attached and not bypassed else Health.DEGRADED
+        worst = Health.FAILED if wrong else Health.OK if attached and not bypassed and not degraded else Health.DEGRADED
         size = fast.size if fast is not None else 0
         shown = bcache.chosen(block.read_text(found.backing.sysfs / "bcache/cache_mode"))
         return CacheHealth(worst, attached, shown, size, not wrong, bypassed, available)
+
+    def _cache_mirror(self, array: Array | None, mode: CacheMode, problems: list[Problem]) -> bool:
+        """Whether the cache is not on both of two drives, with the problem that this is."""
+        if len(self._config.require_nvme().devices) < 2:
+            return False
+        if array is None:
+            hint = "run the role clone_store, which mirrors it"
+            problems.append(Problem(Health.DEGRADED, "the cache is not mirrored on the two NVMe drives", hint))
+            return True
+        if not array.degraded:
+            return False
+        risk = "; if the other one dies, what was not written back is lost" if mode is CacheMode.WRITEBACK else ""
+        if array.sync_action == "recover":
+            what, hint = "the cache's second drive is being brought up to date", "wait for it"
+        else:
+            what, hint = "the cache is on one of its two NVMe drives", "replace the drive and run the roles"
+        problems.append(Problem(Health.DEGRADED, what + risk, hint))
+        return True
+
+    def _fast(self) -> Device | None:
+        """What the cache is on, or what it was on where it is not attached."""
+        found = _or_none(lambda: cache.fast_device(self._machine))
+        parts = nvme.parts(self._config.nvme, names.PART_CACHE) if found is None and self._config.nvme else ()
+        return found or (parts[0].device if parts else None)
 
 
 def _part(problems: list[Problem], look: Callable[[], T]) -> T | None:
@@ -292,6 +329,12 @@ def _words(member: md.Member) -> str:
 def _counters(device: Device) -> DeviceCounters:
     found = block.statistics(device)
     return DeviceCounters(device.name, found.reads, found.read_bytes, found.writes, found.write_bytes, found.discards)
+
+
+def _sum(counters: Sequence[DeviceCounters]) -> DeviceCounters:
+    """What several devices have done together, under the first one's name."""
+    numbers = (astuple(each)[1:] for each in counters)
+    return DeviceCounters(counters[0].name, *map(sum, zip(*numbers, strict=True)))
 
 
 def as_text(health: StoreHealth) -> str:

@@ -1,7 +1,7 @@
-"""The metadata mirror: the fast leg on NVMe, the slow leg on the backend, and its two partitions. Sizes in bytes.
+"""The metadata mirror: a fast leg on each NVMe drive, the slow leg on the backend, two partitions. Sizes in bytes.
 
 Rule 10: it never starts without its backend leg; a leg on NVMe that is older than the backend's is brought up to date
-from it, and one that went its own way is copied over whole.
+from it, and one that went its own way is copied over whole. Each fast leg is judged against the slow one alone.
 """
 
 import logging
@@ -52,31 +52,32 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """The mirror as it was found."""
+    """The mirror as it was found: the legs that are there, of so many NVMe ``drives`` that the settings name."""
 
-    fast: Leg
+    fast: tuple[Leg, ...]
     slow: Leg
     array: Array | None
     table: Table | None
+    drives: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class CreateMirror:
     """Make the mirror."""
 
-    fast: str
+    fast: tuple[str, ...]
     slow: str
 
     def describe(self) -> Description:
         """What it does."""
-        return Description("create", "metadata mirror", f"of {self.fast} and {self.slow} (write-mostly)")
+        return Description("create", "metadata mirror", f"of {', '.join(self.fast)} and {self.slow} (write-mostly)")
 
     def apply(self, machine: Machine) -> None:
         """Make it; the superblock of an attempt that was cut off is taken away first."""
-        for path in (self.fast, self.slow):
+        for path in (*self.fast, self.slow):
             if md.superblock(block.get(path)) is not None:
                 md.forget(machine.runner, Path(path))
-        legs = (Path(self.fast),), (Path(self.slow),)
+        legs = tuple(map(Path, self.fast)), (Path(self.slow),)
         new = NewArray(names.META, names.HOMEHOST, "raid1", 0, Consistency.BITMAP, *legs)
         md.create(machine.runner, new)
 
@@ -134,6 +135,23 @@ class RejoinMirror:
 
 
 @dataclass(frozen=True, slots=True)
+class WidenMirror:
+    """Give the running mirror a place for one more leg, which waits in it as a spare."""
+
+    legs: int
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("widen", "metadata mirror", f"to {self.legs} legs")
+
+    def apply(self, machine: Machine) -> None:
+        """Widen it; the new leg is copied in the background."""
+        array = running(machine)
+        if array.raid_disks < self.legs:
+            md.widen(machine.runner, array, self.legs)
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionMirror:
     """Make the mirror's partitions: the pool's metadata, and the state file system."""
 
@@ -169,18 +187,20 @@ class NoWriteBehind:
 
 
 def observe(machine: Machine) -> Mirror:
-    """Look at both legs and at the mirror. Raises NotReady when the backend is not running."""
-    fast = _leg(machine, nvme.part(machine.config.require_nvme(), names.PART_META))
+    """Look at all legs and at the mirror. Raises NotReady when the backend is not running."""
+    config = machine.config.require_nvme()
+    seen = (_leg(machine, part.device) for part in nvme.parts(config, names.PART_META))
+    fast = tuple(leg for leg in seen if leg.device is not None)
     slow = _leg(machine, backend.part(machine.config.require_backend(), names.PART_META))
-    uuids = {leg.superblock.uuid for leg in (slow, fast) if leg.superblock is not None and leg.ours}
-    array = next((array for array in md.arrays() if array.uuid in uuids), None)
+    uuids = {leg.superblock.uuid for leg in (slow, *fast) if leg.superblock is not None and leg.ours}
+    found = [array for array in md.arrays() if array.uuid in uuids]
+    own = slow.superblock.uuid if slow.superblock is not None else ""
+    array = next((array for array in found if array.uuid == own), found[0] if found else None)
     table = partitions.read(array.device) if array is not None and array.running else None
-    return Mirror(fast, slow, array, table)
+    return Mirror(fast, slow, array, table, len(config.devices))
 
 
-def _leg(machine: Machine, device: Device | None) -> Leg:
-    if device is None:
-        return Leg(None, None)
+def _leg(machine: Machine, device: Device) -> Leg:
     try:
         found = md.superblock(device)
     except CannotTell as error:
@@ -192,13 +212,21 @@ def _leg(machine: Machine, device: Device | None) -> Leg:
 
 def plan(found: Mirror, making: Making, state_bytes: int) -> StoreSteps:
     """The steps that make or start the mirror. Raises Refused, NotReady."""
-    steps = (*_plan_array(found, making), *_plan_leg(found))
+    steps = (*_plan_array(found, making), *(step for leg in found.fast for step in _plan_leg(found, leg)))
     array = found.array if found.array is not None and found.array.running else None
+    if array is not None and array.raid_disks < min(_legs(array, steps), found.drives + 1):
+        steps = (*steps, WidenMirror(found.drives + 1))
     if array is not None and array.backlog:
         steps = (*steps, NoWriteBehind(array.device.name))
     if making is Making.ALLOWED and not _partitioned(found):
         return (*steps, PartitionMirror(state_bytes))
     return steps
+
+
+def _legs(array: Array, steps: StoreSteps) -> int:
+    """How many legs the running mirror has, or will have after these steps, spares included."""
+    inside = {part.name for part in array.members if "faulty" not in part.state}
+    return len(inside | {Path(step.leg).name for step in steps if isinstance(step, RejoinMirror)})
 
 
 def _plan_array(found: Mirror, making: Making) -> StoreSteps:
@@ -212,23 +240,22 @@ def _plan_array(found: Mirror, making: Making) -> StoreSteps:
             )
         return ()
     if not slow.ours or slow.superblock is None or slow.device is None:
-        if making is Making.FORBIDDEN or fast.device is None or slow.device is None:
+        if making is Making.FORBIDDEN or len(fast) < found.drives or slow.device is None:
             raise NotReady(
                 "the metadata mirror cannot start",
                 why="its leg on the backend is not there",
-                hint="run the role clone_store if it was never set up; never start the NVMe leg alone",
+                hint="run the role clone_store if it was never set up; never start an NVMe leg alone",
             )
         return _make(fast, slow)
-    if not fast.ours and making is Making.ALLOWED and slow.superblock.events <= 1:
+    never_ran = slow.superblock.events <= 1
+    if never_ran and making is Making.ALLOWED and len(fast) == found.drives and not all(leg.ours for leg in fast):
         return _make(fast, slow)
-    legs = [slow.device]
-    if _same(found) and not diverged(found) and fast.device is not None:
-        legs.insert(0, fast.device)
-    return (AssembleMirror(slow.superblock.uuid, tuple(legs)),)
+    legs = [str(leg.device) for leg in fast if _same(leg, slow) and not diverged(leg, slow)]
+    return (AssembleMirror(slow.superblock.uuid, (*legs, slow.device)),)
 
 
-def _make(fast: Leg, slow: Leg) -> StoreSteps:
-    for leg in (fast, slow):
+def _make(fast: tuple[Leg, ...], slow: Leg) -> StoreSteps:
+    for leg in (*fast, slow):
         if leg.kind or (leg.superblock is not None and not leg.ours):
             raise Refused(
                 f"{leg.device} is not empty",
@@ -241,33 +268,34 @@ def _make(fast: Leg, slow: Leg) -> StoreSteps:
                 why="the other leg does not know it",
                 hint="if nothing on it is needed, wipe the NVMe drive and set it up again",
             )
-    return (CreateMirror(str(fast.device), str(slow.device)),)
+    return (CreateMirror(tuple(str(leg.device) for leg in fast), str(slow.device)),)
 
 
-def _plan_leg(found: Mirror) -> StoreSteps:
-    """The steps that bring the fast leg back, once the mirror runs (or will)."""
-    fast, slow = found.fast, found.slow
+def _plan_leg(found: Mirror, fast: Leg) -> StoreSteps:
+    """The steps that bring a fast leg in, or back, once the mirror runs (or will)."""
+    slow = found.slow
     if fast.device is None or slow.superblock is None or not slow.ours:
         return ()
     if found.array is not None and found.array.running:
         inside = {part.name for part in found.array.members if "faulty" not in part.state}
         if Path(fast.device).name in inside:
             return ()
-        if found.array.degraded == 0:
+        if found.array.degraded == 0 and found.array.raid_disks > found.drives:
             return ()
-    elif slow.superblock.events <= 1 or (_same(found) and not diverged(found) and not _older(fast, slow)):
+    elif slow.superblock.events <= 1 or (_same(fast, slow) and not diverged(fast, slow) and not _older(fast, slow)):
         return ()
     if fast.kind or (fast.superblock is not None and not fast.ours):
         raise Refused(f"{fast.device} is not empty", why=f"it holds {fast.kind or 'a member of another array'}")
-    if fast.ours and (not _same(found) or diverged(found)):
-        why = "it was written without the other leg" if _same(found) else "it belongs to another mirror"
+    if fast.ours and (not _same(fast, slow) or diverged(fast, slow)):
+        why = "it was written without the other leg" if _same(fast, slow) else "it belongs to another mirror"
         return ForgetLeg(fast.device, why), RejoinMirror(fast.device)
     return (RejoinMirror(fast.device),)
 
 
-def _same(found: Mirror) -> bool:
-    fast, slow = found.fast.superblock, found.slow.superblock
-    return fast is not None and slow is not None and found.fast.ours and fast.uuid == slow.uuid
+def _same(fast: Leg, slow: Leg) -> bool:
+    if fast.superblock is None or slow.superblock is None:
+        return False
+    return fast.ours and fast.superblock.uuid == slow.superblock.uuid
 
 
 def _older(fast: Leg, slow: Leg) -> bool:
@@ -277,13 +305,12 @@ def _older(fast: Leg, slow: Leg) -> bool:
     return fast.superblock.events + 1 < slow.superblock.events
 
 
-def diverged(found: Mirror) -> bool:
+def diverged(fast: Leg, slow: Leg) -> bool:
     """Whether each leg was written while it counted the other as gone: then neither is simply the newer one."""
-    fast, slow = found.fast.superblock, found.slow.superblock
-    if fast is None or slow is None:
+    if fast.superblock is None or slow.superblock is None:
         return False
-    fast_alone = fast.role_of(slow.device_number) is None
-    slow_alone = slow.role_of(fast.device_number) is None
+    fast_alone = fast.superblock.role_of(slow.superblock.device_number) is None
+    slow_alone = slow.superblock.role_of(fast.superblock.device_number) is None
     return fast_alone and slow_alone
 
 

@@ -9,11 +9,14 @@ from appliance.model import PoolName as PoolName
 HOMEHOST = "hatchery"
 BACKEND = "backend"
 META = "meta"
+CACHE = "cache"
 
 PART_META = "hatchery-meta"
 PART_CACHE = "hatchery-cache"
 PART_FAST = "hatchery-fast"
 PART_DATA = "hatchery-data"
+"""The first; what the array grew by later is ``hatchery-data-2`` and so on."""
+
 PART_POOL_META = "hatchery-pool-meta"
 PART_STATE = "hatchery-state"
 
@@ -42,6 +45,19 @@ EXPORTED = (Layer.CLONE, Layer.EPHEMERAL)
 def array(name: str) -> str:
     """The name in an array's superblock: ``hatchery:backend``."""
     return f"{HOMEHOST}:{name}"
+
+
+def parse_data(name: str) -> int | None:
+    """Which of the backend's data partitions this is, from 1 on, or None when it is not one."""
+    if name == PART_DATA:
+        return 1
+    number = name.removeprefix(f"{PART_DATA}-")
+    return int(number) if number != name and number.isdecimal() and int(number) > 1 else None
+
+
+def data(number: int) -> str:
+    """Name of the backend's data partition of that number, from 1 on."""
+    return PART_DATA if number == 1 else f"{PART_DATA}-{number}"
 
 
 def layer(kind: Layer, thin_id: int) -> str:

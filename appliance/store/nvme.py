@@ -1,4 +1,7 @@
-"""The cache drive: three partitions for the mirror's fast leg, the cache, and the fast pool. Sizes in bytes."""
+"""The cache drives, one or two, three partitions on each: a leg of the mirror, the cache, the fast pool.
+
+Sizes in bytes.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -64,19 +67,34 @@ class TellKernel:
         partitions.tell_kernel(machine.runner, block.get(self.path))
 
 
-def single(config: NvmeConfig) -> str:
-    """The path of the only NVMe drive. Raises Refused when there are two or more."""
-    if len(config.devices) != 1:
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What a drive has to match. Sizes in bytes; 0: nothing.
+
+    ``drive`` is the size of the smaller drive of two; ``meta`` that of the mirror's other legs; ``cache`` what a leg of
+    the mirrored cache needs at least.
+    """
+
+    drive: int = 0
+    meta: int = 0
+    cache: int = 0
+
+
+NOTHING = Fit()
+
+
+def require_count(config: NvmeConfig) -> None:
+    """Raise Refused when there are more than two drives."""
+    if not 1 <= len(config.devices) <= 2:
         raise Refused(
             f"{len(config.devices)} NVMe drives were named",
-            why="this version keeps the cache on one drive",
-            hint="name one; a mirrored cache comes later",
+            why="the cache is on one drive, or mirrored on two",
+            hint="name one or two",
         )
-    return config.devices[0]
 
 
-def plan(wanted: NvmeConfig, wipe: frozenset[str], disk: Disk, known: frozenset[str]) -> StoreSteps:
-    """The steps that give the drive its partitions. ``known`` are names of partitions that the kernel has.
+def plan(wanted: NvmeConfig, wipe: frozenset[str], disk: Disk, known: frozenset[str], fit: Fit = NOTHING) -> StoreSteps:
+    """The steps that give a drive its partitions. ``known`` are names of partitions that the kernel has.
 
     Raises Refused, InUse, NoSpace.
     """
@@ -94,19 +112,23 @@ def plan(wanted: NvmeConfig, wipe: frozenset[str], disk: Disk, known: frozenset[
         if disk.table is None:
             raise Refused(f"{disk.path} holds the running system and has no GPT", hint="name another drive")
         start, size = disk.table.largest_gap(MIB)
-        return (CreatePartitions(disk.path, Place.FREE_SPACE, layout(wanted, disk.size, start, size)),)
+        return (CreatePartitions(disk.path, Place.FREE_SPACE, layout(wanted, disk.size, start, size, fit)),)
     taken = disks.take(disk, wipe)
     end = (disk.size - MIB) // MIB * MIB
-    return (*taken, CreatePartitions(disk.path, Place.NEW_TABLE, layout(wanted, disk.size, MIB, end - MIB)))
+    return (*taken, CreatePartitions(disk.path, Place.NEW_TABLE, layout(wanted, disk.size, MIB, end - MIB, fit)))
 
 
-def layout(wanted: NvmeConfig, drive: int, start: int, size: int) -> tuple[Partition, ...]:
+def layout(wanted: NvmeConfig, drive: int, start: int, size: int, fit: Fit = NOTHING) -> tuple[Partition, ...]:
     """Divide a free run of ``size`` bytes from ``start`` on a drive of ``drive`` bytes. Raises NoSpace."""
-    meta = align_up(wanted.meta_bytes or min(max(drive // 50, _META_MIN), _META_MAX), MIB)
+    drive = fit.drive or drive
+    meta = fit.meta or align_up(wanted.meta_bytes or min(max(drive // 50, _META_MIN), _META_MAX), MIB)
+    least = max(fit.cache, _CACHE_MIN)
     fast = align_up(wanted.fast_bytes or size // 4, MIB)
+    if not wanted.fast_bytes:
+        fast = min(fast, max((size - meta - least) // MIB * MIB, MIB))
     cache = size - meta - fast
-    if cache < _CACHE_MIN:
-        missing = (_CACHE_MIN - cache) // MIB + 1
+    if cache < least:
+        missing = (least - cache) // MIB + 1
         raise NoSpace(
             "the NVMe drive has too little free space",
             why=f"{size // MIB} MiB are free; {missing} MiB more are needed",
@@ -130,16 +152,24 @@ def _refuse_changed(wanted: NvmeConfig, disk: Disk) -> None:
             )
 
 
-def part(config: NvmeConfig, name: str) -> Device | None:
-    """The device of one of our partitions, or None when the drive or the partition is missing."""
-    drive = block.find(single(config))
-    return partitions.find(drive, name) if drive is not None and _named(drive, name) is not None else None
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One of our partitions: its device and its own id."""
+
+    device: Device
+    guid: str
 
 
-def guid(config: NvmeConfig, name: str) -> str | None:
-    """The partition's own id, or None when the drive or the partition is missing."""
-    found = _named(block.find(single(config)), name)
-    return found.guid if found is not None else None
+def parts(config: NvmeConfig, name: str) -> tuple[Found, ...]:
+    """The partitions of that name on the drives that are there, in the order of the drives."""
+    found = []
+    for path in config.devices:
+        drive = block.find(path)
+        named = _named(drive, name)
+        device = partitions.find(drive, name) if drive is not None and named is not None else None
+        if device is not None and named is not None:
+            found.append(Found(device, named.guid))
+    return tuple(found)
 
 
 def _named(drive: Device | None, name: str) -> Partition | None:
@@ -155,8 +185,8 @@ def _named(drive: Device | None, name: str) -> Partition | None:
 
 
 def meta_bytes(config: NvmeConfig) -> int:
-    """Size of the mirror's fast leg. Raises NotReady when the drive is not partitioned."""
-    found = part(config, names.PART_META)
-    if found is None:
+    """Size of the mirror's fast legs. Raises NotReady when no drive is partitioned."""
+    found = parts(config, names.PART_META)
+    if not found:
         raise NotReady("the NVMe drive is not set up", why="it has no partition for metadata", hint="run nvme_cache")
-    return found.size
+    return min(part.device.size for part in found)

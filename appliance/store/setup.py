@@ -13,6 +13,7 @@ from typing import Any
 
 from appliance.config import (
     BackendConfig,
+    CacheMode,
     Config,
     Part,
     Section,
@@ -20,14 +21,13 @@ from appliance.config import (
     parse_section,
     render_section,
 )
-from appliance.errors import InvalidInput, NotReady, Refused
+from appliance.errors import HatcheryError, InvalidInput, NotReady, Refused
 from appliance.host import block, kernel
 from appliance.model import KIB
 from appliance.reconcile import Description, apply
-from appliance.store import backend, cache, disks, durable, mirror, names, nvme, start
+from appliance.store import backend, cache_mirror, disks, durable, mirror, names, nvme, start
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
-
 
 MOST_RESERVE = 50
 """Percent of a data device that may be held back."""
@@ -84,18 +84,27 @@ def _refuse_odd(section: Section) -> None:
                 f"{section.block_kib} KiB is not a block size", why="it must be a multiple of 64 from 64 to 1024"
             )
         if section.reserve_percent > MOST_RESERVE:
-            raise InvalidInput(f"a reserve of {section.reserve_percent} % is too much", why=f"{MOST_RESERVE} is the most")
-        if section.cache_mode != "writethrough":
-            raise Refused(
-                f"cache mode {section.cache_mode} is refused",
-                why="with one NVMe drive, its death would lose what was not written to the backend yet",
-                hint="use writethrough",
+            raise InvalidInput(
+                f"a reserve of {section.reserve_percent} % is too much", why=f"{MOST_RESERVE} is the most"
             )
+
+
+def _refuse_unsafe(config: Config) -> None:
+    """Raise Refused for writeback with one NVMe drive."""
+    if config.store is None or config.store.cache_mode is not CacheMode.WRITEBACK:
+        return
+    if config.nvme is not None and len(config.nvme.devices) < 2:
+        raise Refused(
+            f"cache mode {config.store.cache_mode} is refused",
+            why="with one NVMe drive, its death would lose what was not written to the backend yet",
+            hint="use writethrough, or name a second NVMe drive",
+        )
 
 
 def run(machine: Machine, part: Part, spec: Spec, doing: Doing) -> Result:
     """Plan a part and, unless it is only checked, carry the plan out. Raises HatcheryError."""
     machine = Machine(_with(machine.config, part, spec.section), machine.runner)
+    _refuse_unsafe(machine.config)
     if doing is Doing.APPLY:
         kernel.require()
         kernel.load_modules(machine.runner)
@@ -107,6 +116,10 @@ def run(machine: Machine, part: Part, spec: Spec, doing: Doing) -> Result:
     file = machine.config.paths.conf_d / part.file_name
     before = file.read_text(encoding="utf-8") if file.exists() else ""
     after = render_section(part, spec.section)
+    if doing is Doing.APPLY and part is Part.BACKEND and before not in ("", after):
+        # A growth is recorded before it is begun: a start in the middle of it must know the new disks.
+        work[part](machine, spec, Doing.CHECK)
+        write_file(file, after)
     steps = work[part](machine, spec, doing)
     if doing is Doing.APPLY and before != after:
         write_file(file, after)
@@ -126,14 +139,36 @@ def _finish(steps: StoreSteps, machine: Machine, doing: Doing) -> tuple[Descript
 
 def _nvme(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
     wanted = machine.config.require_nvme()
-    disk = disks.observe(machine, nvme.single(wanted))
-    device = block.get(disk.path)
-    known = frozenset(
-        part.name
-        for part in (disk.table.partitions if disk.table else ())
-        if any((found.start, found.size) == (part.start, part.size) for found in block.partitions(device))
+    nvme.require_count(wanted)
+    drives = tuple(disks.observe(machine, path) for path in wanted.devices)
+    disks.refuse_twice(drives)
+    fit = nvme.Fit(
+        drive=min(drive.size for drive in drives),
+        meta=_leg_bytes(machine, drives),
+        cache=cache_mirror.needed(machine),
     )
-    return _finish(nvme.plan(wanted, spec.wipe, disk, known), machine, doing)
+    steps: StoreSteps = ()
+    for drive in drives:
+        device = block.get(drive.path)
+        known = frozenset(
+            part.name
+            for part in (drive.table.partitions if drive.table else ())
+            if any((found.start, found.size) == (part.start, part.size) for found in block.partitions(device))
+        )
+        steps = (*steps, *nvme.plan(wanted, spec.wipe, drive, known, fit))
+    return _finish(steps, machine, doing)
+
+
+def _leg_bytes(machine: Machine, drives: tuple[disks.Disk, ...]) -> int:
+    """Size of the metadata mirror's legs that there are, which those on new drives must have as well; 0: none yet."""
+    for drive in drives:
+        found = drive.table.named(names.PART_META) if drive.table is not None else None
+        if found is not None:
+            return found.size
+    try:
+        return backend.part(machine.config.require_backend(), names.PART_META).size
+    except HatcheryError:
+        return 0
 
 
 def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
@@ -156,15 +191,15 @@ def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, .
     if first and isinstance(first[0], backend.AssembleBackend):
         done = apply(first[:1], machine)
         first = plan()
-    return (*done, *apply(first, machine))
+    done = (*done, *apply(first, machine))
+    return (*done, *start.finish_growth(machine))
 
 
 def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
     del spec
     store = machine.config.require_store()
     nvme_config, backend_config = machine.config.require_nvme(), machine.config.require_backend()
-    fast = nvme.part(nvme_config, names.PART_META)
-    if fast is None:
+    if not nvme.parts(nvme_config, names.PART_META):
         raise NotReady("the NVMe drive is not set up", hint="run the role nvme_cache")
     if doing is Doing.APPLY:
         members, array = backend.observe_start(backend_config)
@@ -180,8 +215,7 @@ def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...
     """What would be done, as far as can be told while the lower parts are not there."""
     found = mirror.observe(machine)
     steps = [step.describe() for step in mirror.plan(found, Making.ALLOWED, store.state_bytes)]
-    seen = cache.observe(machine, store.cache_mode)
-    steps += [step.describe() for step in cache.plan(seen, Making.ALLOWED, store.cache_mode)]
+    steps += start.check_cache(machine)
     fast_steps = [step.describe() for step in start.plan_fast(machine, Making.ALLOWED)]
     if found.array is None or not found.array.running:
         steps.append(Description("mount", str(machine.config.paths.state), "the state file system"))

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Callable
 
+from appliance.config import CacheMode
 from appliance.errors import HatcheryError
 from appliance.host import bcache, block, kernel, md, mount
 from appliance.model import KIB
 from appliance.reconcile import Description, apply
-from appliance.store import backend, cache, durable, fast, mirror, names, nvme
+from appliance.store import backend, cache, cache_mirror, durable, fast, grow, mirror, names, nvme
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 
@@ -30,7 +31,7 @@ def up(machine: Machine) -> tuple[Description, ...]:
 def raise_backend(machine: Machine) -> tuple[Description, ...]:
     """The kernel's modules and the backend, with the disks that there are. Raises as ``up``."""
     wanted = machine.config.require_backend()
-    nvme.single(machine.config.require_nvme())
+    nvme.require_count(machine.config.require_nvme())
     kernel.require()
     kernel.load_modules(machine.runner)
     done: list[Description] = []
@@ -39,7 +40,20 @@ def raise_backend(machine: Machine) -> tuple[Description, ...]:
     # A member that the kernel left out as too old is seen only once the array runs.
     members, array = backend.observe_start(wanted)
     done += _try(lambda: apply(backend.plan_start(wanted, members, array), machine))
+    md.release_writes(backend.running(wanted))
+    done += _try(lambda: apply(grow.plan(wanted, grow.observe(machine)), machine))
     return tuple(done)
+
+
+def finish_growth(machine: Machine) -> tuple[Description, ...]:
+    """What a growth of the backend still lacks, as far as it can be done now. Raises as ``up``."""
+    done = apply(grow.plan(machine.config.require_backend(), grow.observe(machine)), machine)
+    if machine.config.store is None or machine.dm.find(durable.POOL) is None:
+        return done
+    done += raise_cache(machine, Making.FORBIDDEN)
+    metadata = str(mirror.part(machine, names.PART_POOL_META).path)
+    target = str(machine.config.paths.state)
+    return (*done, *apply(durable.plan_pool(durable.observe(machine), metadata, target), machine))
 
 
 def raise_stack(machine: Machine, making: Making) -> tuple[Description, ...]:
@@ -56,11 +70,45 @@ def raise_state(machine: Machine, making: Making) -> tuple[Description, ...]:
     done: list[Description] = []
     done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
     done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
-    done += apply(cache.plan(cache.observe(machine, store.cache_mode), making, store.cache_mode), machine)
     state = str(mirror.part(machine, names.PART_STATE).path)
     target = str(machine.config.paths.state)
     done += apply(durable.plan_state(durable.observe(machine), making, state, target), machine)
+    done += raise_cache(machine, making)
     return tuple(done)
+
+
+def raise_cache(machine: Machine, making: Making) -> tuple[Description, ...]:
+    """The cache over all backing devices; the state file system is mounted, and may say which of two drives is current.
+
+    Raises NotReady, Refused, Unhealthy.
+    """
+    wanted = machine.config.require_store().cache_mode
+    backings = backend.data_parts(machine.config.require_backend())
+    done: list[Description] = []
+    if cache_mirror.doubtful(cache_mirror.observe(machine)):
+        log.warning("the NVMe drive that is there may not be the current one: its cache counts as empty")
+        for backing in backings:
+            found = cache.without(cache.observe(machine, CacheMode.WRITETHROUGH, backing))
+            done += apply(cache.plan(found, making, CacheMode.WRITETHROUGH), machine)
+        done += _try(lambda: apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine))
+    else:
+        done += apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine)
+    # A member that the kernel left out as too old is seen only once the mirror runs.
+    done += _try(lambda: apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine))
+    for backing in backings:
+        mode = cache.mode_for(machine, wanted)
+        done += apply(cache.plan(cache.observe(machine, mode, backing), making, mode), machine)
+    return tuple(done)
+
+
+def check_cache(machine: Machine) -> list[Description]:
+    """What ``raise_cache`` would do for setup, as far as can be told while a mirror of two drives is not there."""
+    wanted = machine.config.require_store().cache_mode
+    found = [step.describe() for step in cache_mirror.plan(cache_mirror.observe(machine), Making.ALLOWED)]
+    for backing in backend.data_parts(machine.config.require_backend()):
+        mode = cache.mode_for(machine, wanted)
+        found += [step.describe() for step in cache.plan(cache.observe(machine, mode, backing), Making.ALLOWED, mode)]
+    return list(dict.fromkeys(found))
 
 
 def raise_fast(machine: Machine, making: Making) -> tuple[Description, ...]:
@@ -112,8 +160,9 @@ def down(machine: Machine) -> tuple[HatcheryError, ...]:
         sound = machine.dm.find(durable.POOL) is not None and durable.sound(machine)
         if attempt(lambda: _pool_down(machine)) and sound:
             attempt(lambda: _mark_clean(machine))
-    attempt(lambda: _state_down(machine))
+    # The state file system last: the cache leaves word in it.
     attempt(lambda: _cache_down(machine))
+    attempt(lambda: _state_down(machine))
     attempt(lambda: _arrays_down(machine))
     return tuple(failed)
 
@@ -151,13 +200,18 @@ def _state_down(machine: Machine) -> None:
 
 def _cache_down(machine: Machine) -> None:
     config = machine.config
-    fast = nvme.part(config.nvme, names.PART_CACHE) if config.nvme is not None else None
     array = _backend(machine)
     for device in block.partitions(array.device) if array is not None else ():
         bcache.stop(device)
-    set_uuid = bcache.cache_set(fast) if fast is not None else None
-    if set_uuid is not None:
-        bcache.stop_set(set_uuid)
+    if config.nvme is None:
+        return
+    mirrored = cache_mirror.find(machine)
+    places = [part.device for part in nvme.parts(config.nvme, names.PART_CACHE)]
+    for place in (*places, *([mirrored.device] if mirrored is not None else [])):
+        set_uuid = bcache.cache_set(place)
+        if set_uuid is not None:
+            bcache.stop_set(set_uuid)
+    cache_mirror.stop(machine)
 
 
 def _arrays_down(machine: Machine) -> None:

@@ -33,6 +33,9 @@ BOOT_DEADLINE = 120.0
 CALL_DEADLINE = 60.0
 """Seconds that a command or function may take unless the test says otherwise."""
 
+SECOND_NVME = 9
+"""Number of the second NVMe drive, where there are two; the first has 0, and the disks those between."""
+
 
 class LabError(Exception):
     """The lab itself broke: it did not boot, died, or stopped answering."""
@@ -58,16 +61,22 @@ class Disks(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """The machine: sizes in bytes. The drive of the cache is nvme-LAB_0, the disks are ata-LAB_1, ..."""
+    """The machine: sizes in bytes. The NVMe drives are nvme-LAB_0 and nvme-LAB_9, the disks ata-LAB_1, ..."""
 
     nvme_bytes: int = GIB
     disk_bytes: int = GIB
     disk_count: int = 3
+    nvme_count: int = 1
     nvme: Disks = Disks.PLAIN
     disks: Disks = Disks.PLAIN
     memory_bytes: int = 640 * MIB
     udev: bool = False
     kernel_arguments: tuple[str, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of all drives and disks."""
+        return (*range(self.disk_count + 1), *((SECOND_NVME,) if self.nvme_count == 2 else ()))
 
 
 @dataclass
@@ -140,8 +149,8 @@ class Lab:
         if prepared:
             folders.copy(prepared / "disks", self.folder / "disks")
             folders.copy(prepared / "etc", self.folder / "etc")
-        for number in range(self.options.disk_count + 1):
-            size = self.options.nvme_bytes if number == 0 else self.options.disk_bytes
+        for number in self.options.numbers:
+            size = self.options.nvme_bytes if number in (0, SECOND_NVME) else self.options.disk_bytes
             with (self.folder / "disks" / str(number)).open("ab") as disk:
                 disk.truncate(size)
         self._count = 0
@@ -167,7 +176,7 @@ class Lab:
         life, held = os.pipe()
         arguments = [
             *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "init=/hatchery/tests/kernel/inside/init.sh"),
-            *(f"ubd{number}d=/disks/{number},,LAB_{number}" for number in range(self.options.disk_count + 1)),
+            *(f"ubd{number}d=/disks/{number},,LAB_{number}" for number in self.options.numbers),
             *(f"mem={self.options.memory_bytes // MIB}M", f"umid=lab{self._boots}", "con=null", "con0=null,fd:1"),
             *(f"ssl0=fd:{theirs.fileno()}", "ssl1=null", "printk.time=1"),
             *(() if terminal is None else (f"con1=fd:{terminal}",)),
@@ -370,7 +379,7 @@ class Lab:
             return ""
 
     def disk(self, number: int) -> Path:
-        """The file that is a disk (0: the NVMe drive)."""
+        """The file that is a disk (0 and 9: the NVMe drives)."""
         return self.folder / "disks" / str(number)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import CannotTell, Refused, Unhealthy
-from appliance.host import bcache, block, dm_ioctl, dm_stats, kernel, md, mount, partitions, thin
+from appliance.host import bcache, block, dm_ioctl, dm_stats, kernel, md, md_superblock, mount, partitions, thin
 from appliance.host.block import Signature, Statistics
 from appliance.host.dm_ioctl import Command, Flag, Target
 from appliance.host.partitions import Partition, Table
@@ -29,15 +29,15 @@ def text(name: str) -> str:
 
 
 def test_a_raid5_members_superblock() -> None:
-    found = md.parse_superblock(raw("mdadm/4.4-raid5-member.bin"))
+    found = md_superblock.parse_superblock(raw("mdadm/4.4-raid5-member.bin"))
     assert found is not None
     assert (found.uuid, found.name, found.level) == ("6c0f5c75a514e460c84d94e9529906fc", "hatchery:backend", 5)
     assert (found.chunk, found.raid_disks, found.events, found.write_mostly) == (65536, 3, 30, False)
 
 
 def test_the_legs_of_a_mirror_know_each_other() -> None:
-    fast = md.parse_superblock(raw("mdadm/4.4-raid1-fast.bin"))
-    slow = md.parse_superblock(raw("mdadm/4.4-raid1-slow.bin"))
+    fast = md_superblock.parse_superblock(raw("mdadm/4.4-raid1-fast.bin"))
+    slow = md_superblock.parse_superblock(raw("mdadm/4.4-raid1-slow.bin"))
     assert fast is not None
     assert slow is not None
     assert fast.uuid == slow.uuid
@@ -50,12 +50,12 @@ def test_the_legs_of_a_mirror_know_each_other() -> None:
 def test_a_damaged_md_superblock_is_none(at: int) -> None:
     damaged = bytearray(raw("mdadm/4.4-raid5-member.bin"))
     damaged[at] ^= 1
-    assert md.parse_superblock(bytes(damaged)) is None
+    assert md_superblock.parse_superblock(bytes(damaged)) is None
 
 
 def test_no_md_superblock() -> None:
-    assert md.parse_superblock(bytes(4096)) is None
-    assert md.parse_superblock(b"") is None
+    assert md_superblock.parse_superblock(bytes(4096)) is None
+    assert md_superblock.parse_superblock(b"") is None
 
 
 @pytest.mark.parametrize(("line", "percent"), [("704260 / 2091008", 33.7), ("none", None), ("delayed", None)])

@@ -1,4 +1,4 @@
-"""Faults for disks that the lab made faulty (``Disks.FAULTY``): number 0 is the NVMe drive, 1 and up the disks."""
+"""Faults for disks that the lab made faulty (``Disks.FAULTY``): 0 and 9 are the NVMe drives, 1 to 6 the disks."""
 
 from appliance.run import Runner
 
@@ -16,7 +16,7 @@ def _sectors(number: int) -> int:
 
 
 def _disk(number: int) -> str:
-    return f"/dev/ubd{'abcdefg'[number]}"
+    return f"/dev/ubd{'abcdefghij'[number]}"
 
 
 def fail(number: int) -> None:

@@ -31,16 +31,22 @@ wrap() { # DISK NAME TABLE...: a device-mapper device over a disk, for faults an
 }
 
 mkdir -p /run/lab
-case $(argument lab.nvme plain) in
-plain) ln -s ../../ubda /dev/disk/by-id/nvme-LAB_0 ;;
-faulty)
-    # Partitions on a device-mapper device need help from user space; a loop device over it has real ones.
-    modprobe dm-multipath
-    wrap ubda lab-disk-0 linear /dev/ubda 0
-    losetup --direct-io=on --partscan /dev/loop0 /dev/mapper/lab-disk-0
-    ln -s ../../loop0 /dev/disk/by-id/nvme-LAB_0
-    ;;
-esac
+for pair in ubda:0 ubdj:9; do
+    disk=${pair%:*} number=${pair#*:}
+    [ -e "/sys/block/$disk" ] || continue
+    target=$disk
+    case $(argument lab.nvme plain) in
+    faulty)
+        # Partitions on a device-mapper device need help from user space; a loop device over it has real ones.
+        modprobe dm-multipath
+        wrap "$disk" "lab-disk-$number" linear "/dev/$disk" 0
+        target=loop$number
+        [ -e "/dev/$target" ] || mknod "/dev/$target" b 7 "$number"
+        losetup --direct-io=on --partscan "/dev/$target" "/dev/mapper/lab-disk-$number"
+        ;;
+    esac
+    ln -s "../../$target" "/dev/disk/by-id/nvme-LAB_$number"
+done
 disks=$(argument lab.disks plain)
 for pair in ubdb:1 ubdc:2 ubdd:3 ubde:4 ubdf:5 ubdg:6; do
     disk=${pair%:*} number=${pair#*:}

@@ -48,7 +48,7 @@ def fill(device: str, size: int = SPAN) -> None:
 
 def bare_partition() -> tuple[str, int]:
     """The partition of the fast pool and an offset where the pool, which fills from its beginning, has nothing yet."""
-    device = nvme.part(config.load().require_nvme(), names.PART_FAST)
+    device = next((part.device for part in nvme.parts(config.load().require_nvme(), names.PART_FAST)), None)
     if device is None:
         raise RuntimeError("there is no fast partition")
     return str(block.get(device.path).path), device.size - SPAN - 4 * MIB

@@ -25,10 +25,10 @@ def look() -> dict[str, object]:
 
 def fast_leg() -> str:
     """The leg on NVMe."""
-    leg = mirror.observe(Machine(config.load())).fast.device
-    if leg is None:
+    legs = mirror.observe(Machine(config.load())).fast
+    if not legs or legs[0].device is None:
         raise AssertionError("the NVMe leg is missing")
-    return leg
+    return legs[0].device
 
 
 def slow_leg() -> str:

@@ -6,7 +6,10 @@ from pathlib import Path
 from appliance import wait
 from appliance.run import Runner
 
-NVME = "/dev/disk/by-id/nvme-LAB_0"
+
+def drives() -> list[str]:
+    """The NVMe drives by their stable names."""
+    return sorted(str(path) for path in Path("/dev/disk/by-id").glob("nvme-LAB_*"))
 
 
 def disks() -> list[str]:
@@ -17,7 +20,7 @@ def disks() -> list[str]:
 def specs() -> dict[str, dict[str, object]]:
     """What the store is made of: the specification of each part."""
     return {
-        "nvme": {"devices": [NVME]},
+        "nvme": {"devices": drives()},
         "backend": {"level": "raid5", "disks": disks(), "chunk_kib": 64},
         "store": {"cache_mode": "writethrough", "block_kib": 64},
     }
