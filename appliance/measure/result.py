@@ -19,7 +19,8 @@ COLD_SHARE = 0.5
 """A boot whose bytes came from the backend to a smaller share than this did not start with a cold cache."""
 
 WARM_SHARE = 0.01
-"""A warm boot reads at most this share of its bytes from the backend."""
+"""Warm boots read at most this share of their bytes from the backend, all of them together: a single guest may happen
+to read something that none before it did."""
 
 
 class Phase(StrEnum):
@@ -228,6 +229,6 @@ def cache_cost(boots: Sequence[BootResult]) -> CacheCost | None:
 
 
 def warm_enough(boots: Sequence[BootResult]) -> bool | None:
-    """Whether every warm boot kept to WARM_SHARE; None when there was none."""
-    warm = [boot for boot in boots if boot.phase is Phase.WARM]
-    return all(boot.amplification <= WARM_SHARE for boot in warm) if warm else None
+    """Whether the warm boots kept to WARM_SHARE; None when there was none."""
+    warm = summary(boots, Phase.WARM)
+    return warm.amplification <= WARM_SHARE if warm is not None else None

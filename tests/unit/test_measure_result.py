@@ -169,8 +169,9 @@ def test_the_cache_cost_is_that_of_all_clones_in_first_clones() -> None:
     assert cost.ratio == pytest.approx(1.2)
 
 
-def test_the_limit_holds_for_each_warm_boot() -> None:
+def test_the_limit_holds_for_all_warm_boots_together() -> None:
     cold, warm, other = boots()
     assert warm_enough([cold]) is None
     assert warm_enough([cold, warm, other]) is True  # 1 % and 0 %
-    assert warm_enough([cold, replace(warm, backend_bytes=MIB + MIB // 10), other, other, other]) is False
+    assert warm_enough([cold, replace(warm, backend_bytes=MIB + MIB // 10), other]) is True
+    assert warm_enough([cold, replace(warm, backend_bytes=2 * MIB + MIB // 10), other]) is False
