@@ -61,6 +61,11 @@ class Paths:
         """The catalog's database file, on the mirrored state file system."""
         return self.state / "catalog.db"
 
+    @property
+    def orphans_doubted(self) -> Path:
+        """There while volumes that the catalog does not know may be somebody's: nobody collects them by himself."""
+        return self.state / "orphans.doubted"
+
     def nbd(self, client: str) -> Path:
         """The run-time folder of one client's storage daemon."""
         return self.run / "nbd" / client

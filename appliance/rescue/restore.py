@@ -27,7 +27,7 @@ from appliance.model import MIB, CloneKind, PoolName
 from appliance.rescue import backup, bundle, dump, stream
 from appliance.rescue.bundle import Backup
 from appliance.rescue.dump import Volume
-from appliance.store import durable, fast, metadata
+from appliance.store import durable, fast, marks, metadata
 from appliance.store.machine import Machine
 from appliance.store.pool import Pool
 
@@ -264,6 +264,8 @@ def put(paths: Paths, draft: Path) -> None:
     """
     with draft.open("rb") as file:
         stream.sync(file.fileno())
+    # Ephemeral clones that are newer than the backup have no name: they are for an operator to judge.
+    marks.write(paths.orphans_doubted)
     aside = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     for suffix in ("", *_LOGS):
         old = paths.catalog.with_name(paths.catalog.name + suffix)

@@ -168,13 +168,21 @@ def test_open_intents_of_a_backup_delete_nothing(tmp_path: Path) -> None:
     restored.close()
 
 
-def test_a_new_catalog_never_meets_an_old_log(tmp_path: Path) -> None:
-    paths = Paths(state=tmp_path)
+def test_a_new_catalog_never_meets_an_old_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, moved, rename = Paths(state=tmp_path), [], Path.rename
+
+    def note(self: Path, target: Path) -> Path:
+        moved.append(self.name)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", note)
     for suffix in ("", "-wal", "-shm"):
         (tmp_path / f"catalog.db{suffix}").write_text("old")
     (tmp_path / "catalog.restored").write_text("new")
     restore.put(paths, tmp_path / "catalog.restored")
     assert paths.catalog.read_text() == "new"
+    assert moved == ["catalog.db", "catalog.db-wal", "catalog.db-shm", "catalog.restored"]
+    assert paths.orphans_doubted.exists()
     kept = sorted(path.name.partition(".old")[2] for path in tmp_path.iterdir() if ".old" in path.name)
     assert kept == ["", "-shm", "-wal"]
     assert not (tmp_path / "catalog.db-wal").exists()
