@@ -3,13 +3,14 @@
 Source: ``Documentation/admin-guide/device-mapper/thin-provisioning.rst`` of Linux 6.12; thin-provisioning-tools 1.1.
 """
 
+import logging
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from appliance.errors import CannotTell, CommandFailed, DeadlineExceeded, Unhealthy
-from appliance.host import block
+from appliance.host import block, thin_counts
 from appliance.host.dm_ioctl import Target
 from appliance.model import SECTOR
 from appliance.run import Runner
@@ -20,6 +21,9 @@ METADATA_BLOCK = 4096
 
 _MAGIC = 27022010
 """In the superblock of a pool's metadata: THIN_SUPERBLOCK_MAGIC of dm-thin-metadata.c."""
+
+
+log = logging.getLogger(__name__)
 
 
 class PoolMode(StrEnum):
@@ -142,7 +146,8 @@ def check(runner: Runner, metadata: Path, *, deadline: float) -> Check:
     try:
         good = runner.run(["thin_check", metadata], timeout=deadline, check=False).returncode == 0
         if good and not flagged(metadata):
-            return Check.CLEAN
+            # A repair that was cut off may have left the counts for this run.
+            return Check.MENDED if _recounted(metadata) else Check.CLEAN
         runner.run(["thin_check", "--auto-repair", metadata], timeout=4 * deadline)
     except DeadlineExceeded:
         return Check.NOT_FINISHED
@@ -152,7 +157,21 @@ def check(runner: Runner, metadata: Path, *, deadline: float) -> Check:
             why=error.why,
             hint="do not write to it; keep a copy, then see thin_repair(8)",
         ) from error
+    _recounted(metadata)
     return Check.MENDED
+
+
+def _recounted(metadata: Path) -> bool:
+    """Whether the pool's counts of used blocks were wrong, and are not any more."""
+    try:
+        found = thin_counts.recount(metadata)
+    except CannotTell as error:
+        # The metadata is sound, by thin_check's word; some space may not be seen as free.
+        log.warning("%s", error)
+        return False
+    if found != thin_counts.Correction():
+        log.info("gave back %d blocks of data and %d of metadata", found.data, found.metadata)
+    return found != thin_counts.Correction()
 
 
 def flagged(metadata: Path) -> bool:
