@@ -210,7 +210,8 @@ def _set_uuid(device: Device) -> str:
 
 def mode_for(machine: Machine, wanted: CacheMode) -> CacheMode:
     """The mode that the cache may have as it is now: writeback on a mirror alone (rule 1)."""
-    if wanted is CacheMode.WRITEBACK and cache_mirror.find(machine) is None:
+    array, place = cache_mirror.find(machine), holder(machine)
+    if wanted is CacheMode.WRITEBACK and (array is None or place is None or place.device != array.device):
         log.warning("the cache is not mirrored: it runs in writethrough mode")
         return CacheMode.WRITETHROUGH
     return wanted

@@ -4,6 +4,7 @@ Cut off at any moment, it finishes its work when it is run again: every thing th
 and the settings file is written last.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ from appliance.reconcile import Description, apply
 from appliance.store import backend, cache_mirror, disks, durable, mirror, names, nvme, start
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
+
+log = logging.getLogger(__name__)
 
 MOST_RESERVE = 50
 """Percent of a data device that may be held back."""
@@ -185,6 +188,8 @@ def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, .
         steps = plan()
         running = [step for step in steps if not isinstance(step, backend.PartitionBackend)]
         only_start = all(isinstance(step, backend.AssembleBackend) for step in running)
+        if not steps:
+            return start.check_growth(machine)
         return tuple(step.describe() for step in (running if running and only_start else steps))
     done: tuple[Description, ...] = ()
     first = plan()
@@ -206,8 +211,7 @@ def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...
         done = apply(backend.plan_start(backend_config, members, array), machine)
         done += start.raise_stack(machine, Making.ALLOWED)
         durable.verify(machine, store)
-        done += start.raise_fast(machine, Making.ALLOWED)
-        return done
+        return done + _fast(lambda: start.raise_fast(machine, Making.ALLOWED))
     return _check_store(machine, store)
 
 
@@ -216,7 +220,7 @@ def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...
     found = mirror.observe(machine)
     steps = [step.describe() for step in mirror.plan(found, Making.ALLOWED, store.state_bytes)]
     steps += start.check_cache(machine)
-    fast_steps = [step.describe() for step in start.plan_fast(machine, Making.ALLOWED)]
+    fast_steps = _fast(lambda: tuple(step.describe() for step in start.plan_fast(machine, Making.ALLOWED)))
     if found.array is None or not found.array.running:
         steps.append(Description("mount", str(machine.config.paths.state), "the state file system"))
         steps.append(Description("activate", durable.POOL))
@@ -233,6 +237,15 @@ def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...
     steps += [step.describe() for step in durable.plan_state(looked, Making.ALLOWED, str(state.path), target)]
     steps += [step.describe() for step in durable.plan_pool(looked, str(metadata.path), target)]
     return (*steps, *fast_steps)
+
+
+def _fast(work: Callable[[], tuple[Description, ...]]) -> tuple[Description, ...]:
+    """The fast pool, unless a part of it went with a drive: what to do about that is an operator's decision."""
+    try:
+        return work()
+    except NotReady as error:
+        log.warning("%s", error)
+        return ()
 
 
 def write_file(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ from appliance.errors import HatcheryError
 from appliance.host import bcache, block, kernel, md, mount
 from appliance.model import KIB
 from appliance.reconcile import Description, apply
-from appliance.store import backend, cache, cache_mirror, durable, fast, grow, mirror, names, nvme
+from appliance.store import backend, cache, cache_mirror, cache_move, durable, fast, grow, mirror, names, nvme
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 
@@ -56,6 +56,25 @@ def finish_growth(machine: Machine) -> tuple[Description, ...]:
     return (*done, *apply(durable.plan_pool(durable.observe(machine), metadata, target), machine))
 
 
+def check_growth(machine: Machine) -> tuple[Description, ...]:
+    """What ``finish_growth`` would do, as far as can be told while the new partition is not there. Raises NotReady."""
+    steps = grow.plan(machine.config.require_backend(), grow.observe(machine))
+    found = [step.describe() for step in steps]
+    if any(isinstance(step, grow.AddData) for step in steps):
+        found.append(Description("create", "backing device", "on the new partition, with the cache that there is"))
+        found.append(Description("grow", durable.POOL, "by the new space, but for the reserve"))
+    return tuple(found)
+
+
+def growth_is_due(machine: Machine) -> bool:
+    """Whether the running array was rearranged and the pool has not got the new space yet. Raises NotReady."""
+    wanted = machine.config.require_backend()
+    array = backend.running(wanted)
+    if array.reshaping or array.raid_disks != len(wanted.disks):
+        return False
+    return bool(grow.plan(wanted, grow.observe(machine)))
+
+
 def raise_stack(machine: Machine, making: Making) -> tuple[Description, ...]:
     """Everything above the backend: mirror, cache, state, pool."""
     done = raise_state(machine, making)
@@ -82,7 +101,6 @@ def raise_cache(machine: Machine, making: Making) -> tuple[Description, ...]:
 
     Raises NotReady, Refused, Unhealthy.
     """
-    wanted = machine.config.require_store().cache_mode
     backings = backend.data_parts(machine.config.require_backend())
     done: list[Description] = []
     if cache_mirror.doubtful(cache_mirror.observe(machine)):
@@ -95,16 +113,28 @@ def raise_cache(machine: Machine, making: Making) -> tuple[Description, ...]:
         done += apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine)
     # A member that the kernel left out as too old is seen only once the mirror runs.
     done += _try(lambda: apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine))
-    for backing in backings:
-        mode = cache.mode_for(machine, wanted)
-        done += apply(cache.plan(cache.observe(machine, mode, backing), making, mode), machine)
+    done += _raise_cached(machine, making)
+    if making is Making.ALLOWED and (moving := cache_move.plan(cache_move.observe(machine))):
+        done += apply(moving, machine)
+        done += apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine)
+        done += _raise_cached(machine, making)
     return tuple(done)
+
+
+def _raise_cached(machine: Machine, making: Making) -> tuple[Description, ...]:
+    done: tuple[Description, ...] = ()
+    mode = cache.mode_for(machine, machine.config.require_store().cache_mode)
+    for backing in backend.data_parts(machine.config.require_backend()):
+        done += apply(cache.plan(cache.observe(machine, mode, backing), making, mode), machine)
+    return done
 
 
 def check_cache(machine: Machine) -> list[Description]:
     """What ``raise_cache`` would do for setup, as far as can be told while a mirror of two drives is not there."""
     wanted = machine.config.require_store().cache_mode
-    found = [step.describe() for step in cache_mirror.plan(cache_mirror.observe(machine), Making.ALLOWED)]
+    mirrored = cache_mirror.observe(machine)
+    found = [step.describe() for step in cache_mirror.plan(mirrored, Making.ALLOWED)]
+    found += cache_move.expected(mirrored)
     for backing in backend.data_parts(machine.config.require_backend()):
         mode = cache.mode_for(machine, wanted)
         found += [step.describe() for step in cache.plan(cache.observe(machine, mode, backing), Making.ALLOWED, mode)]
