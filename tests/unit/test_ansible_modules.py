@@ -1,26 +1,35 @@
 """The part of Ansible's modules that is ours alone: sizes, and what the appliance's answers become."""
 
+import hashlib
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 
-UTILS = Path(__file__).resolve().parents[2] / "ansible/plugins/module_utils/hatchery.py"
+from appliance.model import ImageFormat, TemplateState
+from appliance.schema import TemplateView
+
+PLUGINS = Path(__file__).resolve().parents[2] / "ansible/plugins"
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hatchery_module_utils", UTILS)
+def load(file: str, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, PLUGINS / file)
     assert spec is not None
     assert spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
+    # Modules find each other by the names that Ansible gives them.
+    sys.modules[name] = loaded
     spec.loader.exec_module(loaded)
     return loaded
 
 
-utils = load()
+utils = load("module_utils/hatchery.py", "ansible.module_utils.hatchery")
+load("module_utils/hatchery_api.py", "ansible.module_utils.hatchery_api")
+template = load("modules/hatchery_template.py", "hatchery_template")
 
 
 class FailedTask(Exception):
@@ -122,3 +131,46 @@ def test_a_part_without_foundations_would_change_in_check_mode_and_fails_otherwi
 def test_an_unreadable_answer_is_an_error() -> None:
     with pytest.raises(FailedTask, match="some words on stderr"):
         set_up(Task(1, "Traceback"))
+
+
+def version(number: int, digest: str | None, *, retired: bool = False, ready: bool = True) -> TemplateView:
+    return TemplateView(
+        ref=f"debian@{number}",
+        name="debian",
+        version=number,
+        state=TemplateState.READY if ready else TemplateState.IMPORTING,
+        size=4096,
+        mapped_bytes=None,
+        format=ImageFormat.RAW,
+        source="upload",
+        sha256=digest,
+        created=1.0,
+        clones=0,
+        retired=retired,
+        device="/dev/mapper/hatchery-template-1",
+    )
+
+
+def wanted(*, src: Path | None = None, sha256: str | None = None) -> dict[str, Any]:
+    return {"name": "debian", "src": None if src is None else str(src), "url": None, "path": None, "sha256": sha256}
+
+
+def test_an_image_that_is_a_version_already_is_not_imported_again(tmp_path: Path) -> None:
+    image = tmp_path / "debian.raw"
+    image.write_bytes(b"one")
+    digest = hashlib.sha256(b"one").hexdigest()
+    other = "b" * 64
+    assert template.is_there(wanted(src=image), [version(1, digest), version(2, other)])
+    assert template.is_there(wanted(sha256=digest.upper()), [version(1, digest)])
+    assert not template.is_there(wanted(src=image), [version(1, other)])
+    assert not template.is_there(wanted(sha256=other), [version(1, digest)])
+    assert not template.is_there(wanted(src=image), [])
+    # A version that goes, or is not there yet, is none.
+    assert not template.is_there(wanted(src=image), [version(1, digest, retired=True)])
+    assert not template.is_there(wanted(src=image), [version(1, digest, ready=False)])
+
+
+def test_an_image_that_cannot_be_looked_at_leaves_a_template_alone(tmp_path: Path) -> None:
+    for unknown in (wanted(), wanted(src=tmp_path / "missing.raw")):
+        assert template.is_there(unknown, [version(1, "a" * 64)])
+        assert not template.is_there(unknown, [])

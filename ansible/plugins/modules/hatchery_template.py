@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,21 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.hatchery_api import MISSING, appliance
 
 if MISSING is None:
-    from appliance.model import ImageFormat
+    from appliance.model import ImageFormat, TemplateState
     from appliance.schema import PathSource, TemplateCreate, UploadSource, UrlSource
 
 if TYPE_CHECKING:
     from appliance.client import Client
+    from appliance.schema import TemplateView
 
 DOCUMENTATION = r"""
 module: hatchery_template
 short_description: Register disk images as templates of a Hatchery appliance
 description:
-  - Imports each image whose template is not there yet. A template is immutable, so one that exists is left alone, and
-    it is an error when its recorded digest differs from the one that is wanted.
+  - Imports each image that is not a version of its template yet. A template version is immutable; an image with another
+    digest becomes the next version, and the bare name means that one from then on.
+  - The digest is O(templates[].sha256), or that of the file O(templates[].src), which is read for it. Without one of
+    them a template of that name is left alone, whatever it was made of.
   - With O(host), runs on the machine that runs Ansible and reaches the appliance's API through SSH. An image named by
     C(src) is streamed into its template without a copy on the appliance.
 author:
@@ -111,6 +115,23 @@ def blocks(file: Path) -> Iterator[bytes]:
             yield piece
 
 
+def digest_of(wanted: dict[str, Any]) -> str | None:
+    """The SHA-256 of the image that is wanted, where it can be told without fetching it."""
+    if wanted["sha256"]:
+        return str(wanted["sha256"]).lower()
+    if wanted["src"] is None or not Path(wanted["src"]).is_file():
+        return None
+    with Path(wanted["src"]).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def is_there(wanted: dict[str, Any], versions: Iterable[TemplateView]) -> bool:
+    """Whether one of the template's versions is of the image that is wanted."""
+    versions = [version for version in versions if version.state is TemplateState.READY and not version.retired]
+    digest = digest_of(wanted) if versions else None
+    return any(digest is None or version.sha256 == digest for version in versions)
+
+
 def add(api: Client, wanted: dict[str, Any], deadline: int) -> None:
     """Import one template and wait until it is ready. Raises what the appliance found wrong with it."""
     common = {
@@ -160,20 +181,14 @@ def main() -> None:
         os.environ["HATCHERY_SSH_OPTIONS"] = module.params["ssh_options"]
     imported: list[str] = []
     with appliance(module, module.params["host"]) as api:
-        present = {template.name: template for template in api.templates()}
+        present = api.templates()
         for wanted in module.params["templates"]:
-            old = present.get(wanted["name"])
-            if old is None:
+            if not is_there(wanted, [template for template in present if template.name == wanted["name"]]):
                 if wanted["src"] is not None and not Path(wanted["src"]).is_file():
                     module.fail_json(msg=f"template {wanted['name']}: there is no image file {wanted['src']}")
                 imported.append(wanted["name"])
                 if not module.check_mode:
                     add(api, wanted, module.params["deadline"])
-            elif wanted["sha256"] and old.sha256 and wanted["sha256"].lower() != old.sha256:
-                module.fail_json(
-                    msg=f"template {wanted['name']} exists with other content: its source had SHA-256 {old.sha256}"
-                    " (choose another name, or remove the template first)"
-                )
     module.exit_json(changed=bool(imported), templates=imported)
 
 
