@@ -19,6 +19,7 @@ from appliance.catalog.condition import Condition
 from appliance.config import Paths
 from appliance.errors import CommandFailed, DeadlineExceeded, HatcheryError, InUse, NoSpace, NotReady, Unhealthy
 from appliance.host import thin
+from appliance.host.thin import PoolLine
 from appliance.model import MIB
 from appliance.rescue import bundle, stream
 from appliance.rescue.bundle import Backup, Manifest
@@ -97,7 +98,7 @@ def make(
         unfinished = final.with_name(final.name + bundle.UNFINISHED)
         unfinished.mkdir(mode=0o700)
         try:
-            pool_id, catalog_id, trouble = _collect(machine, unfinished, room, deadline)
+            found, catalog_id, trouble = _collect(machine, unfinished, room, deadline)
             _settings(machine.config.paths, unfinished)
         except OSError as error:
             shutil.rmtree(unfinished)
@@ -109,9 +110,9 @@ def make(
         manifest = Manifest(
             created=now,
             release=__version__,
-            transaction_id=pool_id,
+            transaction_id=found.transaction_id if found else None,
             catalog_transaction_id=catalog_id,
-            metadata_bytes=mirror.part(machine, names.PART_POOL_META).size,
+            data_blocks=found.data_total if found else 0,
             no_dump=str(trouble) if trouble else "",
             files={str(path.relative_to(unfinished)): stream.digest(path) for path in files},
         )
@@ -126,8 +127,11 @@ def make(
 
 def _collect(
     machine: Machine, target: Path, room: int, deadline: float
-) -> tuple[int | None, int | None, HatcheryError | None]:
-    """Catalog and dump, of one moment when it can be; the transaction ids of both and why there is no dump."""
+) -> tuple[PoolLine | None, int | None, HatcheryError | None]:
+    """Catalog and dump, of one moment when it can be.
+
+    Returns the running pool's status then, the transaction id in the catalog, and why there is no dump.
+    """
     if machine.dm.find(durable.POOL) is None:
         catalog_id = _catalog(machine.config.paths, target)
         device = mirror.part(machine, names.PART_POOL_META).path
@@ -135,12 +139,9 @@ def _collect(
     for attempt in range(_TRIES):
         with metadata.snapshot(machine.dm, durable.POOL) as device:
             found = thin.parse_pool_status(machine.dm.status(durable.POOL)[0].params)
-            pool_id = found.transaction_id
             catalog_id = _catalog(machine.config.paths, target)
-            if pool_id == catalog_id or catalog_id is None or attempt == _TRIES - 1:
-                # A metadata snapshot does not say how large the pool is, and thin_restore needs to know.
-                options = ("--metadata-snap", "--nr-data-blocks", str(found.data_total))
-                return pool_id, catalog_id, _dump(machine, target, device, options, room, deadline)
+            if catalog_id in (found.transaction_id, None) or attempt == _TRIES - 1:
+                return found, catalog_id, _dump(machine, target, device, ("--metadata-snap",), room, deadline)
     raise AssertionError("the last attempt returns")
 
 

@@ -34,14 +34,15 @@ class Manifest:
     """What a backup is. ``created`` in seconds since the epoch, ``files`` are SHA-256 digests by relative path.
 
     ``transaction_id`` is the durable pool's, ``catalog_transaction_id`` what the catalog had for it: they differ when
-    something was made at that very moment. ``no_dump`` says why there is no dump, empty when there is one.
+    something was made at that very moment. ``data_blocks`` is the pool's size, which the dump of a running pool does
+    not tell; 0 where it does. ``no_dump`` says why there is no dump, empty when there is one.
     """
 
     created: float
     release: str
     transaction_id: int | None
     catalog_transaction_id: int | None
-    metadata_bytes: int
+    data_blocks: int
     no_dump: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT

@@ -25,9 +25,8 @@ from appliance.errors import CommandFailed, NoSpace, NotReady, Refused, Unhealth
 from appliance.host import block, mount, thin
 from appliance.host.thin import METADATA_BLOCK, Check
 from appliance.model import KIB, MIB, SECTOR, PoolName
-from appliance.rescue import backup, bundle, dump, stream
+from appliance.rescue import backup, bundle, stream
 from appliance.rescue.bundle import Backup
-from appliance.rescue.dump import Superblock
 from appliance.store import durable, marks, mirror, names, start
 from appliance.store.machine import Machine
 from appliance.store.mirror import Making
@@ -159,31 +158,21 @@ def _repair(machine: Machine, metadata: Path, image: Path, size: int, say: Say) 
 
 
 def _geometry(machine: Machine) -> list[str]:
-    """What the superblock would have said: from the newest dump and the catalog, else from the settings."""
-    known = next((each for each in backup.newest(machine.config.paths) if each.dump is not None), None)
-    transaction = _catalog_transaction(machine.config.paths)
-    if known is not None and known.dump is not None:
-        header = _header(machine, known)
-        blocks, size = header.data_blocks, header.block
-        transaction = transaction if transaction is not None else header.transaction_id
-    else:
+    """What the superblock would have said: from the settings, the newest dump and the catalog."""
+    size = machine.config.require_store().block_kib * KIB // SECTOR
+    blocks = next((each.manifest.data_blocks for each in backup.newest(machine.config.paths) if each.dump), 0)
+    if not blocks:
         if machine.dm.find(durable.DATA) is None:
             durable.ActivateData().apply(machine)
-        size = machine.config.require_store().block_kib * KIB // SECTOR
         blocks = block.get(machine.dm.path(durable.DATA)).size // SECTOR // size
     words = ["--data-block-size", str(size), "--nr-data-blocks", str(blocks)]
+    transaction = _catalog_transaction(machine.config.paths)
     return words if transaction is None else [*words, "--transaction-id", str(transaction)]
 
 
-def _header(machine: Machine, known: Backup) -> Superblock:
-    plain = machine.config.paths.state / "repair" / "header.xml"
-    with _unpacked(machine, known, plain), plain.open("rb") as file:
-        first = file.readline() + b"</superblock>"
-    plain.with_suffix(".head").write_bytes(first)
-    try:
-        return dump.read(plain.with_suffix(".head"))[0]
-    finally:
-        plain.with_suffix(".head").unlink()
+def complete(header: bytes, data_blocks: int) -> bytes:
+    """The first line of a dump, with the size of the pool: that of a running pool says 0, and thin_restore refuses."""
+    return header.replace(b'nr_data_blocks="0"', f'nr_data_blocks="{data_blocks}"'.encode())
 
 
 @contextlib.contextmanager
@@ -192,7 +181,8 @@ def _unpacked(machine: Machine, known: Backup, plain: Path) -> Iterator[Path]:
     if known.dump is None:
         raise Unhealthy(f"the backup {known.folder.name} has no dump", why=known.manifest.no_dump)
     try:
-        stream.decompress(machine.runner, known.dump, plain)
+        size = known.manifest.data_blocks
+        stream.decompress(machine.runner, known.dump, plain, lambda header: complete(header, size))
         yield plain
     finally:
         plain.unlink(missing_ok=True)

@@ -6,10 +6,11 @@ A dump as text is many times larger than the metadata, so it is never kept witho
 import hashlib
 import os
 import select
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -85,9 +86,22 @@ def _write(output: int, data: bytes) -> None:
         view = view[os.write(output, view) :]
 
 
-def decompress(runner: Runner, source: Path, target: Path) -> None:
-    """Unpack a file, holes kept. Raises CommandFailed."""
-    runner.run(["zstd", "-q", "-d", "-f", "--sparse", source, "-o", target], timeout=FOREVER)
+def decompress(runner: Runner, source: Path, target: Path, edit: Callable[[bytes], bytes] = bytes) -> None:
+    """Unpack a file; ``edit`` may change its first line. Raises CommandFailed, Unhealthy."""
+    with (
+        tempfile.TemporaryFile() as said,
+        runner.start(["zstd", "-q", "-d", "-c", source], stdout=subprocess.PIPE, stderr=said) as process,
+    ):
+        pipe = process.popen.stdout
+        if pipe is None:
+            raise Unhealthy("the decompression has no output")
+        try:
+            with pipe, target.open("wb") as file:
+                file.write(edit(pipe.readline()))
+                shutil.copyfileobj(pipe, file, MIB)
+        except OSError as error:
+            raise Unhealthy(f"cannot write {target}", why=error.strerror or str(error)) from error
+        _ended(process, f"zstd -d {source}", said, time.monotonic() + FOREVER)
 
 
 def digest(path: Path) -> str:

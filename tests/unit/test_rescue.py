@@ -198,7 +198,7 @@ def make(base: Path, stamp: str, *, with_dump: bool = True) -> bundle.Backup:
     for name in files:
         (unfinished / name).write_text(f"{stamp} {name}")
     digests = {name: stream.digest(unfinished / name) for name in files}
-    manifest = Manifest(1.0, "0.1.0", 7, 7, 4096, "" if with_dump else "no room", digests)
+    manifest = Manifest(1.0, "0.1.0", 7, 7, 10000, "" if with_dump else "no room", digests)
     return bundle.finish(unfinished, manifest, base / stamp)
 
 
@@ -275,3 +275,9 @@ def test_new_metadata_is_written_with_its_first_block_last(tmp_path: Path) -> No
     assert len(written) == 4 * MIB
     # What is not in use is not written: it would take as long as the device is large.
     assert written[3 * MIB :] == b"\xee" * MIB
+
+
+def test_the_header_of_a_running_pools_dump_gets_the_pools_size() -> None:
+    header = b'<superblock transaction="7" nr_data_blocks="0">'
+    assert repair.complete(header, 31) == b'<superblock transaction="7" nr_data_blocks="31">'
+    assert repair.complete(header.replace(b'"0"', b'"9"'), 31).endswith(b'nr_data_blocks="9">')
