@@ -1,1 +1,1 @@
-"""Virtual machines for the demo and the tests, and the demo itself."""
+"""Virtual machines for the demo and the tests, the demo itself, and the benches."""

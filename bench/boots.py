@@ -1,0 +1,67 @@
+"""``script/bench boots``: the demo with several cold starts, for figures that are more than one boot's luck."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import Unhealthy
+from bench import demo
+from bench.report import Report, Row, ratio
+
+SUMMARY = "boot times, hit rates and amplification of cold and warm clones, in QEMU (needs 10 to 60 minutes)"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this bench."""
+    parser.add_argument("--runs", type=int, default=3, help="how often to start with an empty cache (default: 3)")
+    parser.add_argument("--clones", type=int, default=3, help="how many clones to boot each time (default: 3)")
+    parser.add_argument(
+        "--output", type=Path, default=demo.ROOT / "build" / "bench", metavar="DIR",
+        help="where the demo's own results go (default: build/bench)",
+    )  # fmt: skip
+
+
+def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
+    """Run the demo and make rows of what it measured. Raises Unhealthy when it failed."""
+    output: Path = chosen.output
+    tell(f"running the demo; its results go to {output}")
+    words = ["--runs", str(chosen.runs), "--clones", str(chosen.clones), "--output", str(output)]
+    if demo.main(words) != 0:
+        raise Unhealthy("the demo failed", hint=f"see {output / 'demo.log'}")
+    return report(json.loads((output / "results.json").read_text(encoding="utf-8")))
+
+
+def report(measured: Mapping[str, Any]) -> Report:
+    """Rows of the results of ``hatchery measure boot --json``. Pure."""
+    boots = {phase: [boot for boot in measured["boots"] if boot["phase"] == phase] for phase in ("cold", "warm")}
+    seconds = {phase: [float(boot["seconds"]) for boot in found] for phase, found in boots.items()}
+    read = {phase: [float(boot["backend_bytes"]) for boot in found] for phase, found in boots.items()}
+    facts = measured["facts"]
+    host = {name: str(facts[name]) for name in ("taken", "host", "guests", "appliance")}
+    if not all(seconds.values()):
+        return Report("boots", host, ())
+    return Report(
+        "boots",
+        host,
+        (
+            Row(
+                "boot_warm_over_cold",
+                ratio(seconds["warm"], seconds["cold"]),
+                "ratio",
+                "median boot time, from QEMU's start to the login prompt, of clones that never booted before, with a"
+                " warm and with an empty cache",
+                None,
+                {f"{phase}, s": found for phase, found in seconds.items()},
+            ),
+            Row(
+                "backend_bytes_warm_over_cold",
+                ratio(read["warm"], read["cold"]),
+                "ratio",
+                "median of the bytes that a boot read from the backend",
+                None,
+                {f"{phase}, bytes": found for phase, found in read.items()},
+            ),
+        ),
+    )

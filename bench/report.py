@@ -1,0 +1,155 @@
+"""What a bench found: rows with the figures they are held to, as a table, as JSON and as a page. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import median
+from typing import Any
+
+from bench.results import table
+
+Runs = Mapping[str, Sequence[float]]
+"""The single measurements by what was measured, in the order in which they were made."""
+
+
+class Relation(StrEnum):
+    """How a value has to be to the figure that it is held to."""
+
+    AT_MOST = "<="
+    AT_LEAST = ">="
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The figure that a row is held to: ``<= 1.2``."""
+
+    relation: Relation
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.relation} {self.bound:g}"
+
+    def met(self, value: float) -> bool:
+        """Whether the value is within the limit; the bound itself is."""
+        return value <= self.bound if self.relation is Relation.AT_MOST else value >= self.bound
+
+
+def at_most(bound: float) -> Limit:
+    """The limit ``<= bound``."""
+    return Limit(Relation.AT_MOST, bound)
+
+
+def at_least(bound: float) -> Limit:
+    """The limit ``>= bound``."""
+    return Limit(Relation.AT_LEAST, bound)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. ``note`` says what exactly was measured; without ``held_to`` the row only informs."""
+
+    name: str
+    value: float
+    unit: str
+    note: str
+    held_to: Limit | None = None
+    runs: Runs = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it keeps its limit. A row without one cannot miss it."""
+        return self.held_to is None or self.held_to.met(self.value)
+
+    def as_json(self) -> dict[str, Any]:
+        """The row for a machine, its single runs included."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "unit": self.unit,
+            "held_to": None if self.held_to is None else str(self.held_to),
+            "ok": self.ok,
+            "note": self.note,
+            "runs": {name: list(values) for name, values in self.runs.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All rows of a bench, and what it ran on."""
+
+    bench: str
+    host: Mapping[str, str]
+    rows: tuple[Row, ...]
+
+    @property
+    def missed(self) -> tuple[Row, ...]:
+        """The rows that do not keep their limits."""
+        return tuple(row for row in self.rows if not row.ok)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for a machine."""
+        return {"bench": self.bench, "host": dict(self.host), "rows": [row.as_json() for row in self.rows]}
+
+    def text(self) -> str:
+        """The report for a terminal: rows in columns."""
+        lines = [_HEAD, *(_cells(row) for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if column == _VALUE else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def page(self) -> str:
+        """The report as a page of Markdown."""
+        origin = (
+            f"Written from one run of `script/bench {self.bench}` (`--update-docs` does it). What a bench does and how"
+            " to read it stands in [bench.md](bench.md)."
+        )
+        parts = [
+            f"# Bench: {self.bench}",
+            origin,
+            "\n".join(f"- {name.capitalize()}: {value}" for name, value in self.host.items()),
+            table(_HEAD, [_cells(row) for row in self.rows], right={_VALUE}),
+            "## What was measured",
+            "\n".join(f"- `{row.name}`: {row.note}." for row in self.rows),
+            "## Medians",
+            table(
+                ["row", "measured", "runs", "least", "median", "most"],
+                [
+                    [row.name, name, str(len(values)), *map(number, (min(values), median(values), max(values)))]
+                    for row in self.rows
+                    for name, values in row.runs.items()
+                ],
+                right={2, 3, 4, 5},
+            ),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
+_HEAD = ("row", "value", "unit", "held to", "")
+_VALUE = 1
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    held, verdict = ("", "") if row.held_to is None else (str(row.held_to), "ok" if row.ok else "MISSED")
+    return (row.name, number(row.value), row.unit, held, verdict)
+
+
+def number(value: float) -> str:
+    """A figure with as many digits as mean something: 0.834, 12.3, 8,400."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of some measurements over that of others."""
+    return median(above) / median(below)
+
+
+def paired(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios of measurements that took turns: what else the host did fell on both of a pair."""
+    return median(one / other for one, other in zip(above, below, strict=True))

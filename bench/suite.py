@@ -1,0 +1,87 @@
+"""``script/bench``: the benches by name, and what they have in common: a table, JSON, a page of the documentation."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from appliance.errors import HatcheryError
+from bench import boots, store
+from bench.report import Report, Row
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout."""
+
+Tell = Callable[[str], None]
+"""Takes a line about what goes on."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """``measure`` does the work and returns what it found; ``options`` adds arguments of the bench's own."""
+
+    summary: str
+    measure: Callable[[argparse.Namespace, Tell], Report]
+    options: Callable[[argparse.ArgumentParser], None]
+
+
+BENCHES: Mapping[str, Bench] = {
+    "boots": Bench(boots.SUMMARY, boots.measure, boots.options),
+    "store": Bench(store.SUMMARY, store.measure, store.options),
+}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="script/bench",
+        description="Measure, print a table, and say which figures are missed (then the exit status is 1).",
+    )
+    names = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
+    for name, bench in BENCHES.items():
+        one = names.add_parser(name, help=bench.summary, description=bench.summary)
+        one.add_argument("--json", type=Path, metavar="FILE", help="write rows, single runs and host to FILE")
+        one.add_argument("--update-docs", action="store_true", help=f"write docs/bench-{name}.md from this run")
+        bench.options(one)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a bench; return the exit status."""
+    chosen = parse(argv)
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _interrupt)
+    try:
+        report = BENCHES[chosen.bench].measure(chosen, tell)
+    except (HatcheryError, *store.ERRORS) as error:
+        print(f"script/bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(report.text())
+    if chosen.json:
+        chosen.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    if chosen.update_docs:
+        (ROOT / "docs" / f"bench-{report.bench}.md").write_text(report.page(), encoding="utf-8")
+    if report.missed:
+        tell(missed(report.missed))
+        return 1
+    return 0
+
+
+def missed(rows: Sequence[Row]) -> str:
+    """Which figures are not kept, in words."""
+    return "; ".join(f"{row.name} is {row.value:.3g}, held to {row.held_to}" for row in rows)
+
+
+def tell(text: str) -> None:
+    """A line on standard error."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
