@@ -1,9 +1,12 @@
 """The real store behind the service's port: its values as the API's types."""
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Literal
 
+from appliance import config
+from appliance.errors import HatcheryError
 from appliance.model import Histogram, Problem
 from appliance.schema import (
     ArrayView,
@@ -31,6 +34,8 @@ class KernelStore:
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         """See Store."""
+        with contextlib.suppress(HatcheryError):
+            self._adopt_settings()
         found = self._store.health()
         view = StoreView(
             backend=_array(found.backend),
@@ -51,7 +56,21 @@ class KernelStore:
 
     def heal(self) -> None:
         """See Store."""
-        start.up(self._machine)
+        with self._machine.exclusive(deadline=0.0):
+            start.up(self._machine)
+
+    def finish_growth(self) -> None:
+        """See Store."""
+        if start.growth_is_due(self._machine):
+            with self._machine.exclusive(deadline=0.0):
+                start.finish_growth(self._machine)
+
+    def _adopt_settings(self) -> None:
+        """Know the drives and disks that were named since: setup changes the settings under a running service."""
+        loaded = config.load(self._machine.config.paths)
+        if loaded != self._machine.config:
+            self._machine = Machine(loaded, self._machine.runner)
+            self._store = health.Store(self._machine)
 
     def release_reserve(self) -> int:
         """See Store."""

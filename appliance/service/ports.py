@@ -132,6 +132,9 @@ class Store(Protocol):
     def heal(self) -> None:
         """Take back what came back, where no decision is needed: legs, cache, settings. Raises HatcheryError."""
 
+    def finish_growth(self) -> None:
+        """Give the pool the space of a backend that grew, once there is any; cheap if not. Raises HatcheryError."""
+
     def release_reserve(self) -> int:
         """Give the durable pool what is held back from it; the bytes that it gained. Raises NotReady, Unhealthy."""
 

@@ -84,7 +84,7 @@ class Service:
         self.clients = Clients(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        self.monitor = Monitor(store, (self.check_fast_pool,), self._tell)
+        self.monitor = Monitor(store, (self.check_fast_pool, store.finish_growth), self._tell)
         self._rewarm = Rewarm(catalog, self.templates.warm, lambda: self.measure.cold_marks)
         self._words = ""
 
@@ -118,8 +118,7 @@ class Service:
 
     def words(self) -> str:
         """How it goes, in one line for the service manager. Raises HatcheryError when the catalog does not answer."""
-        exported = sum(clone.client is not None for clone in self._catalog.clones())
-        return f"{exported} of {self._catalog.count_clones()} clones exported{self._words}"
+        return f"{self._catalog.count_attached()} of {self._catalog.count_clones()} clones exported{self._words}"
 
     def _tell(self, view: StoreView, seen: Seen) -> None:
         self._rewarm.look(view)

@@ -84,7 +84,7 @@ def observe(machine: Machine) -> Grown:
     found = [(path, block.find(path)) for path in wanted.disks]
     inside = tuple(path for path, device in found if device is not None and device.name in members)
     idle = block.read_text_or(array.device.sysfs / "md/array_state") == "read-auto"
-    return Grown(array, partitions.read(array.device), inside, idle)
+    return Grown(array, partitions.remembered(array.device), inside, idle)
 
 
 def plan(wanted: BackendConfig, found: Grown) -> StoreSteps:

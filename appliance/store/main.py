@@ -1,6 +1,7 @@
 """``hatchery-store``: bring the store up and down, set it up, and say how it is."""
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -61,10 +62,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return int(arguments.run(arguments))
     machine = Machine(config.load())
     if arguments.verb == "up":
-        start.up(machine)
+        with machine.exclusive():
+            start.up(machine)
         return OK
     if arguments.verb == "down":
-        return FAILED if start.down(machine) else OK
+        with machine.exclusive():
+            return FAILED if start.down(machine) else OK
     if arguments.verb == "recreate-fast":
         start.recreate_fast(machine)
         return OK
@@ -72,7 +75,9 @@ def _run(arguments: argparse.Namespace) -> int:
         return _status(machine, bool(arguments.json))
     part: Part = arguments.part
     doing = Doing.CHECK if arguments.check else Doing.APPLY
-    result = setup.run(machine, part, setup.parse_spec(part, _read(arguments.spec)), doing)
+    spec = setup.parse_spec(part, _read(arguments.spec))
+    with machine.exclusive() if doing is Doing.APPLY else contextlib.nullcontext():
+        result = setup.run(machine, part, spec, doing)
     _say_result(result, bool(arguments.json))
     return OK
 

@@ -215,6 +215,9 @@ class ModelStore:
     def silent(self) -> frozenset[str]:
         return self.dead
 
+    def finish_growth(self) -> None:
+        pass
+
     def heal(self) -> None:
         self.healed += 1
         if self.heal_error is not None:
