@@ -51,6 +51,8 @@ def make_signatures() -> list[str]:
     disk = _attach(files["lvm"])
     run(["pvcreate", *_LVM, disk])
     run(["vgcreate", *_LVM, "intruder", disk])
+    run(["lvcreate", *_LVM, "--yes", "--wipesignatures=n", "--zero=n", "--extents=1", "--name=trap", "intruder"])
+    run(["vgchange", *_LVM, "--activate=n", "intruder"])
     disk = _attach(files["md"])
     words = ["--level=1", "--raid-devices=2", "--metadata=1.2", "--name=intruder", "--run"]
     run(["mdadm", "--create", "/dev/md99", *words, disk, "missing"])
