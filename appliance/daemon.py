@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from appliance import config
-from appliance.api.app import make_app
-from appliance.api.server import Server, listen
 from appliance.catalog import Catalog
 from appliance.catalog.condition import Condition, look
 from appliance.config import Paths
@@ -92,6 +90,10 @@ def find_fast(dm: Dm, runner: Runner) -> Pool | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
+    # Imported late, for they are slow to load: who makes a service without serving its API has no use for them.
+    from appliance.api.app import make_app
+    from appliance.api.server import Server, listen
+
     parser = argparse.ArgumentParser(prog="hatcheryd", description="Hatchery's service.")
     parser.add_argument("--debug", action="store_true", help="log every command")
     arguments = parser.parse_args(argv)
