@@ -80,6 +80,9 @@ def storm(seed: int) -> None:
 def verify() -> dict[str, Any]:
     """Recover and check; what was found, for the report."""
     box = _recovered()
+    plan = box.service.plan()
+    assert not plan.steps, plan.steps
+    assert not plan.problems, plan.problems
     return {"metadata": box.check(), "stamps": _writer(box).check(box.template_content("base"))}
 
 
@@ -101,10 +104,12 @@ def _recovered() -> Box:
     """The store and the service after a start that had to put right whatever there was. Raises AssertionError."""
     box = _box()
     box.begin()
-    outcome = box.check()
-    log.info("recovered; the check of the metadata: %s", outcome)
     intent = json.loads(_INTENT.read_text(encoding="utf-8")) if _INTENT.exists() else None
     if intent:
+        OPERATIONS[intent["operation"]].settle(box)
+    outcome = box.check()
+    log.info("recovered; the check of the metadata: %s", outcome)
+    if intent and intent["before"]:
         now = box.state()
         old, new = now == intent["before"], now == intent["after"]
         assert new or (old and not intent["ended"]), (
@@ -121,7 +126,8 @@ def _recovered() -> Box:
 
 def _run(box: Box, name: str, seen: Points) -> None:
     operation = OPERATIONS[name]
-    _write_intent(None)
+    # While it is prepared, nothing is known but that all must be in order afterwards.
+    _write_intent({"operation": name, "before": None})
     operation.prepare(box)
     before = box.state()
     intent = {"operation": name, "before": before, "after": expected(operation, before), "ended": False}

@@ -1,24 +1,31 @@
 """The operations that are cut: what each needs, does, and leads to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from appliance import wait
 from appliance.model import MIB
+from appliance.service import collector, core
 from appliance.service.templates import Removing
-from appliance.store import emptying, pool
+from appliance.store import emptying
 from tests.kernel.inside.crash_box import SIZE, Box, State, digest, finish, image
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """``prepare`` makes the same beginning each time, ``after`` says what the state is when ``run`` has ended well."""
+    """``prepare`` makes the same beginning each time, ``after`` says what the state is when ``run`` has ended well.
+
+    ``settle`` is what an operator does after a cut, before all must be in order.
+    """
 
     prepare: Callable[[Box], None]
     run: Callable[[Box], object]
     after: Callable[[State], None]
+    settle: Callable[[Box], None] = lambda _: None
 
 
 def _made(state: State, name: str, *, template: str = "base", **more: Any) -> None:
@@ -119,14 +126,30 @@ def _lease_ended(box: Box) -> None:
     wait.until(lambda: box.service.core.catalog.expired_clones(box.service.core.now()), "a lease to end", deadline=5)
 
 
-def _remove_large(box: Box) -> None:
-    """As a removal of a clone that is large enough to be emptied in pieces first."""
-    first, piece = pool._EMPTY_FIRST, emptying.PIECE
-    pool._EMPTY_FIRST, emptying.PIECE = 0, MIB
-    try:
+@contextmanager
+def _everything_is_large() -> Iterator[None]:
+    """As if all volumes were so large that they are emptied in pieces, by the collector."""
+    with patch.object(core, "SMALL", 0), patch.object(collector, "SMALL", 0), patch.object(emptying, "PIECE", MIB):
+        yield
+
+
+def _garbage(box: Box) -> None:
+    """A large clone that was removed, and an orphan in each pool: volumes with something in them."""
+    _have("large")(box)
+    with _everything_is_large():
         box.drop("large")
-    finally:
-        pool._EMPTY_FIRST, emptying.PIECE = first, piece
+    catalog = box.service.core.catalog
+    for name, found in box.service.core.pools.items():
+        orphan = catalog.add_garbage(name, "a test", 0.0)
+        catalog.drop_garbage([orphan], name, None)
+        found.create_thin(orphan)
+
+
+def _collect(box: Box) -> None:
+    with _everything_is_large():
+        finish(box.service.collect())
+    catalog = box.service.core.catalog
+    assert not catalog.garbage(), catalog.garbage()
 
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -150,7 +173,6 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "remove": Operation(_have("made"), lambda box: box.drop("made"), _gone("made")),
     "remove-ephemeral": Operation(_have("quick", kind="ephemeral"), lambda box: box.drop("quick"), _gone("quick")),
-    "remove-large": Operation(_have("large"), _remove_large, _gone("large")),
     "reset": Operation(_have("worn"), lambda box: box.service.life.reset("worn", force=False), _reset("worn")),
     "reset-ephemeral": Operation(
         _have("quick", kind="ephemeral"), lambda box: box.service.life.reset("quick", force=False), _reset("quick")
@@ -175,6 +197,7 @@ OPERATIONS: Mapping[str, Operation] = {
         _only_version("doomed"), lambda box: box.service.templates.remove("doomed"), lambda s: _drop(s, "doomed")
     ),
     "last-clone": Operation(_last_clone, lambda box: box.drop("heir"), _without("heir", "retired")),
+    "gc": Operation(_garbage, _collect, lambda _: None, settle=_collect),
     "lease": Operation(_lease_ended, lambda box: box.service.life.end_leases(), _gone("leased")),
 }
 """By name. A new operation of the product is one more line here."""
