@@ -149,6 +149,10 @@ class CloneRows(TemplateRows, ClientRows):
         """How many clones there are."""
         return self._number("SELECT count(*) FROM clones")
 
+    def count_attached(self) -> int:
+        """How many clones are attached to a client."""
+        return self._number("SELECT count(*) FROM clones WHERE client IS NOT NULL")
+
     def promised_bytes(self, pool: PoolName) -> int:
         """Virtual bytes of all volumes in a pool that guests may write to."""
         kind = CloneKind.EPHEMERAL if pool is PoolName.FAST else CloneKind.DURABLE

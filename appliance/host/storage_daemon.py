@@ -6,7 +6,7 @@ once (rule 4) and nothing acknowledged lives in a page cache only.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,17 +179,13 @@ class StorageDaemon:
             present = _exports(qmp)
             for node in sorted(present - set(by_node)):
                 _remove(qmp, node, "hard")
-            for node, export in by_node.items():
-                if node not in present:
-                    self._add(qmp, export)
+            self._add(qmp, [export for node, export in by_node.items() if node not in present])
 
     def add(self, exports: Iterable[Export]) -> None:
         """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
             present = _exports(qmp)
-            for export in exports:
-                if export.node not in present:
-                    self._add(qmp, export)
+            self._add(qmp, [export for export in exports if export.node not in present])
 
     def remove(self, export: Export) -> None:
         """Stop offering a device. Raises InUse while somebody is connected to it, NotReady, Unhealthy."""
@@ -201,16 +197,20 @@ class StorageDaemon:
         with Qmp(self._files.qmp) as qmp:
             _remove(qmp, export.node, "hard")
 
-    def _add(self, qmp: Qmp, export: Export) -> None:
-        nodes = {node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True})}
-        try:
-            if export.node not in nodes:
-                qmp.execute("blockdev-add", export.blockdev(self._aio))
-            qmp.execute("block-export-add", export.export())
-        except QmpError as error:
-            raise Unhealthy(
-                f"{export.name} cannot be exported", why=error.text, hint="see the storage daemon's journal"
-            ) from error
+    def _add(self, qmp: Qmp, exports: Sequence[Export]) -> None:
+        # Asked once: with a thousand exports the answer is long.
+        nodes = (
+            {node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True})} if exports else ()
+        )
+        for export in exports:
+            try:
+                if export.node not in nodes:
+                    qmp.execute("blockdev-add", export.blockdev(self._aio))
+                qmp.execute("block-export-add", export.export())
+            except QmpError as error:
+                raise Unhealthy(
+                    f"{export.name} cannot be exported", why=error.text, hint="see the storage daemon's journal"
+                ) from error
 
 
 def _exports(qmp: Qmp) -> frozenset[str]:

@@ -1,0 +1,91 @@
+"""The commands of a clone's later life, over the real API, with the model of the store below."""
+
+from pathlib import Path
+
+import pytest
+
+from appliance.cli.options import duration, parse_size
+from appliance.errors import InvalidInput
+from appliance.model import GIB, MIB
+from tests.unit.service_harness import IMAGE
+from tests.unit.test_cli import Appliance, appliance, image
+
+__all__ = ["appliance", "image"]
+
+
+@pytest.fixture
+def web(appliance: Appliance, image: Path) -> Appliance:
+    """An appliance with the clone ``web`` of ``debian-13@1``."""
+    appliance.json("template", "add", "debian-13", str(image))
+    appliance.json("clone", "create", "web", "-t", "debian-13")
+    return appliance
+
+
+def test_a_clone_is_leased_and_renewed(web: Appliance) -> None:
+    made = web.json("clone", "create", "ci", "-t", "debian-13", "--expires", "8h", "--count", "2")
+    assert [round(view["expires"] - view["created"]) for view in made] == [8 * 3600] * 2
+    assert web.json("clone", "renew", "ci-1", "--expires", "30m")["expires"] < made[0]["expires"]
+    assert web.json("clone", "renew", "ci-2", "--never")["expires"] is None
+    status, out, _ = web.run("clone", "show", "web")
+    assert (status, "expires:  never" in out) == (0, True)
+    for wrong in ((), ("--never", "--expires", "1h"), ("--expires", "soon")):
+        assert web.run("clone", "renew", "ci-1", *wrong)[0] == 3
+
+
+def test_a_clone_is_reset_resized_and_promoted(web: Appliance) -> None:
+    before = web.json("clone", "show", "web")
+    after = web.json("clone", "reset", "web")
+    assert after["device"] != before["device"]
+    assert {**after, "device": "", "qemu": []} == {**before, "device": "", "qemu": []}
+    assert web.json("clone", "resize", "web", "1G")["size"] == GIB
+    status, _, err = web.run("clone", "resize", "web", "4M")
+    assert (status, "cannot be made smaller" in err) == (3, True)
+    assert web.json("clone", "promote", "web")["ref"] == "debian-13@2"
+    status, out, _ = web.run("clone", "promote", "web", "--template", "golden")
+    assert (status, out) == (0, "clone web is template golden@1 now; the clone itself stays\n")
+
+
+def test_an_ephemeral_clone_needs_a_fast_pool(web: Appliance) -> None:
+    status, _, err = web.run("clone", "create", "quick", "-t", "debian-13", "--ephemeral")
+    assert status == 9
+    assert "there is no fast pool" in err
+
+
+def test_a_version_goes_with_its_last_clone(web: Appliance, image: Path) -> None:
+    web.json("template", "add", "debian-13", str(image))
+    status, _, err = web.run("template", "remove", "debian-13")
+    assert (status, "debian-13@1, debian-13@2" in err) == (7, True)
+    assert web.run("template", "remove", "debian-13@1")[0] == 6
+    status, out, _ = web.run("template", "remove", "debian-13@1", "--when-unused")
+    assert (status, out) == (0, "template debian-13@1 goes with the last of its clones\n")
+    assert "retired" in web.run("template", "list")[1]
+    web.json("clone", "remove", "web")
+    assert [view["ref"] for view in web.json("template", "list")] == ["debian-13@2"]
+
+
+def test_a_plan_is_shown_and_done(web: Appliance) -> None:
+    assert web.run("store", "reconcile")[1] == "catalog and kernel agree\n"
+    web.box.pool.deactivate(2)
+    for words in (("--dry-run",), ()):
+        assert "activate volume 2 of clone web" in web.run("store", "reconcile", *words)[1]
+    assert web.json("store", "reconcile", "--dry-run") == {"steps": [], "problems": []}
+    assert web.box.pool.path(2).read_bytes() == IMAGE
+
+
+def test_times_and_sizes() -> None:
+    assert [duration(text) for text in ("90s", "15m", "8h", "7d", "2w")] == [90, 900, 28800, 604800, 1209600]
+    assert [parse_size(text) for text in ("512", "512M", "40G", "1T", "3g")] == [
+        512, 512 * MIB, 40 * GIB, 1024 * GIB, 3 * GIB
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["", "8", "h", "0h", "-1h", "1.5h", "8 h", "8y"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="not a time"):
+        duration(text)
+
+
+@pytest.mark.parametrize("text", ["", "G", "0G", "-1G", "1.5G", "40 G", "40X", "40GB"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="not a size"):
+        parse_size(text)
