@@ -33,12 +33,17 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
+def command_of(words: list[str]) -> Any:
+    """The command that the first words call; None when there is none."""
+    return next((COMMANDS[tuple(words[:n])] for n in (3, 2, 1) if tuple(words[:n]) in COMMANDS), None)
+
+
 def unknown_commands(text: str) -> set[str]:
     """Commands of ``hatchery`` that the text shows in code and that do not exist."""
     code = re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL)
     found = set()
     for words in (match.group(1).split() for part in code for match in COMMAND.finditer(part)):
-        if tuple(words[:1]) not in COMMANDS and tuple(words[:2]) not in COMMANDS:
+        if command_of(words) is None:
             found.add(" ".join(words))
     return found
 
@@ -67,9 +72,8 @@ def test_every_command_is_described() -> None:
 
 def test_every_option_in_the_table_exists() -> None:
     for line in (ROOT / "docs/cli.md").read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"\| `hatchery ([a-z]+(?: [a-z]+)?)", line):
-            words = match.group(1).split()
-            command = COMMANDS.get(tuple(words)) or COMMANDS[tuple(words[:1])]
+        if match := re.match(r"\| `hatchery ([a-z]+(?: [a-z]+){0,2})", line):
+            command = command_of(match.group(1).split())
             known = {option for parameter in command.params for option in parameter.opts}
             assert {option.strip("`") for option in OPTION.findall(line.replace("`", " "))} <= known, line
 
