@@ -18,9 +18,9 @@ author:
   - Hatchery authors (@hatchery)
 options:
   cache_mode:
-    description: Mode of the cache.
+    description: Mode of the cache; C(writeback) takes two NVMe drives.
     type: str
-    choices: [writethrough]
+    choices: [writethrough, writeback]
     default: writethrough
   block_kib:
     description: Block size of the pool in KiB. Cannot be changed later.
@@ -107,7 +107,7 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
-            "cache_mode": {"type": "str", "choices": ["writethrough"], "default": "writethrough"},
+            "cache_mode": {"type": "str", "choices": ["writethrough", "writeback"], "default": "writethrough"},
             "block_kib": {"type": "int", "default": 64},
             "state_size": {"type": "str", "default": ""},
             "reserve_percent": {"type": "int", "default": 5},
