@@ -55,7 +55,7 @@ class Drives:
         end = time.monotonic() + patience
         for path in asked:
             self._asking[path].join(max(0.0, end - time.monotonic()))
-        return frozenset(path for path in asked if self._asking[path].is_alive() or not self._answered[path])
+        return frozenset(path for path in asked if not self._answered[path])
 
     def _keep(self, path: str) -> None:
         self._answered[path] = self._ask(path)
