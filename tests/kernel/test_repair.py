@@ -7,6 +7,8 @@ from tests.kernel.lab import InsideError, Lab
 
 MIB = 8
 TEMPLATE, CLONE, LATE = 1, 2, 3
+PATIENCE = 400
+"""Seconds for a repair: thin_repair reads every block of the metadata when it has lost its roots."""
 
 
 def fill(lab: Lab) -> dict[int, str]:
@@ -33,7 +35,7 @@ def refused(lab: Lab) -> str:
 
 
 def repair(lab: Lab, *options: str) -> str:
-    return lab.run(["hatchery-store", "repair", *options], timeout=120).stdout
+    return lab.run(["hatchery-store", "repair", *options], timeout=PATIENCE).stdout
 
 
 def test_a_destroyed_superblock_is_repaired_on_a_second_word_and_a_copy_is_kept(store: Lab) -> None:
@@ -76,7 +78,7 @@ def test_metadata_that_is_all_zeros_is_not_taken_for_a_new_pool(store: Lab) -> N
     store.call(rescue.blank, 64)
     store.run(["hatchery-store", "down"])
     assert "gone" in refused(store)
-    with_repair = store.run(["hatchery-store", "repair", "--yes"], check=False, timeout=120)
+    with_repair = store.run(["hatchery-store", "repair", "--yes"], check=False, timeout=PATIENCE)
     assert with_repair.returncode == 2
     assert "--from-dump" in with_repair.stderr
     refused(store)
@@ -94,7 +96,7 @@ def test_a_repair_that_is_cut_off_goes_on(store: Lab) -> None:
     store.call(rescue.damage, 0, 1)
     store.call(rescue.forget_clean_stop)
     with pytest.raises(InsideError, match="cut off here"):
-        store.call(rescue.repair_cut_off)
+        store.call(rescue.repair_cut_off, timeout=PATIENCE)
     store.restart()
     assert "was cut off" in refused(store)
     assert "going on with that" in repair(store)
@@ -120,7 +122,7 @@ def test_a_copy_that_does_not_fit_goes_elsewhere(store: Lab) -> None:
     store.call(rescue.damage, 0, 1)
     store.call(rescue.forget_clean_stop)
     store.call(rescue.fill_state, 4)
-    done = store.run(["hatchery-store", "repair", "--yes"], check=False, timeout=120)
+    done = store.run(["hatchery-store", "repair", "--yes"], check=False, timeout=PATIENCE)
     assert done.returncode == 2
     assert "--copy-to" in done.stderr
     store.run(["mkdir", "-p", "/run/elsewhere"])
