@@ -3,8 +3,10 @@
 import random
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import pytest
 
@@ -48,9 +50,16 @@ class Power:
         """Find out which changes each operation consists of, by doing it once."""
         found = self.lab.call(crash.points, operations, timeout=LIFE)
         for name, seen in found.items():
-            self.changes[name] = [Change(number, *change) for number, change in enumerate(seen, 1)]
-            for change in self.changes[name]:
-                print(f"{name} {change.number:3} {'lasting' if change.lasting else '       '} {change.label}")
+            self._note(name, seen)
+
+    def learn_start(self) -> None:
+        """Find out which changes the start consists of that puts right what the last cut left."""
+        self._note("start", self._result(self.lab.begin_call(crash.start_points, timeout=LIFE)))
+
+    def _note(self, name: str, seen: list[list[Any]]) -> None:
+        self.changes[name] = [Change(number, *change) for number, change in enumerate(seen, 1)]
+        for change in self.changes[name]:
+            print(f"{name} {change.number:3} {'lasting' if change.lasting else '       '} {change.label}")
 
     def choose(self, operation: str, extent: Extent) -> list[int]:
         """The changes to cut after, by number. Those with equal words but for numbers count as one, unless all do."""
@@ -131,11 +140,10 @@ class Power:
             return False
         return True
 
-    def _call(self, function: object) -> object:
-        assert callable(function)
+    def _call(self, function: Callable[..., Any]) -> Any:
         return self._result(self.lab.begin_call(function, timeout=LIFE))
 
-    def _result(self, job: Job) -> object:
+    def _result(self, job: Job) -> Any:
         try:
             return job.result()
         except InsideError as error:

@@ -19,20 +19,50 @@ from tests.kernel.power import Extent, Power, seed
 IN_FULL = {"create", "batch", "remove", "reset", "resize", "promote", "import"}
 """The others are made of the same changes: they are cut once in each run."""
 
+REPEATED = [name for name, operation in OPERATIONS.items() if not operation.once]
+
 
 @pytest.fixture(scope="module")
 def power(tree: Path, prepared: Path, request: pytest.FixtureRequest) -> Iterator[Power]:
     with Lab(tree, prepared=prepared) as lab:
         lab.call(crash.furnish, timeout=240)
         power = Power(lab, seed(request.config))
-        power.learn(list(OPERATIONS))
+        power.learn(REPEATED)
         yield power
         power.end()
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", REPEATED)
 def test_every_change(power: Power, operation: str, request: pytest.FixtureRequest) -> None:
     extent = Extent.LASTING if operation in IN_FULL else Extent.ONE
     for number in power.choose(operation, Extent.ALL if request.config.getoption("run_all") else extent):
         power.cut(operation, number)
     power.verify()
+
+
+def test_the_recovery_itself(power: Power, request: pytest.FixtureRequest) -> None:
+    batch = [change.number for change in power.changes["batch"] if change.lasting]
+    power.cut("batch", batch[-2])
+    power.learn_start()
+    for number in power.choose("start", Extent.ALL if request.config.getoption("run_all") else Extent.ONE):
+        power.cut("batch", batch[-2])
+        assert power.cut_start(number)
+    power.verify()
+
+
+@pytest.mark.parametrize("operation", [name for name, operation in OPERATIONS.items() if operation.once])
+def test_what_is_done_once(tree: Path, prepared: Path, operation: str, request: pytest.FixtureRequest) -> None:
+    with Lab(tree, prepared=prepared) as lab:
+        lab.call(crash.furnish, timeout=240)
+        lab.call(crash.finish, timeout=240)
+        lab.poweroff()
+        furnished = lab.save(lab.folder / "furnished")
+        lab.start()
+        found = Power(lab, seed(request.config))
+        found.learn([operation])
+        everything = request.config.getoption("run_all")
+        for number in found.choose(operation, Extent.ALL if everything else Extent.LASTING):
+            with Lab(tree, prepared=furnished) as another:
+                power = Power(another, found.seed)
+                power.cut(operation, number)
+                power.verify()

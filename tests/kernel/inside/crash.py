@@ -61,9 +61,16 @@ def cut_start(number: int) -> int:
     """As ``cut``, of the start itself: of the store and of the service that finds what the last life left."""
     seen = Points(number)
     with seen.watch():
-        box = _box()
-        box.begin()
+        _box().begin()
     return len(seen.seen)
+
+
+def start_points() -> list[list[Any]]:
+    """Start what the last life left, and return the changes that this consists of, as ``points`` does."""
+    seen = Points()
+    with seen.watch():
+        _box().begin()
+    return [[point.label, point.lasting] for point in seen.seen]
 
 
 def storm(seed: int) -> None:
@@ -73,7 +80,7 @@ def storm(seed: int) -> None:
     with _load(box):
         _DONE.write_text("0", encoding="ascii")
         for count in range(1, 1_000_000):
-            _run(box, dice.choice(list(OPERATIONS)), Points())
+            _run(box, dice.choice([name for name, each in OPERATIONS.items() if not each.once]), Points())
             _DONE.write_text(str(count), encoding="ascii")
 
 

@@ -14,18 +14,19 @@ from appliance import config
 from appliance.catalog import Clone
 from appliance.config import Paths
 from appliance.daemon import make_service
-from appliance.host import thin
+from appliance.host import block, thin
 from appliance.host.dm_ioctl import Target
 from appliance.model import KIB, MIB, SECTOR, Access, CloneKind, CloneState, PoolName, TemplateState
 from appliance.run import Runner
 from appliance.schema import CloneCreate, PathSource, TemplateCreate
 from appliance.service.operations import Job
-from appliance.store import metadata, names, start
+from appliance.store import capacity, metadata, names, start
+from appliance.store.durable import DATA
 from appliance.store.machine import Machine
 from tests.kernel.inside.nbd_client import NbdClient
 
 State: TypeAlias = dict[str, Any]
-"""``{"templates": {NAME: [DIGEST of each version]}, "clones": {NAME: {...}}}``; plain JSON."""
+"""``{"templates": {NAME: [DIGEST of each version]}, "clones": {NAME: {...}}, "reserve": ...}``; plain JSON."""
 
 SIZE = 2 * MIB
 LOAD = "load"
@@ -72,7 +73,9 @@ class Box:
                 self._digests[template.thin_id] = digest(_read(device, template.size))
             templates.setdefault(template.name, []).append(self._digests[template.thin_id])
         clones = {clone.name: self._clone(clone) for clone in catalog.clones()}
-        return {"templates": templates, "clones": clones}
+        total = self.service.core.pool.status().data_total
+        held = capacity.held_back(block.get(self.machine.dm.path(DATA)).size, 64 * KIB, total)
+        return {"templates": templates, "clones": clones, "reserve": "held" if held else "released"}
 
     def _clone(self, clone: Clone) -> dict[str, Any]:
         origin = self.service.core.catalog.template_of_id(clone.template)

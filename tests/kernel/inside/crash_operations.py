@@ -26,6 +26,8 @@ class Operation:
     run: Callable[[Box], object]
     after: Callable[[State], None]
     settle: Callable[[Box], None] = lambda _: None
+    once: bool = False
+    """It cannot be undone, so each cut needs disks of its own."""
 
 
 def _made(state: State, name: str, *, template: str = "base", **more: Any) -> None:
@@ -198,6 +200,9 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "last-clone": Operation(_last_clone, lambda box: box.drop("heir"), _without("heir", "retired")),
     "gc": Operation(_garbage, _collect, lambda _: None, settle=_collect),
+    "reserve": Operation(
+        lambda _: None, lambda box: box.service.release_reserve(), lambda s: s.update(reserve="released"), once=True
+    ),
     "lease": Operation(_lease_ended, lambda box: box.service.life.end_leases(), _gone("leased")),
 }
 """By name. A new operation of the product is one more line here."""

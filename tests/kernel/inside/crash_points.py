@@ -23,6 +23,7 @@ from appliance.host.dm import Dm
 from appliance.host.dm_ioctl import Answer, Command
 from appliance.host.qmp import Qmp
 from appliance.images.volume import VolumeWriter
+from tests.kernel.inside.agent import write_whole
 
 REACHED = Path("/lab/reached")
 """Appears when the point to cut at is reached: the host then ends the machine."""
@@ -37,7 +38,7 @@ _CHANGES = frozenset(
         Command.TARGET_MSG,
     }
 )
-_LASTING = ("create_thin", "create_snap", "delete", "set_transaction_id")
+_LASTING = ("create_thin", "create_snap", "delete", "set_transaction_id", "resume hatchery-pool")
 _QMP = ("blockdev-add", "blockdev-del", "block-export-add", "block-export-del")
 _BLKDISCARD = 0x1277
 
@@ -64,7 +65,7 @@ class Points:
             self.seen.append(Point(label, lasting))
             if len(self.seen) != self.cut:
                 return
-        REACHED.write_text(label, encoding="utf-8")
+        write_whole(REACHED, label)
         threading.Event().wait()
 
     @contextmanager
@@ -100,7 +101,7 @@ class Points:
         def watched(dm: Dm, command: Command, request: bytearray, what: str) -> Answer:
             answer = do(dm, command, request, what)
             if command in _CHANGES:
-                self.passed(what, command is Command.TARGET_MSG and any(word in what for word in _LASTING))
+                self.passed(what, any(word in what for word in _LASTING))
             return answer
 
         return watched
