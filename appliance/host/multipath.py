@@ -6,6 +6,7 @@ Source: ``multipath_status`` and ``multipath_message`` in ``drivers/md/dm-mpath.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from appliance.errors import CannotTell
 from appliance.host.dm import DeviceNumber, Dm, Target
@@ -80,3 +81,9 @@ def _only(targets: tuple[Target, ...], name: str) -> Target:
     if len(targets) != 1 or targets[0].kind != KIND:
         raise CannotTell(f"{name} is not a retry layer", why="; ".join(map(str, targets)) or "it has no table")
     return targets[0]
+
+
+def retry_table(device: Path, length: int) -> Target:
+    """The retry layer over ``device``, of ``length`` sectors: dm-multipath with one path, in bio mode (rule 7)."""
+    params = f"3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 {device} 1"
+    return Target(0, length, KIND, params)

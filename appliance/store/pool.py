@@ -17,7 +17,7 @@ from typing import Self
 
 from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.fence import Fence
-from appliance.host import block, dm_stats, thin
+from appliance.host import block, dm_stats, multipath, thin
 from appliance.host.dm import Dm, Slot, Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import MIB, SECTOR, Access
@@ -228,7 +228,7 @@ class Pool:
         """The clone's device to export: its retry layer (rule 7), with a latency histogram on it."""
         below = self._activate(Layer.THIN, thin_id, size, Access.READ_WRITE)
         name = names.layer(Layer.CLONE, thin_id)
-        path = self._ensure(name, retry_table(below, _sectors(size)), Access.READ_WRITE)
+        path = self._ensure(name, multipath.retry_table(below, _sectors(size)), Access.READ_WRITE)
         dm_stats.create(self._dm, name)
         return path
 
@@ -376,12 +376,6 @@ class Pool:
             return emptying.discard(path, size, go_on)
         finally:
             self._dm.remove(names.layer(layer, thin_id), deadline=_CLOSE_DEADLINE)
-
-
-def retry_table(device: Path, length: int) -> Target:
-    """The retry layer over ``device``, of ``length`` sectors: dm-multipath with one path, in bio mode (rule 7)."""
-    params = f"3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 {device} 1"
-    return Target(0, length, "multipath", params)
 
 
 def _only(targets: tuple[Target, ...], kind: str, name: str) -> Target:
