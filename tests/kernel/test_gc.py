@@ -92,15 +92,3 @@ def test_orphans_are_told_with_their_bytes_and_go_when_an_operator_asks(daemon: 
     assert lab.call(inside.collect) == "2 volume(s) given back"
     assert lab.call(inside.used) == before
     assert lab.call(service.status)["problems"] == []
-
-
-def test_a_power_cut_while_a_large_volume_is_emptied_loses_no_block(daemon: Daemon) -> None:
-    lab = daemon.lab
-    before = lab.call(inside.used)
-    lab.call(inside.orphan, 4711, LARGE)
-    full = lab.call(inside.used)["durable"]
-    lab.begin_call(inside.collect)
-    lab.call(inside.wait_shrinking, full)
-    daemon.power_cut()
-    lab.call(inside.collect)
-    assert lab.call(inside.used) == before

@@ -68,8 +68,3 @@ def collect_leases() -> None:
         return False
 
     wait.until(ended, "a lease to end", deadline=40, interval=0.2)
-
-
-def wait_shrinking(blocks: int) -> None:
-    """Wait until the durable pool uses less than that."""
-    wait.until(lambda: used()["durable"] < blocks, "the collector's first piece", deadline=60, interval=0)
