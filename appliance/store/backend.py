@@ -171,7 +171,7 @@ def plan(wanted: BackendConfig, wipe: frozenset[str], found: Backend, meta_bytes
         return (*_plan_growth(wanted, wipe, found, ours), *(() if _partitioned(found, array_uuid) else (make,)))
     if found.array is None or not found.array.running:
         steps.append(AssembleBackend(array_uuid, members))
-    inside = {member.name for member in found.array.members} if found.array and found.array.running else None
+    inside = _inside(found.array) if found.array and found.array.running else None
     for disk in found.disks:
         if disk not in ours:
             steps += [*disks.take(disk, wipe), RejoinBackend(disk.path)]
@@ -327,9 +327,20 @@ def plan_start(wanted: BackendConfig, members: dict[str, md.Superblock], array: 
     chosen = max(counted, key=lambda own: sum(found.uuid == own for found in ours.values()))
     own = tuple(path for path in wanted.disks if path in ours and ours[path].uuid == chosen)
     if array is not None and array.running:
-        inside = {member.name for member in array.members}
-        return tuple(RejoinBackend(path) for path in own if Path(path).resolve().name not in inside)
+        inside = _inside(array)
+        return tuple(RejoinBackend(path) for path in own if _kernel_name(path) not in inside)
     return (AssembleBackend(chosen, own),)
+
+
+def _inside(array: Array) -> frozenset[str]:
+    """Kernel names of the members that the array uses or is about to: one that failed has to be taken in again."""
+    return frozenset(member.name for member in array.members if "faulty" not in member.state)
+
+
+def _kernel_name(path: str) -> str:
+    """What the kernel calls a disk; a node of device-mapper, such as a multipath disk's, may have another name."""
+    device = block.find(path)
+    return device.name if device is not None else Path(path).resolve().name
 
 
 def observe_start(wanted: BackendConfig) -> tuple[dict[str, md.Superblock], Array | None]:

@@ -8,7 +8,7 @@ import pytest
 from appliance.config import BackendConfig, RaidLevel
 from appliance.errors import NoSpace, NotReady, Refused
 from appliance.host.block import Signature
-from appliance.host.md import Superblock
+from appliance.host.md import Array, Superblock
 from appliance.host.partitions import Partition, Table
 from appliance.model import GIB, KIB, MIB
 from appliance.store import backend, grow, names
@@ -81,6 +81,19 @@ def test_a_replaced_disk_is_taken_in() -> None:
 def test_a_member_that_was_away_is_taken_back() -> None:
     found = backend_of(*members_of(), array=array("md127", "a", "b", degraded=1), table=Table(GUID, 0, GIB, ()))
     assert plan_backend(found) == ["RejoinBackend"]
+
+
+def test_a_member_that_failed_and_answers_again_is_taken_back() -> None:
+    def failed(*kernel_names: str) -> Array:
+        found = array("md127", *kernel_names, degraded=1)
+        *working, last = found.members
+        return replace(found, members=(*working, replace(last, state=frozenset({"faulty"}), slot=None)))
+
+    found = backend_of(*members_of(), array=failed("a", "b", "c"), table=Table(GUID, 0, GIB, ()))
+    assert plan_backend(found) == ["RejoinBackend"]
+    nodes = [path.rpartition("/")[2] for path in BACKEND.disks]
+    steps = backend.plan_start(BACKEND, dict.fromkeys(BACKEND.disks, member()), failed(*nodes))
+    assert steps == (backend.RejoinBackend(BACKEND.disks[2]),)
 
 
 def test_a_foreign_disk_among_them_is_refused() -> None:
