@@ -23,7 +23,7 @@ class Extent(Enum):
     """After which changes of an operation the power is cut."""
 
     ALL = "all"
-    LASTING = "those that last, and now and then one of the others"
+    LASTING = "those that last"
     ONE = "one of those that last"
 
 
@@ -70,11 +70,8 @@ class Power:
         for change in changes:
             kinds.setdefault(re.sub(r"[0-9]+", "N", change.label), []).append(change)
         dice = random.Random(f"{self.seed} {operation}")
-        chosen = [dice.choice(same) for same in kinds.values()]
-        lasting = [change.number for change in chosen if change.lasting]
-        if extent is Extent.ONE:
-            return [dice.choice(lasting)]
-        return sorted([*lasting, *(change.number for change in dice.sample(chosen, 1) if not change.lasting)])
+        lasting = sorted(one.number for one in map(dice.choice, kinds.values()) if one.lasting)
+        return [dice.choice(lasting)] if extent is Extent.ONE else lasting
 
     def cut(self, operation: str, number: int) -> None:
         """Recover from the last cut, check, begin an operation and cut the power after its change ``number``."""
