@@ -155,6 +155,8 @@ class ActivateFast:
         """Make them; from here on the shutdown counts as not clean. What was made goes again when it fails."""
         found = ours(areas(machine))
         first = _header(found[0])
+        # First of all, lest a growth that was cut off leave a header that makes do with too few partitions.
+        _settle(found, fresh=first.fresh)
         marks.remove(machine.config.paths.state / _CLEAN)
         try:
             machine.dm.create(DATA, names.uuid(DATA), data_table(found))
@@ -162,10 +164,43 @@ class ActivateFast:
         except HatcheryError:
             stop(machine)
             raise
-        for area in found:
-            header = _header(area)
-            if header.fresh:
-                fast_header.write(Path(area.device), replace(header, fresh=False))
+        _settle(found)
+
+
+@dataclass(frozen=True, slots=True)
+class GrowFast:
+    """Take blank partitions, those of a drive that was added, into the pool, while it is in use or not.
+
+    Without any it only sets the headers right.
+    """
+
+    areas: tuple[Area, ...]
+
+    def describe(self) -> Description:
+        """What it does."""
+        detail = f"by {', '.join(area.device for area in self.areas)}" if self.areas else "set its headers right"
+        return Description("grow", POOL, detail)
+
+    def apply(self, machine: Machine) -> None:
+        """Write the new headers, then the old ones, then give the running pool its space. Cut off, it goes on later."""
+        before = ours(areas(machine))
+        for header, area in zip(further(before, self.areas), self.areas, strict=True):
+            fast_header.write(Path(area.device), header)
+        found = ours(areas(machine))
+        _settle(found)
+        if machine.dm.find(POOL) is not None:
+            machine.dm.reload(META, metadata_table(found))
+            machine.dm.reload(DATA, data_table(found))
+            machine.dm.reload(POOL, [table(machine, found)])
+
+
+def _settle(found: Sequence[Area], *, fresh: bool = False) -> None:
+    """Make all headers of a pool say of how many partitions it is, and whether it ever ran."""
+    for area in found:
+        header = _header(area)
+        settled = replace(header, count=len(found), fresh=fresh)
+        if header != settled:
+            fast_header.write(Path(area.device), settled)
 
 
 def stop(machine: Machine) -> None:
@@ -187,6 +222,15 @@ def headers(found: Sequence[Area], block_bytes: int, identity: str) -> tuple[Hea
     return tuple(
         Header(identity, area.guid, index, len(found), metadata_bytes(area.size), block_bytes, fresh=True)
         for index, area in enumerate(found)
+    )
+
+
+def further(before: Sequence[Area], added: Sequence[Area]) -> tuple[Header, ...]:
+    """The headers of partitions that are added to a pool."""
+    first, count = _header(before[0]), len(before) + len(added)
+    return tuple(
+        replace(first, guid=area.guid, index=len(before) + place, count=count, metadata=metadata_bytes(area.size))
+        for place, area in enumerate(added)
     )
 
 
@@ -234,10 +278,17 @@ def _concatenated(runs: Sequence[tuple[str, int, int]]) -> tuple[Target, ...]:
 
 
 def plan(found: Fast, making: Making, block_bytes: int) -> StoreSteps:
-    """The steps that bring the fast pool up; none when it runs or cannot be. Raises NotReady, Refused."""
-    if found.mode in (PoolMode.READ_WRITE, PoolMode.OUT_OF_DATA_SPACE):
-        return ()
+    """The steps that bring the fast pool up, with all drives in it; none when there can be none.
+
+    Raises NotReady, Refused.
+    """
     usable = tuple(area for area in found.areas if area.size >= SMALLEST)
+    blank = tuple(area for area in usable if area.blank)
+    added = tuple(area for area in blank if area.header is None)
+    growing: StoreSteps = (GrowFast(added),) if added and making is Making.ALLOWED else ()
+    if found.mode in (PoolMode.READ_WRITE, PoolMode.OUT_OF_DATA_SPACE):
+        # A header that still calls a running pool fresh: whoever started it was cut off.
+        return (GrowFast(()),) if blank != added and not growing else growing
     if not usable:
         return ()
     foreign = next((area for area in usable if area.foreign), None)
@@ -245,14 +296,14 @@ def plan(found: Fast, making: Making, block_bytes: int) -> StoreSteps:
         raise Refused(f"{foreign.device} cannot hold the fast pool", why=foreign.foreign, hint=_RECREATE)
     stopping: StoreSteps = (StopFast(),) if found.devices else ()
     starting: StoreSteps = (ActivateMetadata(), ActivateFast())
-    if all(area.blank for area in usable):
+    if blank == usable:
         if making is Making.FORBIDDEN or len(found.areas) < found.drives:
             return ()
         return (*stopping, CreateFast(usable, block_bytes), *starting)
     identity = _header(ours(usable)[0]).identity
     if identity != found.clean:
         starting = (starting[0], CheckFast(), *starting[1:])
-    return (*stopping, *starting)
+    return (*stopping, *starting, *growing)
 
 
 def plan_anew(found: Fast, block_bytes: int) -> StoreSteps:

@@ -1,9 +1,10 @@
 """The fast pool: what ephemeral clones promise (the stories are in inside/ephemeral.py), and what becomes of them."""
 
+from pathlib import Path
 from typing import Any
 
 from tests.kernel.inside import ephemeral, setup, volumes
-from tests.kernel.lab import Lab
+from tests.kernel.lab import SECOND_NVME, Lab, Options
 from tests.kernel.test_store_start import AWAY, replace_disk, up
 
 STORIES = (
@@ -100,3 +101,30 @@ def test_damaged_metadata_is_not_thrown_away_silently(store: Lab) -> None:
     store.run(["hatchery-store", "recreate-fast", "--lose-ephemeral-clones"])
     assert store.call(ephemeral.identity) not in ("", identity)
     assert problems(store) == ""
+
+
+def test_a_second_drive_makes_the_pool_larger_while_it_is_used_and_is_missed_then(tree: Path, prepared: Path) -> None:
+    with Lab(tree, Options(nvme_count=2), prepared=prepared) as lab:
+        up(lab)
+        before = fill(lab)
+        pool = lab.call(volumes.health)["fast"]
+        for part in ("nvme", "backend", "store"):
+            lab.call(setup.part, part, timeout=180)
+        grown = lab.call(volumes.health)["fast"]
+        assert grown["data_total"] > 1.5 * pool["data_total"]
+        assert grown["metadata_total"] > 1.5 * pool["metadata_total"]
+        assert digest(lab) == before
+        path = lab.call(ephemeral.enlarge, OTHER, 900, TEMPLATE, MIB)
+        count = pool["data_total"] // (4 << 20) + 8
+        lab.run(["dd", "if=/dev/zero", f"of={path}", "bs=4M", f"count={count}", "oflag=direct"], timeout=180)
+        assert lab.call(ephemeral.used) > pool["data_total"], "the new space is used"
+        lab.restart()
+        up(lab)
+        assert digest(lab) == before
+        assert lab.call(volumes.health)["fast"]["data_total"] == grown["data_total"]
+
+        replace_disk(lab, SECOND_NVME)
+        up(lab)
+        assert lab.call(volumes.health)["fast"] is None
+        assert "not whole" in problems(lab)
+        assert lab.call(volumes.make_clone, 9, TEMPLATE, MIB), "durable clones still work"

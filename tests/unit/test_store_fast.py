@@ -89,6 +89,24 @@ def test_a_pool_is_made_on_blank_partitions_by_setup_alone() -> None:
     assert verbs(fast.plan(Fast(1, (fresh,)), Making.ALLOWED, BLOCK))[0] == "CreateFast"
     # One of two drives is away: wait for it.
     assert fast.plan(Fast(2, (BLANK,)), Making.ALLOWED, BLOCK) == ()
+    # It runs, but whoever started it was cut off before the header said so.
+    for making in Making:
+        running = Fast(1, (fresh,), PoolMode.READ_WRITE, devices=True)
+        assert fast.plan(running, making, BLOCK) == (fast.GrowFast(()),)
+
+
+def test_a_drive_that_is_added_is_taken_in_by_setup_alone() -> None:
+    added = replace(SECOND, header=None)
+    running = Fast(2, (AREA, added), PoolMode.READ_WRITE, devices=True)
+    assert fast.plan(running, Making.ALLOWED, BLOCK) == (fast.GrowFast((added,)),)
+    assert fast.plan(running, Making.FORBIDDEN, BLOCK) == ()
+    stopped = Fast(2, (AREA, added), clean="pool-1")
+    assert verbs(fast.plan(stopped, Making.ALLOWED, BLOCK)) == ["ActivateMetadata", "ActivateFast", "GrowFast"]
+    assert verbs(fast.plan(stopped, Making.FORBIDDEN, BLOCK)) == ["ActivateMetadata", "ActivateFast"]
+    (header,) = fast.further([AREA], [added])
+    assert header == replace(HEADER, guid="guid-b", index=1, count=2)
+    # Cut off after the new header, it is a pool of two whatever the old header says.
+    assert fast.ours([AREA, replace(added, header=header)])[1].guid == "guid-b"
 
 
 def test_a_pool_that_is_there_is_started_and_checked_unless_it_was_left_clean() -> None:

@@ -268,3 +268,10 @@ def ids() -> list[int]:
 def used() -> int:
     """Bytes of data that the pool has given out."""
     return fast().status().data_used
+
+
+def enlarge(thin_id: int, mib: int, template: int, template_mib: int) -> str:
+    """Activate a clone with another size; returns its device."""
+    pool = fast()
+    pool.deactivate(thin_id)
+    return str(pool.activate_ephemeral(thin_id, mib * MIB, origin(template, template_mib)))
