@@ -236,6 +236,7 @@ class Interleavings(RuleBasedStateMachine):
         else:
             del self.templates[ref]
 
+    @precondition(lambda self: self.clones)
     @rule()
     def collect(self) -> None:
         """A collection changes nothing when there is no garbage."""
@@ -265,6 +266,14 @@ class Interleavings(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Compare everything, remove everything: all space is back."""
+        try:
+            self._compare_all()
+        finally:
+            # After a failure too: the next example, or the same one again, begins where this one did.
+            self._clear()
+        self.space_is_exact()
+
+    def _compare_all(self) -> None:
         for name, clone in self.clones.items():
             if clone.attached:
                 self._compare(name)
@@ -272,13 +281,15 @@ class Interleavings(RuleBasedStateMachine):
                 assert self.box.content(name) == bytes(clone.content), name
         for ref, template in self.templates.items():
             assert self.box.template_content(ref) == bytes(template.content), ref
-        for name in list(self.clones):
-            self.box.drop(name)
-            self._forget(name)
-        for ref in [ref for ref in self.templates if ref != BASE]:
-            self.box.service.templates.remove(ref)
-            del self.templates[ref]
-        self.space_is_exact()
+
+    def _clear(self) -> None:
+        catalog = self.box.service.core.catalog
+        for clone in catalog.clones():
+            self.box.drop(clone.name)
+        for template in catalog.templates():
+            if template.ref != BASE:
+                self.box.service.templates.remove(template.ref)
+        self.clones, self.templates = {}, {BASE: self.templates[BASE]}
 
 
 def imported(content: bytes) -> Volume:
