@@ -224,8 +224,17 @@ def observe(machine: Machine) -> Durable:
         pool=machine.dm.find(POOL) is not None,
         used=mounted is not None and ((target / _USED).exists() or machine.config.paths.catalog.exists()),
         repairing=mounted is not None and (target / REPAIRING).exists(),
-        gained=(_length(data_targets(machine)) - _length(machine.dm.table(DATA))) * SECTOR if data is not None else 0,
+        gained=_gained(machine) if data is not None else 0,
     )
+
+
+def _gained(machine: Machine) -> int:
+    try:
+        wanted = data_targets(machine)
+    except NotReady:
+        # A growth has got as far as the new partition: the cache comes before the pool.
+        return 0
+    return (_length(wanted) - _length(machine.dm.table(DATA))) * SECTOR
 
 
 def _length(targets: Iterable[Target]) -> int:
