@@ -32,7 +32,7 @@ Figures = Mapping[str, Mapping[str, Sequence[float]]]
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Arguments of this bench."""
-    parser.add_argument("--runs", type=int, default=15, help="how many clones to make and remove (default: 15)")
+    parser.add_argument("--runs", type=int, default=30, help="how many clones to make and remove (default: 30)")
     parser.add_argument("--starts", type=int, default=6, help="how many starts with each number of clones (default: 6)")
     parser.add_argument("--turns", type=int, default=7, help="how many runs of fio on each device (default: 7)")
     parser.add_argument("--seconds", type=int, default=2, help="how long a run of fio measures (default: 2)")
@@ -119,17 +119,17 @@ def rows(clones: Figures, disks: Figures) -> tuple[Row, ...]:
         ),
         Row(
             "lvcreate_1000_over_clone_create_1000",
-            ratio(many["lvcreate"], many["create"]),
+            ratio(many["lvcreate"], many["create_beside_lvm"]),
             "ratio",
             "`lvcreate -s` of a thin volume with 1,000 thin snapshots in its pool, not activated, without udev, backup"
             " and archive, on a disk of its own, taking turns with our creation above (its process included: LVM has"
             " no service)",
             at_least(10),
-            {"lvcreate, s": many["lvcreate"], "clone, s": many["create"]},
+            {"lvcreate, s": many["lvcreate"], "clone, s": many["create_beside_lvm"]},
         ),
         Row(
             "lvm_nothing_over_clone_create_1000",
-            ratio(many["lvm_nothing"], many["create"]),
+            ratio(many["lvm_nothing"], many["create_beside_lvm"]),
             "ratio",
             "the part of the figure above that is LVM's start alone: `lvm version` over our creation",
             None,

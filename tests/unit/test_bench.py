@@ -1,6 +1,7 @@
 """Benches: verdicts, table, JSON, page, and rows from what was measured."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ import pytest
 
 from bench import boots, store, suite
 from bench.report import Limit, Report, Row, at_least, at_most, number, paired, ratio
+from tests.kernel.inside import lvm
 
 SLOW = Row("slow", 1.3, "ratio", "how slow it is", at_most(1.2), {"many, s": [2.6, 1.3, 5.2], "few, s": [2.0, 1.0]})
 LIGHT = Row("light", 61.5, "MB", "how light it is", at_most(100))
 TOLD = Row("told", 3, "reads", "nothing is asked of it")
 REPORT = Report("things", {"host": "a machine", "taken": "today"}, (SLOW, LIGHT, TOLD))
+
+GROUP = Path(__file__).parents[1] / "data" / "lvm" / "2.03.31-vgcfgbackup.txt"
 
 DISKS = {
     "randwrite": {"raw": [100.0, 200.0, 100.0], "ephemeral": [90.0, 180.0, 10.0]},
@@ -27,6 +31,7 @@ def clones() -> dict[str, dict[str, list[float]]]:
     many = {
         **once,
         "create": [0.02, 0.022],
+        "create_beside_lvm": [0.02, 0.022],
         "startup": [6.0],
         "lvcreate": [0.3, 0.4],
         "lvm_nothing": [0.03],
@@ -159,3 +164,23 @@ def test_the_exit_status_tells_of_a_missed_figure(
     assert suite.main(["store", "--json", str(tmp_path / "out.json")]) == status
     assert len(json.loads((tmp_path / "out.json").read_text())["rows"]) == len(rows)
     assert ("slow is 1.3, held to <= 1.2" in capsys.readouterr().err) is (status == 1)
+
+
+def test_lvm_snapshots_are_copied_with_ids_of_their_own() -> None:
+    text = GROUP.read_text(encoding="utf-8")
+    made, before = lvm.with_snapshots(text, 3)
+    assert before == 2
+    assert re.findall(r"^\t\t(snap\d+) \{", made, re.MULTILINE) == ["snap1", "snap2", "snap3", "snap4"]
+    assert re.findall(r"device_id = (\d+)", made) == ["1", "2", "3", "4", "5"]
+    # The pool's, one beyond the last; the volume's; those of the snapshots.
+    assert re.findall(r"transaction_id = (\d+)", made) == ["5", "0", "1", "2", "3", "4"]
+    names = re.findall(r'\bid = "(\w{6}(?:-\w{4}){5}-\w{6})"', made)
+    assert len(set(names)) == len(names) == len(re.findall(r'\bid = "', text)) + 3
+    assert made.replace("transaction_id = 5", "transaction_id = 2").startswith(
+        text[: text.index("\t\tlvol0_pmspare")][:-1]
+    )
+
+
+def test_lvm_metadata_without_a_snapshot_is_refused() -> None:
+    with pytest.raises(ValueError, match="no first thin snapshot"):
+        lvm.with_snapshots(GROUP.read_text(encoding="utf-8").replace("snap1", "other"), 3)

@@ -46,28 +46,37 @@ def everything(disk: str, runs: int, starts: int) -> dict[str, Any]:
     creations(found, 1, half[0])
     startups(found, FEW, half[1])
     startups(found, MANY, starts)
-    creations(found, MANY, half[0] * 2, disk)
+    creations(found, MANY, half[0] * 2)
+    beside_lvm(found, disk, half[0])
     startups(found, FEW, half[1])
     creations(found, 1, half[0])
     return found
 
 
-def creations(found: dict[str, Figures], present: int, runs: int, disk: str | None = None) -> None:
-    """Make a clone and remove it again, ``runs`` times, with ``present`` others there.
-
-    With a ``disk`` each turn makes and removes a snapshot with LVM, too.
-    """
+def creations(found: dict[str, Figures], present: int, runs: int) -> None:
+    """Make a clone and remove it again, ``runs`` times, with ``present`` others there."""
     with daemon(), connect() as api:
         reach(api, present)
         print(f"making and removing clones with {present} present", flush=True)
         # The first of each is not counted: it imports and compiles what the others find.
         for number in range(-1, runs):
             figures = {"create": _timed_create(api, "extra"), "remove": _timed_remove(api, "extra")}
-            if disk is not None:
-                figures |= {"lvcreate": lvm.snapshot(disk, "extra"), "lvremove": lvm.remove(disk, "extra")}
-                figures["lvm_nothing"] = lvm.nothing()
             if number >= 0:
                 note(found, present, figures)
+
+
+def beside_lvm(found: dict[str, Figures], disk: str, runs: int) -> None:
+    """Make and remove a clone and a snapshot of LVM's in turn, with many of both there."""
+    with daemon(), connect() as api:
+        reach(api, MANY)
+        print(f"making snapshots with LVM and clones with {MANY} present", flush=True)
+        for number in range(-1, runs):
+            figures = {"lvcreate": lvm.snapshot(disk, "extra"), "lvm_nothing": lvm.nothing()}
+            lvm.remove(disk, "extra")
+            figures["create_beside_lvm"] = _timed_create(api, "extra")
+            _timed_remove(api, "extra")
+            if number >= 0:
+                note(found, MANY, figures)
 
 
 def startups(found: dict[str, Figures], present: int, runs: int) -> None:
