@@ -68,6 +68,7 @@ def fill(site: Site) -> list[str]:
         site.vm.ssh(words, timeout=900)
 
 
+@pytest.mark.heavy
 def test_a_full_pool_pauses_a_guest_and_the_reserve_lets_it_go_on(site: Site, deployed: Play) -> None:
     if deployed.failed:
         pytest.fail(deployed.said)

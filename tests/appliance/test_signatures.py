@@ -71,6 +71,7 @@ def write(site: Site, clone: str, file: Path, folder: Path) -> None:
     site.runner.run(["qemu-io", "-f", "raw", "-c", f"write -s {image} 0 {image.stat().st_size}", "-c", "flush", uri])
 
 
+@pytest.mark.heavy
 def test_signatures_in_clones_trigger_nothing(site: Site, traps: list[str], tmp_path: Path) -> None:
     assert len(traps) >= 5
     before = seen(site)

@@ -130,6 +130,7 @@ def test_the_parity_log_is_switched_under_load(small: Lab) -> None:
     assert problems(lab) == ""
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("level", ["raid6", "raid10"])
 def test_other_levels_grow_too(tree: Path, level: str) -> None:
     with Lab(tree, Options(disk_count=5, disk_bytes=300 * MIB, nvme_bytes=900 * MIB)) as lab:
