@@ -23,12 +23,13 @@ from appliance.catalog.condition import Condition
 from appliance.catalog.recover import RestoredCatalog
 from appliance.config import Paths
 from appliance.errors import NotFound, NotReady, Refused
-from appliance.model import MIB, CloneKind, PoolName
+from appliance.model import MIB, SECTOR, CloneKind, PoolName
 from appliance.rescue import backup, bundle, dump, stream
 from appliance.rescue.bundle import Backup
 from appliance.rescue.dump import Volume
-from appliance.store import durable, fast, marks, metadata
+from appliance.store import durable, fast, marks, metadata, names
 from appliance.store.machine import Machine
+from appliance.store.names import Layer
 from appliance.store.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -74,11 +75,18 @@ class Findings:
 
 
 def judge(
-    known: Sequence[Known], volumes: Mapping[int, Volume], in_fast: Iterable[int] | None, block_bytes: int
+    known: Sequence[Known],
+    volumes: Mapping[int, Volume],
+    in_fast: Iterable[int] | None,
+    block_bytes: int,
+    active: Mapping[int, int],
 ) -> Findings:
-    """Compare. ``volumes`` are those of the durable pool; ``in_fast`` is None while the fast pool is not there."""
+    """Compare. ``volumes`` are those of the durable pool; ``in_fast`` is None while the fast pool is not there.
+
+    ``active`` are the sizes of volumes that have a device now: that is exact, while metadata knows what is mapped.
+    """
     ids = {each.thin_id for each in known}
-    names = {each.name.partition("@")[0] for each in known}
+    taken = {each.name.partition("@")[0] for each in known}
     sizes = {each.thin_id: each.size for each in known if each.template is None}
     unknown = [volumes[thin_id] for thin_id in sorted(set(volumes) - ids)]
     templates = [volumes[thin_id] for thin_id in sizes if thin_id in volumes]
@@ -87,12 +95,13 @@ def judge(
     for volume in sorted(unknown, key=lambda each: (each.created, each.thin_id)):
         origin = dump.origin_of(volume, templates)
         size = max(volume.end * block_bytes, MIB)
+        if origin is not None:
+            size = max(size, sizes[origin.thin_id])
+        size = active.get(volume.thin_id, size)
         if origin is None:
             templates.append(volume)
             sizes[volume.thin_id] = size
-        else:
-            size = max(size, sizes[origin.thin_id])
-        name = _free(f"recovered-{volume.thin_id}", names)
+        name = _free(f"recovered-{volume.thin_id}", taken)
         adopted.append(Adopted(volume.thin_id, name, size, origin.thin_id if origin else None))
     fast_ids = None if in_fast is None else set(in_fast)
     found = {PoolName.DURABLE: set(volumes), PoolName.FAST: fast_ids}
@@ -197,12 +206,16 @@ def fit(machine: Machine, draft: Path) -> Findings:
         catalog.settle(ids | (in_fast or frozenset()))
         catalog.spare_leases(now + LEASE_GRACE)
         known = _known(catalog)
-        findings = judge(known, _volumes(machine, known), in_fast, pool.block_bytes)
+        findings = judge(known, _volumes(machine, known), in_fast, pool.block_bytes, _active(machine))
         for volume in findings.adopted:
             if volume.template is None:
                 catalog.adopt_template(volume.thin_id, volume.name, volume.size, now)
             else:
                 catalog.adopt_clone(volume.thin_id, volume.name, volume.template, volume.size, now)
+        for clone in catalog.clones():
+            if clone.name in findings.missing:
+                # Nobody can be served it, and a client that lacks one of its clones must not lack the others.
+                catalog.set_clone_client(clone.thin_id, None)
         catalog.skip_thin_ids(max((*ids, *(in_fast or ())), default=0))
         catalog.set_transaction_id(pool.status().transaction_id)
         if fast_pool is not None:
@@ -219,6 +232,16 @@ def _known(catalog: RestoredCatalog) -> list[Known]:
         pool = PoolName.FAST if clone.kind is CloneKind.EPHEMERAL else PoolName.DURABLE
         known.append(Known(clone.thin_id, clone.name, clone.size, pool, clone.template))
     return known
+
+
+def _active(machine: Machine) -> dict[int, int]:
+    """Sizes of the volumes that have a device, in bytes, by thin id: guests go on while there is no catalog."""
+    found = {}
+    for entry in machine.dm.list():
+        parsed = names.parse_layer(entry.name)
+        if parsed is not None and parsed[0] in (Layer.THIN, Layer.TEMPLATE):
+            found[parsed[1]] = sum(target.length for target in machine.dm.table(entry.name)) * SECTOR
+    return found
 
 
 def _volumes(machine: Machine, known: Sequence[Known]) -> dict[int, Volume]:

@@ -75,7 +75,7 @@ def known(thin_id: int, name: str, template: int | None = None, pool: PoolName =
 def test_volumes_newer_than_the_backup_are_kept_and_missing_ones_named() -> None:
     volumes = {volume.thin_id: volume for volume in dump.read(DATA / "1.1-five-volumes.xml")[1]}
     rows = [known(1, "debian@1"), known(3, "web", 1), known(8, "gone", 1), known(9, "fast", 1, PoolName.FAST)]
-    found = restore.judge(rows, volumes, {12}, BLOCK)
+    found = restore.judge(rows, volumes, {12}, BLOCK, {})
     assert found.adopted == (
         Adopted(2, "recovered-2", 100 * MIB, 1),
         Adopted(4, "recovered-4", MIB, None),
@@ -86,16 +86,19 @@ def test_volumes_newer_than_the_backup_are_kept_and_missing_ones_named() -> None
 
 
 def test_without_the_fast_pool_nothing_is_said_of_its_volumes() -> None:
-    found = restore.judge([known(9, "fast", 1, PoolName.FAST)], {}, None, BLOCK)
+    found = restore.judge([known(9, "fast", 1, PoolName.FAST)], {}, None, BLOCK, {})
     assert found == restore.Findings()
 
 
 def test_without_a_backup_volumes_get_the_size_that_they_have_in_the_pool_at_least() -> None:
     volumes = {volume.thin_id: volume for volume in dump.read(DATA / "1.1-five-volumes.xml")[1]}
-    found = {each.thin_id: each for each in restore.judge([], volumes, None, BLOCK).adopted}
-    assert found[1] == Adopted(1, "recovered-1", 64 * BLOCK, None)
-    assert found[2] == Adopted(2, "recovered-2", 100 * BLOCK, 1)
-    assert {each.name for each in restore.judge([known(7, "recovered-1")], volumes, None, BLOCK).adopted} >= {
+    found = {each.thin_id: each for each in restore.judge([], volumes, None, BLOCK, {1: 7 * MIB}).adopted}
+    assert found[1] == Adopted(1, "recovered-1", 7 * MIB, None), "its device tells"
+    assert found[2] == Adopted(2, "recovered-2", 7 * MIB, 1)
+    found = {each.thin_id: each for each in restore.judge([], volumes, None, BLOCK, {}).adopted}
+    assert found[1].size == 64 * BLOCK
+    assert found[2].size == 100 * BLOCK
+    assert {each.name for each in restore.judge([known(7, "recovered-1")], volumes, None, BLOCK, {}).adopted} >= {
         "recovered-1-x"
     }
 
