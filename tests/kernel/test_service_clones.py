@@ -154,7 +154,7 @@ def test_a_full_pool_refuses_new_things_with_numbers(daemon: Daemon) -> None:
     lab.call(inside.add_image, "debian")
     lab.call(inside.clones, "web", "debian", 2)
     lab.call(inside.fill_pool, timeout=600)
-    with pytest.raises(InsideError, match=r"NoSpace.*reserve"):
+    with pytest.raises(InsideError, match=r"NoSpace.*headroom"):
         lab.call(inside.clones, "late", "debian")
     with pytest.raises(InsideError, match="NoSpace"):
         lab.call(inside.add_image, "another")
