@@ -326,14 +326,20 @@ def areas(machine: Machine) -> tuple[Area, ...]:
 def _area(device: block.Device, guid: str) -> Area:
     found = Area(str(device.path), guid, device.size)
     try:
-        header = fast_header.parse(block.read(device.path, 0, HEADER_BYTES))
+        return judged(found, block.read(device.path, 0, HEADER_BYTES))
     except CannotTell as error:
         return replace(found, foreign=str(error))
+
+
+def judged(area: Area, data: bytes) -> Area:
+    """The area with what its first bytes say. Pure."""
+    try:
+        header = fast_header.parse(data)
     except Unhealthy as error:
-        return replace(found, foreign=error.what)
-    if header is not None and header.guid != guid:
-        return replace(found, foreign="it was copied from another drive")
-    return replace(found, header=header)
+        return replace(area, foreign=error.what)
+    if header is not None and header.guid != area.guid:
+        return replace(area, foreign="it was copied from another drive")
+    return replace(area, header=header)
 
 
 def observe(machine: Machine) -> Fast:

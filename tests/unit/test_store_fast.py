@@ -46,6 +46,14 @@ def test_anything_else_is_not_taken_for_a_blank_partition(data: bytes) -> None:
         fast_header.parse(data)
 
 
+def test_a_partition_is_judged_by_its_first_bytes() -> None:
+    bare = replace(BLANK, guid="guid-a")
+    assert fast.judged(bare, bytes(HEADER_BYTES)) == bare
+    assert fast.judged(bare, fast_header.render(HEADER)) == AREA
+    assert fast.judged(replace(bare, guid="guid-z"), fast_header.render(HEADER)).foreign, "a copy of another drive's"
+    assert fast.judged(bare, b"XFSB".ljust(HEADER_BYTES, b"\0")).foreign
+
+
 @pytest.mark.parametrize(("size", "metadata"), [(64 * MIB, 4 * MIB), (10 * GIB, 10 * MIB), (100 << 40, 16 * GIB)])
 def test_metadata_has_64_bytes_for_each_of_the_smallest_blocks(size: int, metadata: int) -> None:
     assert fast.metadata_bytes(size) == metadata
