@@ -91,8 +91,8 @@ def make(
 ) -> tuple[Backup, HatcheryError | None]:
     """Make a backup; with the reason why it has no dump, if it has none. Raises InUse, Unhealthy, NoSpace."""
     now = time.time()
-    final = folder / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     with _alone(folder):
+        final = bundle.free_name(folder, now)
         for rest in folder.glob(f"*{bundle.UNFINISHED}"):
             shutil.rmtree(rest)
         unfinished = final.with_name(final.name + bundle.UNFINISHED)
@@ -116,8 +116,6 @@ def make(
             no_dump=str(trouble) if trouble else "",
             files={str(path.relative_to(unfinished)): stream.digest(path) for path in files},
         )
-        if final.exists():
-            shutil.rmtree(final)
         made = bundle.finish(unfinished, manifest, final)
         if keep is not None:
             for gone in bundle.prune(folder, keep):

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import tarfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -106,6 +107,13 @@ def folders(base: Path) -> tuple[Path, ...]:
     if not base.is_dir():
         return ()
     return tuple(sorted((path for path in base.iterdir() if _STAMP.fullmatch(path.name)), reverse=True))
+
+
+def free_name(base: Path, now: float) -> Path:
+    """Where a backup of this moment goes: names are in the order of time, also for the second one of a second."""
+    while (folder := base / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))).exists():
+        now += 1
+    return folder
 
 
 def finish(unfinished: Path, manifest: Manifest, final: Path) -> Backup:

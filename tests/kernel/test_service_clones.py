@@ -125,7 +125,7 @@ def test_clones_survive_the_daemons_and_a_power_cut(daemon: Daemon) -> None:
     # The power goes: everything is back, data and cache.
     warm = [backend_reads(lab, "web-2") for _ in range(4)]
     assert warm[-1] == 0, f"the cache does not become warm: {warm}"
-    lab.call(await_index_written, timeout=90)
+    lab.call(await_index_written, timeout=250)
     daemon.power_cut()
     status = lab.call(inside.status)
     assert status["problems"] == [], status

@@ -71,7 +71,7 @@ def test_a_power_cut_loses_nothing_and_the_cache_stays_warm(store: Lab) -> None:
     # A miss is kept only if a bucket is free at that moment, so it may take more than one pass.
     warm = [reads(store, digests) for _ in range(4)]
     assert warm[-1] == 0, f"the cache does not become warm: {warm}"
-    store.call(volumes.await_index_written, timeout=90)
+    store.call(volumes.await_index_written, timeout=250)
     store.restart()
     said = up(store)
     assert "check pool metadata" in said

@@ -3,6 +3,7 @@
 import io
 import json
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,13 @@ def test_the_newest_are_kept_and_one_with_a_dump(tmp_path: Path) -> None:
     gone = bundle.prune(tmp_path, 3)
     assert [folder.name for folder in gone] == ["20260103T000000Z", "20260101T000000Z"]
     assert [folder.name[:8] for folder in bundle.folders(tmp_path)] == ["20260106", "20260105", "20260104", "20260102"]
+
+
+def test_backups_of_one_second_all_stay_and_keep_their_order(tmp_path: Path) -> None:
+    now = datetime(2026, 1, 1, 23, 59, 59, tzinfo=UTC).timestamp()
+    made = [make(tmp_path, bundle.free_name(tmp_path, now).name).folder for _ in range(3)]
+    assert [folder.name for folder in made] == ["20260101T235959Z", "20260102T000000Z", "20260102T000001Z"]
+    assert bundle.folders(tmp_path) == tuple(reversed(made))
 
 
 def test_an_archive_holds_the_backup(tmp_path: Path) -> None:
