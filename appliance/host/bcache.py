@@ -160,8 +160,12 @@ def run_without_cache(backing: Device) -> Cached:
 def attach(backing: Device, set_uuid: str) -> None:
     """Give a backing device its cache; the cache's old content for it, if any, counts as invalid afterwards.
 
-    Raises Unhealthy. A detach says that it is done a moment before an attach is possible: hence the second tries.
+    The settings of the cache come first: with those that the kernel begins with, requests of guests that come right
+    after it is attached would be let past a cache that is slow for a moment. Raises Unhealthy, also when it is not
+    registered. A detach says that it is done a moment before an attach is possible: hence the second tries.
     """
+    for name, value in SET_SETTINGS.items():
+        block.write_text(_SETS / set_uuid / name, value)
     refused: list[Unhealthy] = []
 
     def attempt() -> bool:

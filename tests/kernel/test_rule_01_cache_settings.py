@@ -48,6 +48,15 @@ def test_a_wrong_setting_is_reported_and_put_right(store: Lab) -> None:
         assert store.call(volumes.health)["problems"] == [], name
 
 
+def test_a_cache_is_attached_with_its_settings(store: Lab) -> None:
+    """Guests' requests come in the moment that the cache is back: settings that come after it are too late."""
+    for name, value in BROKEN.items():
+        if name.startswith("congested"):
+            store.call(rules.set_setting, name, value)
+    store.call(rules.attach_anew)
+    assert settings(store) == WANTED
+
+
 def test_large_sequential_requests_go_through_the_cache_and_the_alarm_hears_those_that_do_not(store: Lab) -> None:
     volume = store.call(rules.plain_volume, 1, 64)
     before = store.call(rules.cache_writes)

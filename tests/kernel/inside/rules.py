@@ -39,6 +39,14 @@ def set_setting(name: str, value: str) -> None:
     _setting(name).write_text(value, encoding="ascii")
 
 
+def attach_anew() -> None:
+    """Take the cache away and give it back, without what comes after that."""
+    found = cache.device(Machine(config.load()))
+    assert found.set_uuid
+    bcache.detach(found.backing)
+    bcache.attach(found.backing, found.set_uuid)
+
+
 def counted(requests: int) -> int:
     """Bytes that bcache says went past it, once it has counted ``requests`` requests: its counters lag."""
     backing = cache.device(Machine(config.load())).backing
