@@ -101,15 +101,20 @@ class Cached:
 
 
 def register(device: Device) -> None:
-    """Make the kernel look at a superblock; fine if it has done so. Raises Unhealthy."""
-    if registered(device):
-        return
-    try:
-        block.write_text(_SETS / "register", str(device.path))
-    except Unhealthy:
-        # Somebody else, udev for one, may have been faster.
-        if not registered(device):
-            raise
+    """Make the kernel look at a superblock; fine if it has done so. Raises Unhealthy.
+
+    A cache may be attached by that to a device that is in use, which waited for it: its settings follow at once.
+    """
+    if not registered(device):
+        try:
+            block.write_text(_SETS / "register", str(device.path))
+        except Unhealthy:
+            # Somebody else, udev for one, may have been faster.
+            if not registered(device):
+                raise
+    set_uuid = cache_set(device)
+    if set_uuid is not None:
+        _never_congested(set_uuid)
 
 
 def registered(device: Device) -> bool:
@@ -164,8 +169,7 @@ def attach(backing: Device, set_uuid: str) -> None:
     after it is attached would be let past a cache that is slow for a moment. Raises Unhealthy, also when it is not
     registered. A detach says that it is done a moment before an attach is possible: hence the second tries.
     """
-    for name, value in SET_SETTINGS.items():
-        block.write_text(_SETS / set_uuid / name, value)
+    _never_congested(set_uuid)
     refused: list[Unhealthy] = []
 
     def attempt() -> bool:
@@ -183,14 +187,22 @@ def attach(backing: Device, set_uuid: str) -> None:
         raise
 
 
+def _never_congested(set_uuid: str) -> None:
+    for name, value in SET_SETTINGS.items():
+        block.write_text(_SETS / set_uuid / name, value)
+
+
 def _attached(backing: Device, set_uuid: str) -> bool:
     found = cached(backing)
     return found is not None and found.set_uuid == set_uuid and found.state in (State.CLEAN, State.DIRTY)
 
 
 def detach(backing: Device) -> None:
-    """Take the cache away, which empties it; what is dirty is written back first."""
-    if _state(backing) is State.NO_CACHE:
+    """Take the cache away, which empties it; what is dirty is written back first.
+
+    A cache that died is gone already, though the kernel may go on to call the device clean.
+    """
+    if _state(backing) is State.NO_CACHE or not (backing.sysfs / "bcache/cache").exists():
         return
     block.write_text(backing.sysfs / "bcache/detach", "1")
     wait.until(lambda: _state(backing) is State.NO_CACHE, "the cache to be detached", deadline=600)

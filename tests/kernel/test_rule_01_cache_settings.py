@@ -56,6 +56,14 @@ def test_a_cache_is_attached_with_its_settings(store: Lab) -> None:
     store.call(rules.attach_anew)
     assert settings(store) == WANTED
 
+    store.run(["hatchery-store", "down"])
+    drive = "/dev/disk/by-id/nvme-LAB_0"
+    store.run(["mv", drive, "/run/lab/nvme-away"])
+    up(store)
+    store.run(["mv", "/run/lab/nvme-away", drive])
+    store.call(rules.register_cache)
+    assert settings(store) == WANTED
+
 
 def test_large_sequential_requests_go_through_the_cache_and_the_alarm_hears_those_that_do_not(store: Lab) -> None:
     volume = store.call(rules.plain_volume, 1, 64)

@@ -47,6 +47,14 @@ def attach_anew() -> None:
     bcache.attach(found.backing, found.set_uuid)
 
 
+def register_cache() -> None:
+    """Give the kernel a cache that came back while the store was in use, without what comes after that."""
+    found = cache.holder(Machine(config.load()))
+    assert found
+    bcache.register(found.device)
+    assert cache.device(Machine(config.load())).set_uuid, "bcache attaches it by itself"
+
+
 def counted(requests: int) -> int:
     """Bytes that bcache says went past it, once it has counted ``requests`` requests: its counters lag."""
     backing = cache.device(Machine(config.load())).backing
