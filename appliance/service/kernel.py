@@ -54,6 +54,10 @@ class KernelStore:
         """See Store."""
         return self._drives.silent(drives.of(self._machine.config))
 
+    def remember_loss(self) -> None:
+        """See Store."""
+        self._store.remember_loss()
+
     def heal(self) -> None:
         """See Store."""
         with self._machine.exclusive(deadline=0.0):

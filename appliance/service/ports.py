@@ -129,6 +129,9 @@ class Store(Protocol):
     def silent(self) -> frozenset[str]:
         """The drives of the settings that do not answer."""
 
+    def remember_loss(self) -> None:
+        """Leave word for the next start when the cache died; cheap if it did not. Raises HatcheryError."""
+
     def heal(self) -> None:
         """Take back what came back, where no decision is needed: legs, cache, settings. Raises HatcheryError."""
 

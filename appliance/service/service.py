@@ -84,7 +84,7 @@ class Service:
         self.clients = Clients(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        self.monitor = Monitor(store, (self.check_fast_pool, store.finish_growth), self._tell)
+        self.monitor = Monitor(store, (store.remember_loss, self.check_fast_pool, store.finish_growth), self._tell)
         self._rewarm = Rewarm(catalog, self.templates.warm, lambda: self.measure.cold_marks)
         self._words = ""
 

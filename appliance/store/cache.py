@@ -2,6 +2,11 @@
 
 The cache set's uuid is the id of the NVMe partition that it lies on, or of the mirror of two such partitions: a new
 drive, or a partition made anew, gets a new set, and what an older drive holds can never be taken for the current cache.
+
+A drive that dies and answers again holds what was true when it died. The kernel (6.12, ``bch_writeback_thread``) often
+leaves a backing device whose cache died as "clean", with that cache's uuid: it would believe all of it, and guests
+would read what they have since written over. So such a cache is made anew, or, at a start, comes to a backing device
+that was started without it, which makes the kernel take its content for invalid. A mark remembers it over a power cut.
 """
 
 import logging
@@ -11,17 +16,19 @@ from pathlib import Path
 from appliance.config import CacheMode
 from appliance.errors import CannotTell, NotReady, Refused, Unhealthy
 from appliance.host import bcache, block, md
-from appliance.host.bcache import Cached, Superblock
+from appliance.host.bcache import BackingState, Cached, State, Superblock
 from appliance.host.block import Device
 from appliance.host.partitions import align_up
 from appliance.model import MIB
 from appliance.reconcile import Description
-from appliance.store import backend, cache_mirror, names, nvme
+from appliance.store import backend, cache_mirror, marks, names, nvme
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 from appliance.store.nvme import Found
 
 log = logging.getLogger(__name__)
+
+_MARK = "cache.lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,23 @@ class MakeCache:
         size = _block_size(machine)
         bcache.make_cache(machine.runner, device, set_uuid=self.set_uuid, block_size=size)
         block.settle(machine.runner)
+
+
+@dataclass(frozen=True, slots=True)
+class RemakeCache:
+    """Make a cache anew whose content may be old."""
+
+    device: str
+    set_uuid: str
+
+    def describe(self) -> Description:
+        """What it does."""
+        return Description("empty", "cache", f"on {self.device}: it may hold what was written over since it was lost")
+
+    def apply(self, machine: Machine) -> None:
+        """Clear its superblock and write a new one; cut off in between, there is no cache until setup makes it."""
+        block.zero(Path(self.device), 0, MIB)
+        MakeCache(self.device, self.set_uuid).apply(machine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +276,8 @@ def plan(found: Cache, making: Making, mode: CacheMode) -> StoreSteps:
         if side.device is not None and side.superblock is None:
             allowed = Making.ALLOWED if side is backing and found.later else making
             steps = (*steps, *_make(side, allowed, step))
+    if cache.device is not None and usable_cache(found) and _believed_wrongly(found):
+        steps = (*steps, RemakeCache(cache.device, cache.guid))
     usable = usable_cache(found) or (making is Making.ALLOWED and cache.superblock is None and cache.device is not None)
     if cache.device is not None and usable and not cache.registered:
         steps = (*steps, Register(cache.device))
@@ -281,6 +307,49 @@ def usable_cache(found: Cache) -> bool:
     """Whether the cache partition holds the cache set that belongs to it."""
     side = found.cache
     return side.superblock is not None and side.superblock.set_uuid == side.guid
+
+
+def _believed_wrongly(found: Cache) -> bool:
+    """Whether the kernel would take what the cache holds for current although the backing device went on without it."""
+    if found.cache.registered:
+        return False
+    if found.cached is not None:
+        return lost(found.cached)
+    own = found.backing.superblock
+    return own is not None and own.state is BackingState.CLEAN and own.set_uuid != found.cache.guid
+
+
+def lost(cached: Cached) -> bool:
+    """Whether the cache of a running device died, and the kernel still counts what it held as current."""
+    return cached.set_uuid is None and cached.state is State.CLEAN
+
+
+def remember_loss(machine: Machine) -> None:
+    """Leave word, once, that the cache must not be believed when it is back. Raises NotReady, OSError."""
+    path = machine.config.paths.state / _MARK
+    if any(map(lost, devices(machine))) and machine.config.paths.state.is_mount() and marks.read(path) is None:
+        mark_lost(machine)
+
+
+def mark_lost(machine: Machine) -> None:
+    """Leave word that the cache must not be believed."""
+    log.warning("the cache was lost: if its drive comes back, what it holds is not used")
+    marks.write(machine.config.paths.state / _MARK)
+
+
+def marked_lost(machine: Machine) -> bool:
+    """Whether word was left. What was not written back is believed all the same: the kernel let no write past it."""
+    if marks.read(machine.config.paths.state / _MARK) is None:
+        return False
+    found = [bcache.superblock(backing) for backing in backend.data_parts(machine.config.require_backend())]
+    return all(own is None or own.state is not BackingState.DIRTY for own in found)
+
+
+def unmark_lost(machine: Machine) -> None:
+    """Take the word away once all devices have their cache again. Raises NotReady."""
+    path = machine.config.paths.state / _MARK
+    if marks.read(path) is not None and all(each.set_uuid is not None for each in devices(machine)):
+        marks.remove(path)
 
 
 def fast_device(machine: Machine) -> Device | None:

@@ -150,6 +150,13 @@ class Store:
                 )
         block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
 
+    def remember_loss(self) -> None:
+        """Leave word where a start finds it when the cache died. Raises NotReady, Unhealthy."""
+        try:
+            cache.remember_loss(self._machine)
+        except OSError as error:
+            raise Unhealthy("the loss of the cache cannot be written down", why=str(error)) from error
+
     def _set_uuid(self) -> str | None:
         place = cache.holder(self._machine)
         return bcache.cache_set(place.device) if place is not None else None

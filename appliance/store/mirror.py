@@ -223,6 +223,21 @@ def plan(found: Mirror, making: Making, state_bytes: int) -> StoreSteps:
     return steps
 
 
+def without_legs(steps: StoreSteps) -> StoreSteps:
+    """The same steps, but those that bring legs back."""
+    return tuple(step for step in steps if not isinstance(step, ForgetLeg | RejoinMirror | WidenMirror))
+
+
+def left_out(found: Mirror) -> bool:
+    """Whether the backend's leg went on without every fast leg that is there: their drives died, or were away."""
+    slow = found.slow.superblock
+    if slow is None or not found.fast or (found.array is not None and found.array.running) or slow.events <= 1:
+        return False
+    legs = [leg.superblock for leg in found.fast if _same(leg, found.slow)]
+    known = [leg for leg in legs if leg is not None]
+    return bool(known) and all(slow.role_of(leg.device_number) is None for leg in known)
+
+
 def _legs(array: Array, steps: StoreSteps) -> int:
     """How many legs the running mirror has, or will have after these steps, spares included."""
     inside = {part.name for part in array.members if "faulty" not in part.state}

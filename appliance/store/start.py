@@ -87,11 +87,20 @@ def raise_state(machine: Machine, making: Making) -> tuple[Description, ...]:
     """Mirror, cache and the state file system: all that a repair of the pool's metadata needs."""
     store = machine.config.require_store()
     done: list[Description] = []
-    done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
-    done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
+    found = mirror.observe(machine)
+    left_out = mirror.left_out(found)
+    steps = mirror.plan(found, making, store.state_bytes)
+    # Legs come back last: that they were left out tells that the cache beside them may be old, and is forgotten then.
+    done += apply(mirror.without_legs(steps) if left_out else steps, machine)
+    if not left_out:
+        done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
     state = str(mirror.part(machine, names.PART_STATE).path)
     target = str(machine.config.paths.state)
     done += apply(durable.plan_state(durable.observe(machine), making, state, target), machine)
+    if left_out:
+        cache.mark_lost(machine)
+        for _ in range(2):
+            done += apply(mirror.plan(mirror.observe(machine), making, store.state_bytes), machine)
     done += raise_cache(machine, making)
     return tuple(done)
 
@@ -103,8 +112,10 @@ def raise_cache(machine: Machine, making: Making) -> tuple[Description, ...]:
     """
     backings = backend.data_parts(machine.config.require_backend())
     done: list[Description] = []
-    if cache_mirror.doubtful(cache_mirror.observe(machine)):
-        log.warning("the NVMe drive that is there may not be the current one: its cache counts as empty")
+    marked = cache.marked_lost(machine)
+    if marked or cache_mirror.doubtful(cache_mirror.observe(machine)):
+        if not marked:
+            log.warning("the NVMe drive that is there may not be the current one: its cache counts as empty")
         for backing in backings:
             found = cache.without(cache.observe(machine, CacheMode.WRITETHROUGH, backing))
             done += apply(cache.plan(found, making, CacheMode.WRITETHROUGH), machine)
@@ -118,6 +129,7 @@ def raise_cache(machine: Machine, making: Making) -> tuple[Description, ...]:
         done += apply(moving, machine)
         done += apply(cache_mirror.plan(cache_mirror.observe(machine), making), machine)
         done += _raise_cached(machine, making)
+    cache.unmark_lost(machine)
     return tuple(done)
 
 

@@ -218,6 +218,9 @@ class ModelStore:
     def finish_growth(self) -> None:
         pass
 
+    def remember_loss(self) -> None:
+        pass
+
     def heal(self) -> None:
         self.healed += 1
         if self.heal_error is not None:

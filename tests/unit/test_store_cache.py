@@ -74,6 +74,28 @@ def test_a_cache_that_returns_is_attached() -> None:
     assert plan_cache(lost) == ["Attach", "ApplySettings"]
 
 
+def test_a_cache_that_died_is_made_anew_before_the_kernel_sees_it_again() -> None:
+    """The kernel leaves such a device "clean": it would believe what the cache held when it died."""
+    died = replace(FULL, cache=replace(FULL.cache, registered=False), cached=replace(RUNNING, set_uuid=None))
+    assert plan_cache(died) == ["RemakeCache", "Register", "Attach", "ApplySettings"]
+    detached = replace(died, cached=replace(RUNNING, set_uuid=None, state=State.NO_CACHE))
+    assert plan_cache(detached) == ["Register", "Attach", "ApplySettings"], "the kernel empties this one by itself"
+    assert plan_cache(replace(died, cache=FULL.cache)) == ["Attach", "ApplySettings"], "made anew, for another device"
+    assert "RemakeCache" not in plan_cache(cache.without(died))
+
+
+def test_a_cache_of_former_times_is_made_anew() -> None:
+    """Another drive's cache was in use since; a device that lost its cache in an orderly way is no danger."""
+    off = replace(
+        FULL, cache=replace(FULL.cache, registered=False), backing=replace(FULL.backing, registered=False), cached=None
+    )
+    other = replace(off, backing=replace(off.backing, superblock=replace(BACKING_SB, set_uuid="of another drive")))
+    assert plan_cache(other) == ["RemakeCache", "Register", "Register", "Attach", "ApplySettings"]
+    for state in (BackingState.STALE, BackingState.DETACHED, BackingState.DIRTY):
+        own = replace(BACKING_SB, set_uuid="of another drive", state=state)
+        assert "RemakeCache" not in plan_cache(replace(off, backing=replace(off.backing, superblock=own)))
+
+
 def test_a_growths_backing_device_is_made_by_a_start() -> None:
     blank = replace(FULL, backing=Side("/dev/md127p3", None, False), cached=None, later=True)
     assert plan_cache(blank) == ["MakeBacking", "Register", "Attach", "ApplySettings"]

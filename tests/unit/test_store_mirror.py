@@ -59,6 +59,20 @@ def test_a_stale_nvme_leg_is_brought_up_to_date() -> None:
     assert plan_mirror(Mirror((stale,), SLOW, None, None)) == ["AssembleMirror", "RejoinMirror"]
 
 
+def test_a_backend_leg_that_went_on_alone_is_known_and_legs_come_back_last() -> None:
+    gone_on = leg("/dev/md127p1", 1, roles=(0xFFFE, 1), events=30)
+    found = Mirror((FAST,), gone_on, None, None)
+    assert mirror.left_out(found)
+    assert verbs(mirror.without_legs(mirror.plan(found, Making.FORBIDDEN, 0))) == ["AssembleMirror"]
+    for other in (
+        Mirror((FAST,), SLOW, None, None),
+        Mirror((), gone_on, None, None),
+        Mirror((BLANK_FAST,), gone_on, None, None),
+        replace(found, array=array("md126", "n1", "md127p1")),
+    ):
+        assert not mirror.left_out(other), other
+
+
 def test_an_nvme_leg_that_went_its_own_way_is_copied_over() -> None:
     fast = leg("/dev/n1", 0, roles=(0, 0xFFFE), events=90)
     slow = leg("/dev/md127p1", 1, roles=(0xFFFE, 1))
