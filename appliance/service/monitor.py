@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from appliance import wait
 from appliance.errors import HatcheryError
 from appliance.model import Health, Problem
 from appliance.schema import StoreView
@@ -102,6 +103,8 @@ class Monitor:
         self._after = after or (lambda _view, _seen: None)
         self._seen = Seen()
         self._tries = 0
+        self._returns = 0
+        self._healing: threading.Thread | None = None
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._failing: set[int] = set()
@@ -124,29 +127,45 @@ class Monitor:
 
     def look(self) -> None:
         """Look once: log what changed, heal what came back, call the hooks."""
+        before = self._seen
         silent = self._store.silent()
+        # Known at once: to look at the rest may take longer while a drive is dying.
+        self._seen = Seen(before.problems, silent)
         view, problems = self._store.look()
-        before, self._seen = self._seen, Seen((*silence(silent), *problems), silent)
+        self._seen = Seen((*silence(silent), *problems), silent)
         for change in changes(before, self._seen):
             level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
             log.log(level[change.severity], "%s", change.words)
         if back := returned(before, self._seen):
             log.info("%s: answers again", ", ".join(sorted(back)))
             self._tries = HEAL_TRIES
-        if self._tries:
-            self._heal()
+            self._returns += 1
+        if self._tries and (self._healing is None or not self._healing.is_alive()):
+            self._tries -= 1
+            self._healing = threading.Thread(target=self._heal, name="heal", daemon=True)
+            self._healing.start()
         for number, hook in enumerate(self._hooks):
             self._call(number, hook)
         self._after(view, self._seen)
 
     def _heal(self) -> None:
-        self._tries -= 1
+        """In a thread of its own: taking a drive back may take a minute, in which the next one may die."""
+        returns = self._returns
         try:
             self._store.heal()
         except HatcheryError as error:
             log.warning("the drive could not be taken back, %d more tries: %s", self._tries, error)
         else:
-            self._tries = 0
+            if returns == self._returns:  # else another one came back meanwhile
+                self._tries = 0
+
+    def settle(self, deadline: float) -> None:
+        """Wait until nothing is being taken back. Raises DeadlineExceeded."""
+        wait.until(
+            lambda: self._healing is None or not self._healing.is_alive(),
+            "the drive to be taken back",
+            deadline=deadline,
+        )
 
     def _call(self, number: int, hook: Callable[[], None]) -> None:
         try:

@@ -87,7 +87,9 @@ def test_a_drive_that_answers_again_is_taken_back_once() -> None:
     assert store.healed == 0
     store.dead = frozenset()
     looking.look()
+    looking.settle(10)
     looking.look()
+    looking.settle(10)
     assert store.healed == 1
     assert looking.seen == Seen()
 
@@ -101,7 +103,38 @@ def test_taking_back_is_tried_some_times_and_then_given_up() -> None:
     store.dead = frozenset()
     for _ in range(monitor.HEAL_TRIES + 3):
         looking.look()
+        looking.settle(10)
     assert store.healed == monitor.HEAL_TRIES
+
+
+def test_looks_go_on_while_a_drive_is_taken_back() -> None:
+    """It may take a minute, and the next drive may die meanwhile."""
+    begun, released = threading.Event(), threading.Event()
+
+    class Slow(ModelStore):
+        def heal(self) -> None:
+            super().heal()
+            begun.set()
+            assert released.wait(10)
+
+    store = Slow()
+    store.dead = frozenset({"a"})
+    looking = Monitor(store)
+    looking.look()
+    store.dead = frozenset()
+    looking.look()
+    assert begun.wait(10)
+    store.dead = frozenset({"b"})
+    looking.look()
+    assert looking.seen.silent == {"b"}
+    store.dead = frozenset()
+    looking.look()
+    assert store.healed == 1, "one at a time"
+    released.set()
+    looking.settle(10)
+    looking.look()
+    looking.settle(10)
+    assert store.healed == 2, "what came back meanwhile is taken back too"
 
 
 def test_a_hook_that_fails_stops_neither_the_others_nor_the_next_look(caplog: pytest.LogCaptureFixture) -> None:
