@@ -74,12 +74,32 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Figures side by side that are held to nothing: the first column says whose they are."""
+
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+    def text(self) -> str:
+        """For a terminal."""
+        numbers = set(range(1, len(self.head)))
+        return f"{self.title}\n{_columns((self.head, *self.lines), numbers)}"
+
+    def section(self) -> str:
+        """As a section of Markdown."""
+        return f"## {self.title}\n\n{table(self.head, self.lines, right=set(range(1, len(self.head))))}"
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """All rows of a bench, and what it ran on."""
+    """All rows of a bench, and what it ran on. ``figures``: all that was measured, for the JSON alone."""
 
     bench: str
     host: Mapping[str, str]
     rows: tuple[Row, ...]
+    tables: tuple[Table, ...] = ()
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missed(self) -> tuple[Row, ...]:
@@ -88,19 +108,13 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """The report for a machine."""
-        return {"bench": self.bench, "host": dict(self.host), "rows": [row.as_json() for row in self.rows]}
+        found = {"bench": self.bench, "host": dict(self.host), "rows": [row.as_json() for row in self.rows]}
+        return {**found, "figures": dict(self.figures)} if self.figures else found
 
     def text(self) -> str:
         """The report for a terminal: rows in columns."""
-        lines = [_HEAD, *(_cells(row) for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if column == _VALUE else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        rows = _columns([_HEAD, *(_cells(row) for row in self.rows)], {_VALUE})
+        return "\n\n".join([rows, *(each.text() for each in self.tables)])
 
     def page(self) -> str:
         """The report as a page of Markdown."""
@@ -113,6 +127,7 @@ class Report:
             origin,
             "\n".join(f"- {name.capitalize()}: {value}" for name, value in self.host.items()),
             table(_HEAD, [_cells(row) for row in self.rows], right={_VALUE}),
+            *(each.section() for each in self.tables),
             "## What was measured",
             "\n".join(f"- `{row.name}`: {row.note}." for row in self.rows),
             "## Medians",
@@ -131,6 +146,17 @@ class Report:
 
 _HEAD = ("row", "value", "unit", "held to", "")
 _VALUE = 1
+
+
+def _columns(lines: Sequence[Sequence[str]], right: set[int]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import re
 import secrets
 import string
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +12,6 @@ from appliance.host.dm import Dm
 from appliance.run import Runner
 
 GROUP = "bench"
-POOL = f"{GROUP}-pool-tpool"
-"""LVM's name for the device of the thin pool."""
-
 _ALPHABET = string.ascii_letters + string.digits
 _FIRST = "snap1"
 
@@ -40,21 +38,30 @@ def prepare(disk: str, count: int, size: int) -> None:
         "-L", "256m", "-n", "pool", GROUP)  # fmt: skip
     lvm(disk, "lvcreate", "-y", "-V", f"{size}b", "--thin", "-n", "base", f"{GROUP}/pool")
     lvm(disk, "lvcreate", "-y", "-s", "-n", _FIRST, f"{GROUP}/base")
-    written = Path("/run/bench.vg")
-    lvm(disk, "vgcfgbackup", "-f", str(written), GROUP)
-    text, transaction = with_snapshots(written.read_text(encoding="utf-8"), count - 1)
+    add_snapshots(lambda *words: lvm(disk, *words), GROUP, 1, count - 1)
+
+
+def add_snapshots(run: Callable[..., None], group: str, have: int, count: int) -> None:
+    """To the ``have`` snapshots of a group, named and numbered as here, add ``count`` more, none of them active.
+
+    ``run`` runs one of LVM's commands, for the group alone. What is active in the group is not while this runs.
+    """
+    written = Path(f"/run/{group}.vg")
+    run("vgcfgbackup", "-f", str(written), group)
+    text, transaction = with_snapshots(written.read_text(encoding="utf-8"), count, have)
     with Dm() as dm:
-        for ident in range(3, count + 2):
-            dm.message(POOL, f"create_snap {ident} 1")
-        dm.message(POOL, f"set_transaction_id {transaction} {transaction + count - 1}")
-    lvm(disk, "vgchange", "-an", GROUP)
+        pool = f"{group}-pool-tpool"
+        for ident in range(have + 2, have + count + 2):
+            dm.message(pool, f"create_snap {ident} 1")
+        dm.message(pool, f"set_transaction_id {transaction} {transaction + count}")
+    run("vgchange", "-an", group)
     written.write_text(text, encoding="utf-8")
-    lvm(disk, "vgcfgrestore", "--force", "-f", str(written), GROUP)
-    lvm(disk, "lvchange", "-y", "-ay", f"{GROUP}/base")
+    run("vgcfgrestore", "--force", "-f", str(written), group)
+    run("lvchange", "-y", "-ay", f"{group}/base")
 
 
-def with_snapshots(text: str, count: int) -> tuple[str, int]:
-    """A group's metadata with ``count`` more snapshots like the one that it has, and the pool's transaction id before.
+def with_snapshots(text: str, count: int, have: int = 1) -> tuple[str, int]:
+    """A group's metadata with ``count`` more snapshots than it has, and the pool's transaction id before.
 
     The format is that of vgcfgbackup(8). The volume has the device id 1 and its snapshot 2, as the first of a pool
     have. Raises ValueError when there is no such snapshot.
@@ -65,10 +72,10 @@ def with_snapshots(text: str, count: int) -> tuple[str, int]:
         raise ValueError("the group's metadata has no first thin snapshot")
     before = int(pool[1])
     made = []
-    for number in range(1, count + 1):
+    for number in range(have, have + count):
         one = found[0].replace(f"{_FIRST} {{", f"snap{number + 1} {{", 1)
         one = re.sub(r'id = "[^"]+"', f'id = "{_uuid()}"', one, count=1)
-        one = re.sub(r"transaction_id = \d+", f"transaction_id = {before + number - 1}", one)
+        one = re.sub(r"transaction_id = \d+", f"transaction_id = {before + number - have}", one)
         made.append(one.replace("device_id = 2\n", f"device_id = {number + 2}\n"))
     changed = text[: pool.start(1)] + str(before + count) + text[pool.end(1) :]
     end = changed.index(found[0]) + len(found[0])

@@ -1,0 +1,148 @@
+"""``script/bench peers``: Hatchery beside what else keeps VM disks, on the same disks, by the same boots."""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import InvalidInput, NotReady
+from appliance.model import MIB
+from bench import peers_rows, store
+from bench.report import Report
+from tests.kernel import lab as machine
+from tests.kernel.lab import Disks, Lab, Options
+
+SUMMARY = "LVM with lvmcache, qcow2 overlays, nbdkit and the raw devices beside Hatchery, by replays of recorded boots"
+ROOT = Path(__file__).resolve().parent
+TRACES = ROOT / "traces"
+INSIDE = "tests.kernel.inside.peers.run"
+
+OPTIONS = Options(nvme_bytes=2816 * MIB, disk_bytes=1792 * MIB, disks=Disks.SLOW, memory_bytes=1280 * MIB)
+"""The NVMe drive holds Hatchery's metadata, a cache of 1 GiB, and the image raw."""
+
+DEADLINE = 3600.0
+PIECE = 4 * MIB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often a set-up does what; see Plan in the lab's part."""
+
+    rounds: int
+    pairs: int
+    storms: tuple[int, ...]
+    storm_rounds: int
+    present: tuple[int, ...]
+    creations: int
+
+
+FULL = Plan(rounds=5, pairs=7, storms=(1, 10, 50), storm_rounds=1, present=(1, 100, 1000), creations=5)
+QUICK = Plan(rounds=1, pairs=3, storms=(1, 10), storm_rounds=1, present=(1, 100), creations=2)
+COMPARED = ("hatchery", "lvm")
+"""What rows are held to; of the others a first boot is measured fewer times."""
+
+OTHERS_ROUNDS = 2
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this bench."""
+    parser.add_argument("--quick", action="store_true", help="few repetitions, no 50 boots at once: for a first look")
+    parser.add_argument(
+        "--peer", action="append", choices=tuple(peers_rows.NAMES), metavar="NAME",
+        help=f"measure this one alone (may be given again): {', '.join(peers_rows.NAMES)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace", action="append", type=Path, metavar="FILE", help="replay this trace instead of all in bench/traces"
+    )
+    parser.add_argument(
+        "--with", dest="others", action="append", type=Path, default=[], metavar="FILE",
+        help=f"take rows from another bench's JSON: {', '.join(peers_rows.ELSEWHERE)}",
+    )  # fmt: skip
+
+
+def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
+    """Everything, in one machine that is removed afterwards. Raises LabError, InsideError, NotReady, InvalidInput."""
+    reason = machine.unmet()
+    if reason:
+        raise NotReady("the bench cannot run", why=reason)
+    traces = chosen.trace or sorted(TRACES.glob("*.trace"))
+    others = peers_rows.merged([_report(path) for path in chosen.others])
+    reads = {path.stem: load(path) for path in traces}
+    keys = [key for key in peers_rows.NAMES if not chosen.peer or key in chosen.peer]
+    begin, load_before = time.monotonic(), os.getloadavg()[0]
+    found: dict[str, Any] = {}
+    with ExitStack() as stack:
+        lab = Lab(machine.tree(), OPTIONS)
+        tell("making the image")
+        stack.callback(lab.close)
+        golden(lab.shared / "golden.raw", max(offset + length for each in reads.values() for offset, length in each))
+        for path in traces:
+            (lab.shared / path.name).write_bytes(path.read_bytes())
+        lab.start()
+        for key in keys:
+            found[key] = one(lab, key, [path.name for path in traces], plan_for(key, chosen.quick), tell)
+        inside: Mapping[str, str] = lab.call(f"{INSIDE}:describe")
+    took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
+    host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before)}
+    rows = (*(peers_rows.rows(found, distinct(reads)) if "hatchery" in found else ()), *others)
+    return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
+
+
+def plan_for(key: str, quick: bool) -> Plan:
+    """How often a set-up is measured."""
+    plan = QUICK if quick else FULL
+    return plan if key in COMPARED else replace(plan, rounds=min(plan.rounds, OTHERS_ROUNDS))
+
+
+def one(lab: Lab, key: str, traces: Sequence[str], plan: Plan, tell: Callable[[str], None]) -> Any:
+    """All figures of one set-up, which is gone afterwards."""
+    words = ["/lab/golden.raw", [f"/lab/{name}" for name in traces], asdict(plan)]
+    begin = time.monotonic()
+    found = store.follow(lab.begin_call(f"{INSIDE}:measure", key, *words, timeout=DEADLINE), tell)
+    tell(f"{peers_rows.NAMES[key]} took {(time.monotonic() - begin) / 60:.1f} minutes")
+    return found
+
+
+def golden(path: Path, size: int) -> None:
+    """An image without a zero or a repetition in it, so that nobody can leave out or merge anything."""
+    with path.open("wb") as file:
+        for offset in range(0, size, PIECE):
+            file.write(os.urandom(min(PIECE, size - offset)))
+    path.chmod(0o644)
+
+
+def load(path: Path) -> tuple[tuple[int, int], ...]:
+    """A trace's reads: offset and length. Raises InvalidInput."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        words = [line.split() for line in lines if line and not line.startswith("#")]
+        return tuple((int(word[0]), int(word[1])) for word in words)
+    except (ValueError, IndexError) as error:
+        raise InvalidInput(f"{path} is not a trace", why=str(error)) from error
+
+
+def distinct(reads: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, int]:
+    """See ``peers_rows.distinct_bytes``; by trace."""
+    return {name: peers_rows.distinct_bytes(each) for name, each in reads.items()}
+
+
+def quiet(load_before: float) -> str:
+    """Whether the machine had nothing else to do when the bench began, as far as its load tells."""
+    if load_before <= 0.5:
+        return "yes, nothing else ran when it began"
+    return f"NO: {load_before:.1f} processes ran when it began, so that the times are not to be trusted"
+
+
+def _report(path: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} is not a bench's report", why=str(error)) from error
+    if not isinstance(found, dict) or "rows" not in found:
+        raise InvalidInput(f"{path} is not a bench's report", why="it has no rows")
+    return found

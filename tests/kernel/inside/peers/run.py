@@ -1,0 +1,176 @@
+"""One peer after the other: set up, booted from, counted, torn down. Called in the lab; seconds and bytes."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.kernel.inside.peers import disks
+from tests.kernel.inside.peers.hatchery import Hatchery
+from tests.kernel.inside.peers.limits import RawArray
+from tests.kernel.inside.peers.lvm_thin import LvmThin
+from tests.kernel.inside.peers.nbd_filters import NbdFilters
+from tests.kernel.inside.peers.peer import Creating, Io, Peer
+from tests.kernel.inside.peers.qcow2 import Qcow2
+from tests.kernel.inside.peers.replaying import Boot, boot, load
+
+PEERS: Mapping[str, type[Peer]] = {
+    "hatchery": Hatchery,
+    "lvm": LvmThin,
+    "qcow2": Qcow2,
+    "nbdkit": NbdFilters,
+    "raw-array": RawArray,
+}
+
+Figures = dict[str, dict[str, list[float]]]
+"""What was measured, by what was done and by what it is a figure of."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How often. ``rounds``: cold, a first boot, a second one; ``pairs``: prefetched, warm and limit in turn."""
+
+    rounds: int
+    pairs: int
+    storms: tuple[int, ...]
+    storm_rounds: int
+    present: tuple[int, ...]
+    creations: int
+
+
+def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """All of one peer: figures by trace, and of creation under ``clones``."""
+    peer = PEERS[key]()
+    chosen = Plan(**{**plan, "storms": tuple(plan["storms"]), "present": tuple(plan["present"])})
+    found: dict[str, Any] = {}
+    print(f"{peer.name}: setting up", flush=True)
+    with peer.running(Path(golden)):
+        for trace in traces:
+            found[Path(trace).stem] = Booting(peer, trace).everything(chosen)
+        if isinstance(peer, Creating) and chosen.present:
+            found["clones"] = creation(peer, chosen)
+    disks.settle()
+    return found
+
+
+class Booting:
+    """Boots of one peer's clones by one trace."""
+
+    def __init__(self, peer: Peer, trace: str) -> None:
+        self.peer = peer
+        self.title = f"{peer.name}, {Path(trace).stem}"
+        self.reads = load(Path(trace))
+        self.figures: Figures = {}
+
+    def everything(self, plan: Plan) -> Figures:
+        for number in range(plan.rounds):
+            self._tell(f"first and second boot, {number + 1} of {plan.rounds}")
+            self.peer.cold()
+            self._boots("first", 1)
+            self._boots("second", 1)
+        if isinstance(self.peer, Hatchery):
+            for number in range(plan.pairs):
+                self._tell(f"prefetched boot, warm boot, raw NVMe, {number + 1} of {plan.pairs}")
+                self._prefetched(self.peer)
+        for clients in plan.storms:
+            for number in range(plan.storm_rounds):
+                self._tell(f"{clients} boots at once, {number + 1} of {plan.storm_rounds}")
+                self.peer.cold()
+                self._boots(f"storm {clients}", clients)
+                if isinstance(self.peer, Hatchery):
+                    self._storm_prefetched(self.peer, clients)
+        return self.figures
+
+    def _prefetched(self, peer: Hatchery) -> None:
+        peer.cold()
+        self._prefetch(peer, "prefetch")
+        self._boots("prefetched", 1)
+        self._boots("warm", 1)
+        self._note("raw NVMe", boot([peer.raw_uri], self.reads), Io(0, 0))
+
+    def _storm_prefetched(self, peer: Hatchery, clients: int) -> None:
+        peer.cold()
+        self._prefetch(peer, f"storm {clients} prefetch")
+        self._boots(f"storm {clients} prefetched", clients)
+        self._note(f"storm {clients} raw NVMe", boot([peer.raw_uri] * clients, self.reads), Io(0, 0))
+
+    def _prefetch(self, peer: Hatchery, what: str) -> None:
+        before, begin = peer.io(), time.perf_counter()
+        peer.prefetch()
+        took = time.perf_counter() - begin
+        added = peer.io().since(before)
+        self._keep(what, seconds=took, backend=added.backend, cache=added.cache)
+
+    def _boots(self, what: str, clients: int) -> None:
+        uris = self.peer.hatch(clients)
+        try:
+            before = self.peer.io()
+            done = boot(uris, self.reads)
+            self._note(what, done, self.peer.io().since(before))
+        finally:
+            self.peer.drop()
+
+    def _note(self, what: str, done: Boot, added: Io) -> None:
+        self._keep(
+            what,
+            seconds=max(done.seconds),
+            median=median(done.seconds),
+            backend=added.backend,
+            cache=added.cache,
+            client=done.bytes,
+        )
+
+    def _keep(self, what: str, **values: float) -> None:
+        for name, value in values.items():
+            self.figures.setdefault(what, {}).setdefault(name, []).append(value)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
+        print(f"{self.title}: {what}: {shown}", flush=True)
+
+    def _tell(self, text: str) -> None:
+        print(f"{self.title}: {text}", flush=True)
+
+
+def creation(peer: Creating, plan: Plan) -> Figures:
+    """Seconds to make one clone more and bytes that a clone takes, by how many are there."""
+    found: Figures = {}
+    peer_name = getattr(peer, "name", "")
+    with disks.unhurried():
+        empty = peer.space()
+    for present in plan.present:
+        if present > peer.most:
+            continue
+        print(f"{peer_name}: making clones with {present} present", flush=True)
+        with disks.unhurried():
+            peer.reach(present)
+            space = peer.space()
+        figures = found.setdefault(str(present), {"seconds": [], "space": [(space - empty) / present]})
+        for number in range(-1, plan.creations):
+            begin = time.perf_counter()
+            peer.create()
+            took = time.perf_counter() - begin
+            peer.remove()
+            if number >= 0:
+                figures["seconds"].append(took)
+    return found
+
+
+def describe() -> dict[str, str]:
+    """Versions of the peers' tools."""
+    from appliance.run import Runner
+
+    run = Runner().run
+    lvm = next(line for line in run(["lvm", "version"]).stdout.splitlines() if "LVM version" in line)
+    return {
+        "tools": ", ".join(
+            [
+                f"LVM {lvm.split(':')[1].split()[0]}",
+                run(["nbdkit", "--version"]).stdout.splitlines()[0],
+                run(["qemu-storage-daemon", "--version"]).stdout.splitlines()[0],
+            ]
+        )
+    }
+
+
+__all__ = ["Plan", "asdict", "describe", "measure"]

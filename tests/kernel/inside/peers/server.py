@@ -1,0 +1,66 @@
+"""qemu-storage-daemon for the peers, started as the product starts its own: one thread, past the page cache."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from appliance import wait
+from appliance.host import storage_daemon
+from appliance.host.qmp import Qmp
+from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig
+from appliance.run import Runner
+
+AIO = storage_daemon.aio_engine()
+
+
+def host_device(path: Path) -> dict[str, Any]:
+    """A block device as the product opens it."""
+    options = Export("", "", path).blockdev(AIO)
+    del options["node-name"]
+    return options
+
+
+class Server:
+    """A daemon on a unix socket, with exports that come and go."""
+
+    def __init__(self, name: str) -> None:
+        self._files = Files(Path("/run/peers") / name)
+
+    def start(self) -> None:
+        """Start it, without exports."""
+        self._files.folder.mkdir(parents=True)
+        config = ServerConfig("peers", Listen(path=self._files.socket), ())
+        Runner().run(storage_daemon.command(config, self._files, AIO))
+
+    def add_node(self, node: str, options: Mapping[str, Any]) -> None:
+        """Open an image or device."""
+        with Qmp(self._files.qmp) as qmp:
+            qmp.execute("blockdev-add", {**options, "node-name": node})
+
+    def export(self, node: str) -> str:
+        """Offer a node; its URI."""
+        with Qmp(self._files.qmp) as qmp:
+            qmp.execute("block-export-add", Export(node, node, Path()).export())
+        return f"nbd+unix:///{node}?socket={self._files.socket}"
+
+    def remove(self, node: str) -> None:
+        """Offer a node no more, and close it."""
+        with Qmp(self._files.qmp) as qmp:
+            qmp.execute("block-export-del", {"id": node, "mode": "hard"})
+            qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
+            qmp.execute("blockdev-del", {"node-name": node})
+
+    def stop(self) -> None:
+        """End it."""
+        quit_daemon(self._files)
+
+
+def quit_daemon(files: Files) -> None:
+    """End a daemon and remove its files; fine when there is none."""
+    if files.qmp.exists():
+        pid = int(files.pid.read_text(encoding="ascii"))
+        with Qmp(files.qmp) as qmp:
+            qmp.execute("quit")
+        wait.until(lambda: not Path(f"/proc/{pid}").exists(), "the storage daemon to end", deadline=30)
+    shutil.rmtree(files.folder, ignore_errors=True)
