@@ -147,6 +147,7 @@ class Monitor:
         for number, hook in enumerate(self._hooks):
             self._call(number, hook)
         self._after(view, self._seen)
+        log.debug("looked at the store: %d problem(s)", len(self._seen.problems))
 
     def _heal(self) -> None:
         """In a thread of its own: taking a drive back may take a minute, in which the next one may die."""

@@ -9,6 +9,7 @@ from appliance.errors import NotFound
 from appliance.host import bcache, thin
 from appliance.host.dm import Dm, Target
 from appliance.model import MIB, SECTOR, Access
+from appliance.run import Runner
 from appliance.store import cache, durable
 from appliance.store.machine import Machine
 from appliance.store.names import Layer, parse_layer
@@ -192,6 +193,19 @@ def break_data(first: int, count: int) -> None:
             Target(after, target.length - after, "linear", f"{device} {int(offset) + after}"),
         ]
         dm.reload(durable.DATA, parts)
+
+
+def dust_data(first: int, count: int) -> None:
+    """Sectors of the pool's data device that cannot be read until they are written: a disk's own bad sectors."""
+    Runner().run(["modprobe", "dm-dust"])
+    with Dm() as dm:
+        (target,) = dm.table(durable.DATA)
+        device, offset = target.params.split()
+        dm.reload(durable.DATA, [Target(0, target.length, "dust", f"{device} {offset} 512")])
+        begin = int(offset) + first  # dm-dust counts from the beginning of the device below it
+        for sector in range(begin, begin + count):
+            Runner().run(["dmsetup", "message", durable.DATA, "0", "addbadblock", str(sector)])
+        Runner().run(["dmsetup", "message", durable.DATA, "0", "enable"])
 
 
 # --- volumes with something inside
