@@ -6,7 +6,7 @@ because the table's id is the array's uuid. So what an earlier array left on the
 
 import logging
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.config import BackendConfig, RaidLevel
@@ -174,7 +174,7 @@ def plan(wanted: BackendConfig, wipe: frozenset[str], found: Backend, meta_bytes
     inside = _inside(found.array) if found.array and found.array.running else None
     for disk in found.disks:
         if disk not in ours:
-            steps += [*disks.take(disk, wipe), RejoinBackend(disk.path)]
+            steps += [*disks.take(_released(disk, found.array), wipe), RejoinBackend(disk.path)]
         elif inside is not None and disk.name not in inside:
             steps.append(RejoinBackend(disk.path))
     if not _partitioned(found, array_uuid):
@@ -335,6 +335,13 @@ def plan_start(wanted: BackendConfig, members: dict[str, md.Superblock], array: 
 def _inside(array: Array) -> frozenset[str]:
     """Kernel names of the members that the array uses or is about to: one that failed has to be taken in again."""
     return frozenset(member.name for member in array.members if "faulty" not in member.state)
+
+
+def _released(disk: Disk, array: Array | None) -> Disk:
+    """The disk, as it is once the array has let go of the failed one in whose place, and under whose name, it came."""
+    if array is None or not any(member.name == disk.name and "faulty" in member.state for member in array.members):
+        return disk
+    return replace(disk, users=tuple(user for user in disk.users if user != f"part of {array.device.name}"))
 
 
 def _kernel_name(path: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from appliance.config import BackendConfig, RaidLevel
-from appliance.errors import NoSpace, NotReady, Refused
+from appliance.errors import InUse, NoSpace, NotReady, Refused
 from appliance.host.block import Signature
 from appliance.host.md import Array, Superblock
 from appliance.host.partitions import Partition, Table
@@ -94,6 +94,23 @@ def test_a_member_that_failed_and_answers_again_is_taken_back() -> None:
     nodes = [path.rpartition("/")[2] for path in BACKEND.disks]
     steps = backend.plan_start(BACKEND, dict.fromkeys(BACKEND.disks, member()), failed(*nodes))
     assert steps == (backend.RejoinBackend(BACKEND.disks[2]),)
+
+
+def test_a_new_disk_under_a_failed_ones_name_is_taken_while_the_array_still_has_that() -> None:
+    whole = array("md127", *DISKS, degraded=1)
+    failed = replace(
+        whole, members=(*whole.members[:2], replace(whole.members[2], state=frozenset({"faulty"}), slot=None))
+    )
+    new = disk(DISKS[2], users=("part of md127",))
+    table = Table(GUID, 0, GIB, ())
+    assert plan_backend(backend_of(*members_of()[:2], new, array=failed, table=table)) == ["RejoinBackend"]
+    with pytest.raises(InUse):
+        plan_backend(backend_of(*members_of()[:2], new, array=whole, table=table))
+    mounted = replace(new, users=(*new.users, "mounted at /srv"))
+    with pytest.raises(InUse, match="mounted"):
+        plan_backend(backend_of(*members_of()[:2], mounted, array=failed, table=table))
+    with pytest.raises(Refused, match="not empty"):
+        plan_backend(backend_of(*members_of()[:2], replace(new, signatures=EXT4), array=failed, table=table))
 
 
 def test_a_foreign_disk_among_them_is_refused() -> None:
