@@ -241,14 +241,13 @@ def back(numbers: list[int]) -> None:
     whole()
 
 
-def await_warm(before: int) -> int:
-    """With guests idle: wait until the appliance has filled the cache; what one more clone then reads of the backend.
+def await_warm() -> int:
+    """With guests idle and a new drive: wait until the appliance has filled the cache.
 
-    ``before``: bytes that the cache's partition had been written when the cache was still empty.
+    Returns the bytes that one more clone then reads of the backend.
     """
-    wait.until(
-        lambda: rules.cache_writes() >= before + MIB_EACH * MIB * 9 // 10, "the cache to be filled", deadline=100
-    )
+    size = MIB_EACH * MIB
+    wait.until(lambda: rules.cache_writes() >= size * 9 // 10, "the cache to be filled", deadline=100)
     service.clones("fresh", "debian")
     read = volumes.backend_reads()
     service.read_back("nbd+unix:///fresh?socket=/run/hatchery/nbd/local/nbd.sock")
