@@ -1,7 +1,5 @@
 """Faults for disks that the lab made faulty (``Disks.FAULTY``): 0 and 9 are the NVMe drives, 1 to 6 the disks."""
 
-import os
-
 from appliance.run import Runner
 
 
@@ -47,14 +45,3 @@ def flaky(number: int, working: int, failing: int) -> None:
     run = Runner().run
     run(["modprobe", "dm-flakey"])
     _load(number, f"0 {_sectors(number)} flakey {_disk(number)} 0 {working} {failing} 2 error_reads error_writes")
-
-
-def exchange(number: int) -> None:
-    """Behind a failed disk's back, put an empty one in its place: ``heal`` brings it into use."""
-    with open(_disk(number), "r+b", buffering=0) as disk:  # noqa: PTH123 - a device
-        size = disk.seek(0, 2)
-        # All that says what it was: partition tables and superblocks of its partitions lie at its ends and in between.
-        for at in range(0, size, 1 << 20):
-            disk.seek(at)
-            disk.write(bytes(1 << 20))
-        os.fsync(disk.fileno())
