@@ -29,9 +29,10 @@ ARROWS: Mapping[str, frozenset[str]] = {
     # what the appliance does
     "catalog": frozenset({"config"}),
     "images": frozenset({"host"}),
+    "bootset": frozenset({"host"}),
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
-    "service": frozenset({"catalog", "images", "store", "schema"}),
+    "service": frozenset({"bootset", "catalog", "images", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),
     # the operator's side, which knows the API alone
