@@ -37,7 +37,7 @@ def test_a_clone_is_reset_resized_and_promoted(web: Appliance) -> None:
     after = web.json("clone", "reset", "web")
     assert after["device"] != before["device"]
     assert {**after, "device": "", "qemu": []} == {**before, "device": "", "qemu": []}
-    assert web.json("clone", "resize", "web", "1G")["size"] == GIB
+    assert web.json("clone", "resize", "web", "64M")["size"] == 64 * MIB
     status, _, err = web.run("clone", "resize", "web", "4M")
     assert (status, "cannot be made smaller" in err) == (3, True)
     assert web.json("clone", "promote", "web")["ref"] == "debian-13@2"
