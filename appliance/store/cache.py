@@ -21,7 +21,7 @@ from appliance.host.block import Device
 from appliance.host.partitions import align_up
 from appliance.model import MIB
 from appliance.reconcile import Description
-from appliance.store import backend, cache_mirror, marks, names, nvme
+from appliance.store import backend, bypass, cache_mirror, marks, names, nvme
 from appliance.store.machine import Machine, StoreSteps
 from appliance.store.mirror import Making
 from appliance.store.nvme import Found
@@ -158,12 +158,13 @@ class Attach:
         """What it does."""
         return Description("attach", "cache", f"{self.set_uuid} to {self.device}")
 
-    def apply(self, machine: Machine) -> None:  # noqa: ARG002  # a step's signature
+    def apply(self, machine: Machine) -> None:
         """Attach it, if registering did not do so."""
         device = block.get(self.device)
         found = bcache.cached(device)
         if found is None or found.set_uuid is None:
             bcache.attach(device, self.set_uuid)
+            bypass.forgive(machine.config.paths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from appliance.errors import Refused
 from appliance.host import bcache, block
 from appliance.model import MIB
 from appliance.reconcile import Description
-from appliance.store import backend, cache, cache_mirror
+from appliance.store import backend, bypass, cache, cache_mirror
 from appliance.store.cache import MakeCache, Register
 from appliance.store.cache_mirror import CacheMirror
 from appliance.store.machine import Machine, StoreSteps
@@ -49,6 +49,7 @@ class SwitchCache:
         device = block.get(self.device)
         bcache.detach(device)
         bcache.attach(device, self.set_uuid)
+        bypass.forgive(machine.config.paths)
         mode = cache.mode_for(machine, machine.config.require_store().cache_mode)
         bcache.apply_settings(device, self.set_uuid, mode)
 

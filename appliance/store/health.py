@@ -14,7 +14,7 @@ from appliance.host.block import Device
 from appliance.host.dm import Info
 from appliance.host.md import Array
 from appliance.model import Health, Histogram, Problem
-from appliance.store import backend, cache, durable, metadata, mirror, names, nvme
+from appliance.store import backend, bypass, cache, durable, metadata, mirror, names, nvme
 from appliance.store.machine import Machine
 from appliance.store.names import EXPORTED, PoolName
 from appliance.store.pool_health import PoolHealth, fast_health, pool_health
@@ -143,6 +143,7 @@ class Store:
             for found in every:
                 bcache.attach(found.backing, set_uuid)
                 bcache.apply_settings(found.backing, set_uuid, mode)
+            bypass.forgive(self._config.paths)
         for again in cache.devices(self._machine):
             if again.state not in (State.CLEAN, State.DIRTY) or again.set_uuid != set_uuid:
                 raise Unhealthy(
@@ -263,7 +264,8 @@ class Store:
         mirrored = next((array for array in md.arrays() if fast is not None and array.device == fast), None)
         mode = self._config.require_store().cache_mode if mirrored is not None else CacheMode.WRITETHROUGH
         wrong = tuple(word for each in every for word in bcache.wrong_settings(each.backing, each.set_uuid, mode))
-        bypassed = bcache.add([bcache.totals(each.backing) for each in every]).bypassed
+        counted = bcache.add([bcache.totals(each.backing) for each in every]).bypassed
+        bypassed = bypass.alarming(self._config.paths, counted)
         degraded = self._cache_mirror(mirrored, mode, problems)
         if not attached:
             hint = "replace the NVMe drive and run nvme_cache and clone_store; clones go on at the backend's speed"

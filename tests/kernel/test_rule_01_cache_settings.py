@@ -1,8 +1,10 @@
 """Rule 1: nothing goes past the cache; its settings are set and verified at every start."""
 
 import json
+import time
 
 from appliance import wait
+from appliance.store import bypass
 from tests.kernel.inside import rules, volumes
 from tests.kernel.lab import Lab
 
@@ -87,6 +89,19 @@ def test_large_sequential_requests_go_through_the_cache_and_the_alarm_hears_thos
         return any("went past the cache" in problem["what"] for problem in store.call(volumes.health)["problems"])
 
     wait.until(alarm, "the alarm", deadline=60, interval=1)
+
+
+def test_a_cache_that_is_emptied_under_load_is_no_alarm(store: Lab) -> None:
+    volume = store.call(rules.plain_volume, 1, 64)
+    store.run(["dd", "if=/dev/zero", f"of={volume}", "bs=1M", "count=48", "oflag=direct"])
+    load = ["fio", "--name=load", f"--filename={volume}", "--direct=1", "--ioengine=libaio", "--iodepth=16"]
+    job = store.begin([*load, "--rw=randrw", "--bs=16k", "--size=48M", "--time_based", "--runtime=300"])
+    assert store.call(rules.empty_until_bypassed, timeout=120) > 0
+    job.kill()
+    assert store.call(volumes.health)["problems"] == []
+    settled = time.monotonic() + bypass.SETTLE + 1
+    wait.until(lambda: time.monotonic() > settled, "the counter to settle", deadline=60, interval=1)
+    assert store.call(volumes.health)["problems"] == []
 
 
 def test_writearound_is_refused(store: Lab) -> None:

@@ -68,6 +68,17 @@ def counted(requests: int) -> int:
     return bcache.totals(backing).bypassed
 
 
+def empty_until_bypassed() -> int:
+    """Empty the cache, again and again, until requests of others went past it meanwhile; bytes that did."""
+    backing = cache.device(Machine(config.load())).backing
+
+    def bypassed() -> int | None:
+        volumes.store().cold()
+        return bcache.totals(backing).bypassed or None
+
+    return wait.until(bypassed, "requests that come while the cache is away", deadline=100, interval=1)
+
+
 def cache_writes() -> int:
     """Bytes written to the cache's partition so far."""
     counters = volumes.store().counters().cache
