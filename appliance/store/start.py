@@ -112,10 +112,8 @@ def raise_cache(machine: Machine, making: Making) -> tuple[Description, ...]:
     """
     backings = backend.data_parts(machine.config.require_backend())
     done: list[Description] = []
-    marked = cache.marked_lost(machine)
-    if marked or cache_mirror.doubtful(cache_mirror.observe(machine)):
-        if not marked:
-            log.warning("the NVMe drive that is there may not be the current one: its cache counts as empty")
+    if cache.marked_lost(machine) or cache_mirror.doubtful(cache_mirror.observe(machine)):
+        log.warning("what the NVMe drive that is there holds may not be the current data: its cache counts as empty")
         for backing in backings:
             found = cache.without(cache.observe(machine, CacheMode.WRITETHROUGH, backing))
             done += apply(cache.plan(found, making, CacheMode.WRITETHROUGH), machine)
