@@ -89,6 +89,25 @@ def store_words(store: StoreView, hit_percent: int | None, seen: Seen) -> str:
     return ", ".join(said)
 
 
+class _Healing(threading.Thread):
+    """One attempt to take a drive back, which may take a minute, in which the next one may die."""
+
+    def __init__(self, store: Store, left: int) -> None:
+        super().__init__(name="heal", daemon=True)
+        self.done = False
+        self._store = store
+        self._left = left
+
+    def run(self) -> None:
+        """Try; how it went is in ``done`` when the thread has ended."""
+        try:
+            self._store.heal()
+        except HatcheryError as error:
+            log.warning("the drive could not be taken back, %d more tries: %s", self._left, error)
+        else:
+            self.done = True
+
+
 class Monitor:
     """The thread that looks. ``after`` is told each look's view; ``hooks`` are called after each, and may raise."""
 
@@ -103,8 +122,9 @@ class Monitor:
         self._after = after or (lambda _view, _seen: None)
         self._seen = Seen()
         self._tries = 0
-        self._returns = 0
-        self._healing: threading.Thread | None = None
+        self._healing: _Healing | None = None
+        self._late = False
+        """Whether a drive came back after the attempt under way had begun, which may have missed it."""
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self._failing: set[int] = set()
@@ -136,29 +156,25 @@ class Monitor:
         for change in changes(before, self._seen):
             level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
             log.log(level[change.severity], "%s", change.words)
-        if back := returned(before, self._seen):
-            log.info("%s: answers again", ", ".join(sorted(back)))
-            self._tries = HEAL_TRIES
-            self._returns += 1
-        if self._tries and (self._healing is None or not self._healing.is_alive()):
-            self._tries -= 1
-            self._healing = threading.Thread(target=self._heal, name="heal", daemon=True)
-            self._healing.start()
+        self._take_back(returned(before, self._seen))
         for number, hook in enumerate(self._hooks):
             self._call(number, hook)
         self._after(view, self._seen)
         log.debug("looked at the store: %d problem(s)", len(self._seen.problems))
 
-    def _heal(self) -> None:
-        """In a thread of its own: taking a drive back may take a minute, in which the next one may die."""
-        returns = self._returns
-        try:
-            self._store.heal()
-        except HatcheryError as error:
-            log.warning("the drive could not be taken back, %d more tries: %s", self._tries, error)
-        else:
-            if returns == self._returns:  # else another one came back meanwhile
+    def _take_back(self, back: frozenset[str]) -> None:
+        if self._healing is not None and not self._healing.is_alive():
+            if self._healing.done and not self._late:
                 self._tries = 0
+            self._healing, self._late = None, False
+        if back:
+            log.info("%s: answers again", ", ".join(sorted(back)))
+            self._tries = HEAL_TRIES
+            self._late = self._healing is not None
+        if self._tries and self._healing is None:
+            self._tries -= 1
+            self._healing = _Healing(self._store, self._tries)
+            self._healing.start()
 
     def settle(self, deadline: float) -> None:
         """Wait until nothing is being taken back. Raises DeadlineExceeded."""
