@@ -6,15 +6,18 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from appliance.bootset.extents import pages_read
+from appliance.bootset.trace import Read, parse_trace
 from appliance.errors import InvalidInput, NotReady
 from appliance.model import MIB
 from bench import peers_rows, store
 from bench.report import Report
-from tests.kernel import lab as machine
+from tests.kernel import requirements
+from tests.kernel.inside.peers.peer import Plan
 from tests.kernel.lab import Disks, Lab, Options
 
 SUMMARY = "LVM with lvmcache, qcow2 overlays, nbdkit and the raw devices beside Hatchery, by replays of recorded boots"
@@ -27,18 +30,6 @@ OPTIONS = Options(nvme_bytes=2816 * MIB, disk_bytes=1792 * MIB, disks=Disks.SLOW
 
 DEADLINE = 3600.0
 PIECE = 4 * MIB
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How often a set-up does what; see Plan in the lab's part."""
-
-    rounds: int
-    pairs: int
-    storms: tuple[int, ...]
-    storm_rounds: int
-    present: tuple[int, ...]
-    creations: int
 
 
 FULL = Plan(rounds=5, pairs=7, storms=(1, 10, 50), storm_rounds=1, present=(1, 100, 1000), creations=5)
@@ -67,7 +58,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     """Everything, in one machine that is removed afterwards. Raises LabError, InsideError, NotReady, InvalidInput."""
-    reason = machine.unmet()
+    reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
     traces = chosen.trace or sorted(TRACES.glob("*.trace"))
@@ -77,10 +68,10 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     begin, load_before = time.monotonic(), os.getloadavg()[0]
     found: dict[str, Any] = {}
     with ExitStack() as stack:
-        lab = Lab(machine.tree(), OPTIONS)
+        lab = Lab(requirements.tree(), OPTIONS)
         tell("making the image")
         stack.callback(lab.close)
-        golden(lab.shared / "golden.raw", max(offset + length for each in reads.values() for offset, length in each))
+        golden(lab.shared / "golden.raw", max(map(image_bytes, reads.values())))
         for path in traces:
             (lab.shared / path.name).write_bytes(path.read_bytes())
         lab.start()
@@ -116,19 +107,22 @@ def golden(path: Path, size: int) -> None:
     path.chmod(0o644)
 
 
-def load(path: Path) -> tuple[tuple[int, int], ...]:
-    """A trace's reads: offset and length. Raises InvalidInput."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+def load(path: Path) -> tuple[Read, ...]:
+    """A trace's reads. Raises InvalidInput."""
     try:
-        words = [line.split() for line in lines if line and not line.startswith("#")]
-        return tuple((int(word[0]), int(word[1])) for word in words)
-    except (ValueError, IndexError) as error:
+        return parse_trace(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, InvalidInput) as error:
         raise InvalidInput(f"{path} is not a trace", why=str(error)) from error
 
 
-def distinct(reads: Mapping[str, Sequence[tuple[int, int]]]) -> dict[str, int]:
-    """See ``peers_rows.distinct_bytes``; by trace."""
-    return {name: peers_rows.distinct_bytes(each) for name, each in reads.items()}
+def image_bytes(reads: Sequence[Read]) -> int:
+    """How large a disk must be for these reads."""
+    return max(read.offset + read.length for read in reads)
+
+
+def distinct(reads: Mapping[str, Sequence[Read]]) -> dict[str, int]:
+    """Bytes of the pages that are read at least once, by trace."""
+    return {name: pages_read(each, image_bytes(each)) for name, each in reads.items()}
 
 
 def quiet(load_before: float) -> str:

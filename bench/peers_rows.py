@@ -304,11 +304,3 @@ def _mib(figures: Figures, what: str, figure: str, share: int = 1) -> str:
 def _cell(figures: Figures, what: str, figure: str, unit: float) -> str:
     values = figures.get(what, {}).get(figure, ())
     return number(median(values) / unit) if values else ""
-
-
-def distinct_bytes(reads: Sequence[tuple[int, int]]) -> int:
-    """Bytes of the blocks of 4 KiB that are read at least once; reads are (offset, length)."""
-    blocks: set[int] = set()
-    for offset, length in reads:
-        blocks.update(range(offset // 4096, -(-(offset + length) // 4096)))
-    return len(blocks) * 4096

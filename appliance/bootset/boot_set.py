@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
-from appliance.bootset.extents import PAGE, Extent, pages_in_order
+from appliance.bootset.extents import PAGE, pages_in_order
 from appliance.bootset.trace import Read
 from appliance.errors import InvalidInput
-from appliance.model import GIB, MIB
+from appliance.model import GIB, MIB, Extent
 
 CAP = GIB
 """Bytes that a boot set may have; what boots read last is left out."""

@@ -1,26 +1,13 @@
-"""Extents: stretches of a disk, in bytes, whole pages each."""
+"""What reads cover of a disk: whole pages, each counted once."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from appliance.bootset.trace import Read
+from appliance.model import Extent
 
 PAGE = 4096
 """Bytes. Smaller reads count as reads of all of it, as a guest's page cache asks for them."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Extent:
-    """A stretch of a disk: ``offset`` and ``length`` in bytes."""
-
-    offset: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """The first byte after it."""
-        return self.offset + self.length
 
 
 class Covered:
@@ -75,6 +62,11 @@ def pages_in_order(reads: Iterable[Read], size: int) -> list[tuple[int, int]]:
             else:
                 found.append((first, last))
     return found
+
+
+def pages_read(reads: Iterable[Read], size: int) -> int:
+    """Bytes of all pages that were read at least once, of a disk of ``size`` bytes."""
+    return PAGE * sum(last - first for first, last in pages_in_order(reads, size))
 
 
 def overlap(left: Iterable[Extent], right: Iterable[Extent]) -> int:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.bootset.boot_set import BootSet
-from appliance.bootset.extents import Extent
 from appliance.errors import InvalidInput
+from appliance.model import Extent
 
 FORMAT = "hatchery-boot-set"
 VERSION = 1

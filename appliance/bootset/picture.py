@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from math import ceil
 
-from appliance.bootset.extents import Extent
+from appliance.model import Extent
 
 SHADES = " ░▒▓█"
 

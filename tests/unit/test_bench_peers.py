@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from appliance.bootset.trace import Read
 from appliance.errors import InvalidInput
 from appliance.model import MIB
 from bench import peers, peers_rows, suite
@@ -152,7 +153,8 @@ def test_tables_are_part_of_the_page_and_figures_of_the_json() -> None:
 
 
 def test_blocks_that_are_read_twice_count_once() -> None:
-    assert peers_rows.distinct_bytes([(0, 512), (512, 512), (4095, 2), (1 << 20, 8192)]) == 4 * 4096
+    reads = [Read(0, 512), Read(512, 512), Read(4095, 2), Read(1 << 20, 8192)]
+    assert peers.distinct({TRACE: reads}) == {TRACE: 4 * 4096}
 
 
 def test_the_traces_can_be_read() -> None:

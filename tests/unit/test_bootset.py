@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from appliance.bootset import boot_set as boot_sets
 from appliance.bootset import file, picture
 from appliance.bootset.boot_set import BootSet, merge
-from appliance.bootset.extents import PAGE, Covered, Extent, overlap, pages_in_order
+from appliance.bootset.extents import PAGE, Covered, overlap, pages_in_order, pages_read
 from appliance.bootset.file import BootSetFile
 from appliance.bootset.trace import Read, format_trace, parse_trace
 from appliance.errors import InvalidInput
+from appliance.model import Extent
 
 TRACE = Path(__file__).parents[2] / "bench/traces/debian-13-uefi.trace"
 SIZE = 1_153_482_752
@@ -143,7 +144,7 @@ def test_what_boots_read_last_is_left_out_of_a_full_set() -> None:
 
 def test_a_real_boot_makes_a_set_with_few_extents_and_little_waste() -> None:
     reads = parse_trace(TRACE.read_text())
-    distinct = sum(last - first for first, last in pages_in_order(reads, SIZE)) * PAGE
+    distinct = pages_read(reads, SIZE)
     found = merge([reads], SIZE)
     assert distinct <= found.total <= distinct * (1 + boot_sets.CLOSED_SHARE)
     assert len(found.extents) < len(pages_in_order(reads, SIZE)) / 4

@@ -18,6 +18,18 @@ class Io:
         return Io(self.backend - before.backend, self.cache - before.cache)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """How often. ``rounds``: cold, a first boot, a second one; ``pairs``: prefetched, warm and limit in turn."""
+
+    rounds: int
+    pairs: int
+    storms: tuple[int, ...]
+    storm_rounds: int
+    present: tuple[int, ...]
+    creations: int
+
+
 class Peer(ABC):
     """A way to give many VMs a disk with the same content. ``running`` holds while the set-up exists."""
 

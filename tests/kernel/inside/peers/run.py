@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from appliance.bootset.trace import parse_trace
 from tests.kernel.inside.peers import disks
 from tests.kernel.inside.peers.hatchery import Hatchery
 from tests.kernel.inside.peers.limits import RawArray
 from tests.kernel.inside.peers.lvm_thin import LvmThin
 from tests.kernel.inside.peers.nbd_filters import NbdFilters
-from tests.kernel.inside.peers.peer import Creating, Io, Peer
+from tests.kernel.inside.peers.peer import Creating, Io, Peer, Plan
 from tests.kernel.inside.peers.qcow2 import Qcow2
-from tests.kernel.inside.peers.replaying import Boot, boot, load
+from tests.kernel.inside.peers.replaying import Boot, boot
 
 PEERS: Mapping[str, type[Peer]] = {
     "hatchery": Hatchery,
@@ -26,18 +26,6 @@ PEERS: Mapping[str, type[Peer]] = {
 
 Figures = dict[str, dict[str, list[float]]]
 """What was measured, by what was done and by what it is a figure of."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How often. ``rounds``: cold, a first boot, a second one; ``pairs``: prefetched, warm and limit in turn."""
-
-    rounds: int
-    pairs: int
-    storms: tuple[int, ...]
-    storm_rounds: int
-    present: tuple[int, ...]
-    creations: int
 
 
 def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +49,7 @@ class Booting:
     def __init__(self, peer: Peer, trace: str) -> None:
         self.peer = peer
         self.title = f"{peer.name}, {Path(trace).stem}"
-        self.reads = load(Path(trace))
+        self.reads = parse_trace(Path(trace).read_text(encoding="utf-8"))
         self.figures: Figures = {}
 
     def everything(self, plan: Plan) -> Figures:
@@ -171,6 +159,3 @@ def describe() -> dict[str, str]:
             ]
         )
     }
-
-
-__all__ = ["Plan", "asdict", "describe", "measure"]
