@@ -13,7 +13,7 @@ from appliance.errors import NotReady
 from appliance.measure.facts import processor, system
 from appliance.model import GIB, MIB
 from bench.report import Report, Row, at_least, at_most, paired, ratio
-from tests.kernel import lab as machine
+from tests.kernel import requirements
 from tests.kernel.inside import setup
 from tests.kernel.lab import InsideError, Job, Lab, LabError, Options
 
@@ -42,12 +42,12 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     """Everything, in one machine that is removed afterwards. Raises LabError, InsideError, NotReady."""
     if min(chosen.runs, chosen.starts, chosen.turns) < 5:
         raise NotReady("too few runs", why="a median is made of at least 5", hint="raise --runs, --starts or --turns")
-    reason = machine.unmet()
+    reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
     begin, load = time.monotonic(), os.getloadavg()[0]
     tell("starting the machine and setting up the store")
-    with Lab(machine.tree(), OPTIONS) as lab:
+    with Lab(requirements.tree(), OPTIONS) as lab:
         prepare(lab)
         tell("setting up LVM")
         lab.call("tests.kernel.inside.lvm:prepare", SPARE, 1000, 64 * MIB, timeout=600)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel import folders
-from tests.kernel import lab as machine
+from tests.kernel import folders, requirements
 from tests.kernel.inside import setup
 from tests.kernel.lab import Lab, Options
 from tests.tier import require
@@ -29,9 +28,9 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 @pytest.fixture(scope="session")
 def tree() -> Path:
-    reason = machine.unmet()
+    reason = requirements.unmet()
     require(not reason, reason)
-    return machine.tree()
+    return requirements.tree()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from appliance import wait
 from appliance.errors import DeadlineExceeded, HatcheryError
-from tests.kernel import lab as machine
+from tests.kernel import requirements
 from tests.kernel.inside import setup
 from tests.kernel.lab import InsideError, Job, Lab, LabError, Options
 
@@ -23,14 +23,14 @@ API = "/run/hatchery/api.sock"
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(argv)
-    reason = machine.unmet()
+    reason = requirements.unmet()
     if reason:
         print(f"script/lab: {reason}", file=sys.stderr)
         return 1
     keep: Path | None = arguments.keep
     kept = keep if keep and (keep / "disks").is_dir() else None
     try:
-        lab = Lab(machine.tree(), Options(udev=arguments.udev), prepared=kept)
+        lab = Lab(requirements.tree(), Options(udev=arguments.udev), prepared=kept)
         try:
             return work(lab, arguments, kept)
         finally:
