@@ -37,6 +37,16 @@ SECOND_NVME = 9
 """Number of the second NVMe drive, where there are two; the first has 0, and the disks those between."""
 
 
+STUCK = """
+cat /proc/mdstat; dmsetup table; dmsetup status; dmsetup info -c
+for stat in /sys/block/*/inflight; do echo "$stat $(cat "$stat")"; done
+for task in /proc/[0-9]*/task/*; do
+    grep -q '^State:.D' "$task/status" 2>/dev/null && { echo "$task $(cat "$task/comm")"; cat "$task/stack"; }
+done
+true
+"""
+
+
 class LabError(Exception):
     """The lab itself broke: it did not boot, died, or stopped answering."""
 
@@ -111,7 +121,8 @@ class Job:
         """Wait for the answer. Raises LabError when it does not come."""
         if self.answer is None:
             if not self.lab.answered(self.name, deadline or self.deadline):
-                raise LabError(f"no answer to {self.argv or self.name} within {deadline or self.deadline:g} s")
+                said = f"no answer to {self.argv or self.name} within {deadline or self.deadline:g} s"
+                raise LabError(f"{said}\n{self.lab.stuck()}")
             self.answer = json.loads(self.lab.text(f"{self.name}.answer"))
         if self.answer.get("timeout"):
             raise LabError(f"{self.argv or self.name} was killed at its deadline\n{self.stdout}\n{self.stderr}")
@@ -331,6 +342,11 @@ class Lab:
     ) -> Any:
         """Call a function inside and return what it returns. Raises InsideError with what it raises."""
         return self.begin_call(function, *args, timeout=timeout, **kwargs).result()
+
+    def stuck(self) -> str:
+        """What waits for what, for the words of an error: devices, arrays, and where in the kernel tasks wait."""
+        look = self.begin(["sh", "-c", STUCK], timeout=CALL_DEADLINE)
+        return look.stdout if self.answered(look.name, CALL_DEADLINE) else "the machine does not answer at all"
 
     def answered(self, name: str, deadline: float) -> bool:
         """Wait until the agent has said ``name``. Raises LabError when the machine dies instead."""
