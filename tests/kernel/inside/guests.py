@@ -16,8 +16,8 @@ from typing import Any
 
 from appliance import wait
 from appliance.client import connect
-from appliance.model import KIB
-from tests.kernel.inside import disks, service, volumes
+from appliance.model import KIB, MIB
+from tests.kernel.inside import disks, rules, service, volumes
 from tests.kernel.inside.agent import write_whole
 from tests.kernel.inside.nbd_client import NbdClient
 from tests.kernel.inside.volumes import content
@@ -239,3 +239,16 @@ def back(numbers: list[int]) -> None:
     for number in numbers:
         disks.heal(number)
     whole()
+
+
+def await_warm() -> int:
+    """With guests idle and a new drive: wait until the appliance has filled the cache.
+
+    Returns the bytes that one more clone then reads of the backend.
+    """
+    size = MIB_EACH * MIB
+    wait.until(lambda: rules.cache_writes() >= size, "the cache to be filled", deadline=100)
+    service.clones("fresh", "debian")
+    read = volumes.backend_reads()
+    service.read_back("nbd+unix:///fresh?socket=/run/hatchery/nbd/local/nbd.sock")
+    return volumes.backend_reads() - read
