@@ -50,9 +50,11 @@ class KernelStore:
         """See Store."""
         self._store.cold()
 
-    def silent(self) -> frozenset[str]:
+    def drives(self) -> Mapping[str, bool]:
         """See Store."""
-        return self._drives.silent(drives.of(self._machine.config))
+        named = drives.of(self._machine.config)
+        silent = self._drives.silent(named)
+        return {path: path not in silent for path in named}
 
     def remember_loss(self) -> None:
         """See Store."""

@@ -28,10 +28,11 @@ _NUMBER = re.compile(r"\d+([.,]\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one look saw: the problems, and the drives that do not answer."""
+    """What one look saw: the problems, and the drives of the settings, which answer or are silent."""
 
     problems: tuple[Problem, ...] = ()
     silent: frozenset[str] = frozenset()
+    answering: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def _told(problem: Problem) -> str:
 
 
 def returned(before: Seen, after: Seen) -> frozenset[str]:
-    """The drives that did not answer and do now."""
-    return before.silent - after.silent
+    """The drives that did not answer and do now; not those that another drive has replaced."""
+    return before.silent & after.answering
 
 
 def silence(drives: Iterable[str]) -> tuple[Problem, ...]:
@@ -148,11 +149,13 @@ class Monitor:
     def look(self) -> None:
         """Look once: log what changed, heal what came back, call the hooks."""
         before = self._seen
-        silent = self._store.silent()
+        drives = self._store.drives()
+        silent = frozenset(path for path, answers in drives.items() if not answers)
+        answering = frozenset(drives) - silent
         # Known at once: to look at the rest may take longer while a drive is dying.
-        self._seen = Seen(before.problems, silent)
+        self._seen = Seen(before.problems, silent, answering)
         view, problems = self._store.look()
-        self._seen = Seen((*silence(silent), *problems), silent)
+        self._seen = Seen((*silence(silent), *problems), silent, answering)
         for change in changes(before, self._seen):
             level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
             log.log(level[change.severity], "%s", change.words)

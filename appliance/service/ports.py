@@ -126,8 +126,8 @@ class Store(Protocol):
     def cold(self) -> None:
         """Empty the cache and drop page caches; verified. Raises HatcheryError when it cannot be shown."""
 
-    def silent(self) -> frozenset[str]:
-        """The drives of the settings that do not answer."""
+    def drives(self) -> Mapping[str, bool]:
+        """The drives of the settings, and whether each answers."""
 
     def remember_loss(self) -> None:
         """Leave word for the next start when the cache died; cheap if it did not. Raises HatcheryError."""

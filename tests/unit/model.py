@@ -201,6 +201,7 @@ class ModelStore:
         self.latencies: dict[int, Histogram] = {}
         self.cold_calls = 0
         self.reserve = 0
+        self.named = "abc"
         self.dead: frozenset[str] = frozenset()
         self.healed = 0
         self.heal_error: HatcheryError | None = None
@@ -212,8 +213,8 @@ class ModelStore:
     def cold(self) -> None:
         self.cold_calls += 1
 
-    def silent(self) -> frozenset[str]:
-        return self.dead
+    def drives(self) -> Mapping[str, bool]:
+        return {name: name not in self.dead for name in self.named}
 
     def finish_growth(self) -> None:
         pass

@@ -35,9 +35,20 @@ def test_a_number_that_moves_is_not_told_again_until_it_is_worse() -> None:
 
 
 def test_drives_that_return_are_those_that_were_silent() -> None:
-    before, after = Seen(silent=frozenset("ab")), Seen(silent=frozenset("bc"))
+    before, after = Seen((), frozenset("ab"), frozenset("c")), Seen((), frozenset("bc"), frozenset("a"))
     assert monitor.returned(before, after) == {"a"}
     assert monitor.returned(after, after) == frozenset()
+
+
+def test_a_drive_that_another_one_replaces_does_not_return() -> None:
+    store = ModelStore()
+    store.dead = frozenset("a")
+    looking = Monitor(store)
+    looking.look()
+    store.named, store.dead = "bc", frozenset()
+    looking.look()
+    looking.settle(10)
+    assert store.healed == 0
 
 
 def view(*, attached: bool = True) -> StoreView:
@@ -81,9 +92,9 @@ def test_a_drive_that_answers_again_is_taken_back_once() -> None:
     store = ModelStore()
     looking = Monitor(store)
     looking.look()
-    store.dead = frozenset({"/dev/disk/by-id/nvme-X"})
+    store.dead = frozenset("a")
     looking.look()
-    assert looking.seen.problems[0].what == "/dev/disk/by-id/nvme-X does not answer"
+    assert looking.seen.problems[0].what == "a does not answer"
     assert store.healed == 0
     store.dead = frozenset()
     looking.look()
@@ -91,12 +102,12 @@ def test_a_drive_that_answers_again_is_taken_back_once() -> None:
     looking.look()
     looking.settle(10)
     assert store.healed == 1
-    assert looking.seen == Seen()
+    assert looking.seen == Seen(answering=frozenset("abc"))
 
 
 def test_taking_back_is_tried_some_times_and_then_given_up() -> None:
     store = ModelStore()
-    store.dead = frozenset({"x"})
+    store.dead = frozenset("a")
     store.heal_error = Unhealthy("it is broken")
     looking = Monitor(store)
     looking.look()
