@@ -4,7 +4,7 @@ Each story is one machine. Guests go on all through it (inside/guests.py); every
 a death is told is counted in the service's looks, of which there is one every two seconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tests.kernel.service_lab import Daemon
 NVME, NEW_DISK = 0, 4
 CLONES = ["guest-1", "guest-2"]
 NO_CACHE, ONE_LEG, ONE_DISK = "the cache is not attached", "one leg only", "lacks 1 of 3 disks"
-BY_ID = "/dev/disk/by-id"
+BY_ID = "/dev/disk/by-id/"
 NAMES = {NVME: "nvme-LAB_0", 1: "ata-LAB_1", 2: "ata-LAB_2", 3: "ata-LAB_3"}
 
 
@@ -55,13 +55,17 @@ class Box:
         self.lab.call(guests.back, list(numbers), timeout=200)
         print(f"whole again: {numbers}", flush=True)
 
-    def replace(self, part: str, **changes: list[str]) -> None:
-        """What an operator does about a dead drive: name another one in its place and run the playbook."""
-        names = {key: [f"{BY_ID}/{name}" for name in value] for key, value in changes.items()}
-        assert self.lab.call(setup.part, part, timeout=240, **names)["changed"]
-        assert self.lab.call(setup.part, "store", timeout=240)["changed"] is (part == "nvme")
+    def replace(self, nvme: str = "", backend: Sequence[str] = ()) -> None:
+        """What an operator does about dead drives: name others in their place and run the playbook."""
+        if nvme:
+            assert self.lab.call(setup.part, "nvme", timeout=240, devices=[BY_ID + nvme])["changed"]
+        if backend:
+            assert self.lab.call(setup.part, "backend", timeout=240, disks=[BY_ID + name for name in backend])[
+                "changed"
+            ]
+        assert self.lab.call(setup.part, "store", timeout=240)["changed"] is bool(nvme)
         self.lab.call(guests.whole, timeout=240)
-        print(f"whole again: {changes}", flush=True)
+        print(f"whole again: {nvme} {backend}", flush=True)
 
     def end(self) -> None:
         """Stop the guests and read everything back: no error, nothing wrong."""
@@ -128,7 +132,7 @@ def test_the_nvme_drive_dies_while_guests_are_idle_and_another_takes_its_place(b
     box.work("write")
     lab.call(guests.fault, [], [NO_CACHE, ONE_LEG], timeout=150)
     box.work("idle")
-    box.replace("nvme", devices=["nvme-LAB_9"])
+    box.replace(nvme="nvme-LAB_9")
     from_backend = lab.call(guests.await_warm, timeout=200)
     print(f"a new clone read {from_backend} of {guests.MIB_EACH * MIB} bytes from the backend")
     assert from_backend <= guests.MIB_EACH * MIB // 100, "the cache was not filled by itself"
@@ -140,7 +144,7 @@ def test_a_disk_dies_and_another_takes_its_place(box: Box) -> None:
     box.work("write")
     box.die(2, words=(ONE_DISK,))
     box.work("write")
-    box.replace("backend", disks=["ata-LAB_1", "ata-LAB_4", "ata-LAB_3"])
+    box.replace(backend=["ata-LAB_1", "ata-LAB_4", "ata-LAB_3"])
     box.work("write")
     box.end()
 
@@ -179,6 +183,17 @@ def test_a_sector_that_stays_bad_reaches_one_guest_alone(box: Box) -> None:
     assert "verification failed" not in lab.call(
         service.qemu_io, uri("owner"), "write -P 0x5A 1M 4k", "read -P 0x5A 1M 4k"
     )
+    box.work("write")
+    box.end()
+
+
+@pytest.mark.heavy
+def test_the_nvme_drive_and_a_disk_die_and_others_take_their_places(box: Box) -> None:
+    box.work("write")
+    box.die(NVME, 1, words=(NO_CACHE, ONE_DISK))
+    box.work("write")
+    box.replace(nvme="nvme-LAB_9", backend=["ata-LAB_4", "ata-LAB_2", "ata-LAB_3"])
+    box.work("boot")
     box.work("write")
     box.end()
 
