@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.kernel.inside import setup, volumes
 from tests.kernel.lab import Lab
 
@@ -167,3 +169,26 @@ def test_a_new_disk_takes_the_place_of_a_dead_one(store: Lab) -> None:
     assert store.call(setup.part, "backend", timeout=180)["changed"]
     check(store, digests)
     assert len(health(store)["backend"]["members"]) == 3
+
+
+@pytest.mark.heavy
+def test_a_disk_and_the_nvme_drive_are_replaced_at_once(store: Lab) -> None:
+    digests = fill(store)
+    for number in (0, 2):
+        replace_disk(store, number)
+    up(store)
+    check(store, digests)
+    found = problems(store)
+    assert "lacks 1 of 3 disks" in found
+    assert "the cache is not attached" in found
+    for part in ("nvme", "backend", "store"):
+        assert store.call(setup.part, part, timeout=180)["changed"]
+    check(store, digests)
+    store.call(setup.in_sync, timeout=240)
+    assert problems(store) == ""
+    state = health(store)
+    assert state["cache"]["attached"]
+    assert state["cache"]["settings_ok"]
+    for part in ("nvme", "backend", "store"):
+        assert not store.call(setup.part, part)["changed"]
+    check(store, digests)

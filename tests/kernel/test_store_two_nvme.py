@@ -1,5 +1,7 @@
 """Two NVMe drives: metadata and cache survive either of them, and an old leg never wins (rules 1 and 10)."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,3 +197,45 @@ def test_a_second_drive_is_added_while_a_clone_is_written(tree: Path) -> None:
         assert actions(program(lab, "store", cache_mode="writeback")) == ["set cache settings"]
         assert lab.call(volumes.digest, lab.call(volumes.activate_template, TEMPLATE, MIB), MIB) == template
         assert problems(lab) == ""
+
+
+@pytest.mark.heavy
+def test_a_second_drive_that_is_cut_off_at_any_step_is_taken_in(tree: Path) -> None:
+    with Lab(tree, Options(nvme_count=2)) as lab:
+        for part in ("nvme", "backend", "store"):
+            program(lab, part, **({"devices": [FIRST]} if part == "nvme" else {}))
+        fill(lab)
+        lab.call(setup.in_sync, timeout=240)
+        program(lab, "nvme")
+        spec = json.dumps(lab.call(setup.specs)["store"])
+        reached = []
+        for step in (
+            "rejoin metadata mirror",
+            "create cache mirror",
+            "create cache:",
+            "move cache",
+            "retire cache",
+            "rejoin cache mirror",
+        ):
+            if cut(lab, spec, step):
+                reached.append(step)
+            up(lab)
+            assert read(lab, MIB) == hashlib.sha256(volumes.content(TEMPLATE, MIB)).hexdigest()
+            assert health(lab)["cache"]["attached"], step
+        print("cut at:", reached)
+        program(lab, "store")
+        lab.call(arrays.whole, timeout=120)
+        assert program(lab, "store")["changed"] is False
+        assert problems(lab) == ""
+
+
+def cut(lab: Lab, spec: str, step: str) -> bool:
+    """Cut the power as soon as setup says that it begins a step, or at its end when it was done before.
+
+    Returns whether it was begun.
+    """
+    job = lab.begin(["hatchery-store", "setup", "store", "--spec", "-"], stdin=spec)
+    wait.until(lambda: f"\n{step}" in f"\n{job.stderr}" or job.done(), step, deadline=60, interval=0.002)
+    begun = f"\n{step}" in f"\n{job.stderr}"
+    lab.restart()
+    return begun
