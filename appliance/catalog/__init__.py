@@ -2,6 +2,7 @@
 
 from appliance.catalog.catalog import Catalog
 from appliance.catalog.rows import (
+    BootRun,
     Client,
     Clone,
     Garbage,
@@ -10,10 +11,12 @@ from appliance.catalog.rows import (
     Open,
     PoolRow,
     Staging,
+    StoredBootSet,
     Template,
 )
 
 __all__ = [
+    "BootRun",
     "Catalog",
     "Client",
     "Clone",
@@ -23,5 +26,6 @@ __all__ = [
     "Open",
     "PoolRow",
     "Staging",
+    "StoredBootSet",
     "Template",
 ]

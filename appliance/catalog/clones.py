@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
 from appliance.catalog.database import Row, integer, moment, text
 from appliance.catalog.pools import agree, condemn
 from appliance.catalog.rows import Clone, NewClone
-from appliance.catalog.templates import TemplateRows
 from appliance.errors import AlreadyExists, NotFound, NotReady
 from appliance.model import CloneKind, CloneState, PoolName, TemplateRef, TemplateState
 
@@ -16,7 +16,7 @@ _CLONE = (
 )
 
 
-class CloneRows(TemplateRows, ClientRows):
+class CloneRows(BootSetRows, ClientRows):
     """The clones."""
 
     def add_clones(self, ref: TemplateRef, new: Sequence[NewClone]) -> tuple[Clone, ...]:

@@ -101,6 +101,23 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE clones ADD COLUMN expires REAL;
     CREATE INDEX clones_by_expiry ON clones (expires) WHERE expires IS NOT NULL;
     """,
+    """
+    CREATE TABLE boot_sets (
+        template INTEGER PRIMARY KEY REFERENCES templates ON DELETE CASCADE,
+        boot_set TEXT NOT NULL,
+        guessed INTEGER NOT NULL CHECK (guessed IN (0, 1)),
+        changed REAL NOT NULL
+    ) STRICT;
+
+    CREATE TABLE boot_runs (
+        number INTEGER PRIMARY KEY,
+        template INTEGER NOT NULL REFERENCES templates ON DELETE CASCADE,
+        clone TEXT NOT NULL,
+        recorded REAL NOT NULL,
+        trace TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX boot_runs_by_template ON boot_runs (template);
+    """,
 )
 
 

@@ -96,6 +96,29 @@ class Clone:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredBootSet:
+    """A boot set as text (``appliance.bootset.file``). A ``guessed`` one comes from other content than the template's.
+
+    ``template`` is the thin id of the version that it belongs to, ``changed`` when it came to be.
+    """
+
+    template: int
+    text: str
+    guessed: bool
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class BootRun:
+    """A boot that was recorded, as the text of a trace (``appliance.bootset.trace``)."""
+
+    template: int
+    clone: str
+    recorded: float
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
 class Staging:
     """A volume that holds an image file while it is converted."""
 

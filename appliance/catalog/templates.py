@@ -4,7 +4,7 @@ import sqlite3
 
 from appliance.catalog.database import Row, integer, moment, text
 from appliance.catalog.pools import PoolRows, agree, condemn
-from appliance.catalog.rows import NewTemplate, Staging, Template
+from appliance.catalog.rows import NewTemplate, Staging, StoredBootSet, Template
 from appliance.errors import AlreadyExists, InUse, NotFound
 from appliance.model import ImageFormat, PoolName, TemplateRef, TemplateState
 
@@ -35,7 +35,14 @@ class TemplateRows(PoolRows):
             )
             return _template(db.execute(f"{_TEMPLATE} WHERE thin_id = ?", (thin_id,)).fetchone())
 
-    def finish_template(self, thin_id: int, size: int, sha256: str | None, transaction_id: int | None = None) -> None:
+    def finish_template(
+        self,
+        thin_id: int,
+        size: int,
+        sha256: str | None,
+        transaction_id: int | None = None,
+        boot_set: StoredBootSet | None = None,
+    ) -> None:
         """A template is whole and sealed: ready, with the pool at that transaction id (None: as before)."""
         with self._transaction() as db:
             db.execute(
@@ -49,6 +56,8 @@ class TemplateRows(PoolRows):
             )
             if transaction_id is not None:
                 agree(db, PoolName.DURABLE, transaction_id)
+            if boot_set is not None:
+                put_boot_set(db, boot_set)
 
     def remove_template(self, thin_id: int, why: str, now: float) -> None:
         """A template is no more, its volume is to be deleted; so are the staging volumes of its import.
@@ -147,6 +156,15 @@ class TemplateRows(PoolRows):
         with self._transaction() as db:
             if db.execute("DELETE FROM stagings WHERE thin_id = ?", (thin_id,)).rowcount:
                 condemn(db, thin_id, PoolName.DURABLE, why, now)
+
+
+def put_boot_set(db: sqlite3.Connection, new: StoredBootSet) -> None:
+    """In a transaction of the caller's."""
+    db.execute(
+        "INSERT INTO boot_sets VALUES (?, ?, ?, ?) ON CONFLICT (template) DO UPDATE SET"
+        " boot_set = excluded.boot_set, guessed = excluded.guessed, changed = excluded.changed",
+        (new.template, new.text, int(new.guessed), new.changed),
+    )
 
 
 def _dependents(db: sqlite3.Connection, thin_id: int) -> tuple[int, list[str]]:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.catalog import Catalog, Client, NewClone, NewTemplate, PoolRow
+from appliance.catalog import BootRun, Catalog, Client, NewClone, NewTemplate, PoolRow, StoredBootSet
+from appliance.catalog.boot_sets import RUNS_KEPT
 from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
 from appliance.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, Unhealthy
@@ -294,3 +295,30 @@ def test_clients_are_replaced_by_name(catalog: Catalog) -> None:
     catalog.put_client(Client("hv1", "unix"))
     catalog.put_client(Client("hv1", "tcp", "10.0.0.1", 10809, plain=True))
     assert catalog.clients() == (Client("hv1", "tcp", "10.0.0.1", 10809, plain=True),)
+
+
+# --- boot sets
+
+
+def test_a_boot_set_goes_with_its_template_and_so_do_its_boots(catalog: Catalog) -> None:
+    thin_id = ready(catalog)
+    assert catalog.boot_set(thin_id) is None
+    for number in range(3):
+        catalog.put_boot_set(StoredBootSet(thin_id, f"set {number}", number == 0, 1.0 * number))
+    assert catalog.boot_sets() == (StoredBootSet(thin_id, "set 2", False, 2.0),)
+    for number in range(RUNS_KEPT + 2):
+        catalog.add_boot_run(BootRun(thin_id, f"clone-{number}", 1.0, "0 512\n"))
+    assert [run.clone for run in catalog.boot_runs(thin_id)] == [f"clone-{n}" for n in range(2, RUNS_KEPT + 2)]
+    catalog.remove_template(thin_id, "removed", 0.0)
+    assert catalog.boot_sets() == ()
+    assert catalog.boot_runs(thin_id) == ()
+
+
+def test_a_boot_set_is_removed_with_its_boots_and_the_template_stays(catalog: Catalog) -> None:
+    thin_id = ready(catalog)
+    catalog.put_boot_set(StoredBootSet(thin_id, "set", True, 0.0))
+    catalog.add_boot_run(BootRun(thin_id, "a", 1.0, "0 512\n"))
+    assert catalog.remove_boot_set(thin_id)
+    assert not catalog.remove_boot_set(thin_id)
+    assert catalog.boot_runs(thin_id) == ()
+    assert catalog.find_template(TemplateRef("debian", None)) is not None

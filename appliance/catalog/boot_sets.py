@@ -1,0 +1,57 @@
+"""Boot sets in the catalog, each with the template version that it belongs to, and the boots they were learned from."""
+
+from appliance.catalog.database import Row, integer
+from appliance.catalog.rows import BootRun, StoredBootSet
+from appliance.catalog.templates import TemplateRows, put_boot_set
+
+RUNS_KEPT = 5
+"""Recorded boots of a template version that are kept, the newest ones."""
+
+
+class BootSetRows(TemplateRows):
+    """Both go when their template goes."""
+
+    def boot_set(self, template: int) -> StoredBootSet | None:
+        """The boot set of the template with that thin id."""
+        row = self._row("SELECT template, boot_set, guessed, changed FROM boot_sets WHERE template = ?", template)
+        return _boot_set(row) if row else None
+
+    def boot_sets(self) -> tuple[StoredBootSet, ...]:
+        """All of them."""
+        rows = self._rows("SELECT template, boot_set, guessed, changed FROM boot_sets ORDER BY template")
+        return tuple(map(_boot_set, rows))
+
+    def put_boot_set(self, new: StoredBootSet) -> None:
+        """Give a template a boot set, in the place of the one it may have."""
+        with self._transaction() as db:
+            put_boot_set(db, new)
+
+    def remove_boot_set(self, template: int) -> bool:
+        """Take it away, with the boots that were recorded; whether there was one."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM boot_runs WHERE template = ?", (template,))
+            return bool(db.execute("DELETE FROM boot_sets WHERE template = ?", (template,)).rowcount)
+
+    def add_boot_run(self, run: BootRun) -> None:
+        """Keep a recorded boot, and forget those before the last RUNS_KEPT."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO boot_runs (template, clone, recorded, trace) VALUES (?, ?, ?, ?)",
+                (run.template, run.clone, run.recorded, run.trace),
+            )
+            db.execute(
+                "DELETE FROM boot_runs WHERE template = ?1 AND number NOT IN"
+                " (SELECT number FROM boot_runs WHERE template = ?1 ORDER BY number DESC LIMIT ?2)",
+                (run.template, RUNS_KEPT),
+            )
+
+    def boot_runs(self, template: int) -> tuple[BootRun, ...]:
+        """The boots of a template that are kept, the oldest first."""
+        rows = self._rows(
+            "SELECT template, clone, recorded, trace FROM boot_runs WHERE template = ? ORDER BY number", template
+        )
+        return tuple(BootRun(integer(row[0]), str(row[1]), float(str(row[2])), str(row[3])) for row in rows)
+
+
+def _boot_set(row: Row) -> StoredBootSet:
+    return StoredBootSet(integer(row[0]), str(row[1]), bool(row[2]), float(str(row[3])))
