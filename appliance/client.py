@@ -136,8 +136,30 @@ class Client:
         return self._send("DELETE", f"/templates/{ref}", schema.TemplateRemoval, when_unused=when_unused)
 
     def warm(self, ref: str) -> schema.Operation:
-        """Begin to read a template's volume through the cache."""
+        """Begin to fetch a template's boot set into the cache; all of a template without one."""
         return self._send("POST", f"/templates/{ref}/warm", schema.Operation)
+
+    def boot_set(self, ref: str) -> schema.BootSetView:
+        """A template's boot set. Raises NotFound when it has none."""
+        return self._get(f"/templates/{ref}/boot-set", schema.BootSetView)
+
+    def export_boot_set(self, ref: str) -> str:
+        """The same as a file. Raises NotFound."""
+        response = self._http.get(f"/templates/{ref}/boot-set/file")
+        if not response.is_success:
+            raise problem(response)
+        return response.text
+
+    def import_boot_set(self, ref: str, content: str) -> schema.BootSetView:
+        """Give a template the boot set of a file; it is prefetched at once. Raises InvalidInput, NotFound."""
+        response = self._http.put(f"/templates/{ref}/boot-set/file", content=content.encode())
+        if not response.is_success:
+            raise problem(response)
+        return schema.BootSetView.model_validate_json(response.content)
+
+    def remove_boot_set(self, ref: str) -> schema.Removal:
+        """Forget a template's boot set."""
+        return self._send("DELETE", f"/templates/{ref}/boot-set", schema.Removal)
 
     # -- clones --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import gc, problems, store
+from appliance.api import boot_sets, gc, problems, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -40,6 +40,7 @@ def make_app(service: Service) -> FastAPI:
     for router in (
         _appliance(service),
         _templates(service),
+        boot_sets.routes(service),
         _clones(service),
         _clients(service),
         store.routes(service),
@@ -120,8 +121,8 @@ def _templates(service: Service) -> APIRouter:
 
     @router.post("/templates/{ref}/warm", status_code=status.HTTP_202_ACCEPTED)
     def warm(ref: str) -> schema.Operation:
-        """Read a template into the cache."""
-        return service.templates.warm(ref).operation
+        """Read a template's boot set into the cache; all of a template that has none."""
+        return service.prefetching.warm(ref).operation
 
     return router
 

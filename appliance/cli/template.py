@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,14 @@ import typer
 from rich.text import Text
 
 from appliance import schema
+from appliance.cli import boot_set
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, size, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import MIB, ImageFormat, TemplateRef, check_name
 
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
+app.add_typer(boot_set.app, name="boot-set")
 
 IMPORT_DEADLINE = 4 * 3600.0
 """Seconds after which an import counts as hung: a terabyte on slow disks takes hours."""
@@ -38,23 +41,27 @@ def add(
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="SHA-256 that the image must have.")] = None,
     on_appliance: Annotated[bool, typer.Option("--path", help="FILE is on the appliance, not here.")] = False,
+    given: Annotated[
+        str | None, typer.Option("--boot-set", metavar="FILE", help="A boot set, fetched into the cache at once.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import a disk image as a template: a name that is there gets a new version."""
     run = session(context, as_json)
     check_name(name, "template name")
     chosen = kind or _format(source)
+    more = _More(sha256, None if given is None else boot_set.read(given))
     with run.connect() as connection:
         if source.startswith(("http://", "https://")):
-            wanted = _create(name, chosen, schema.UrlSource(url=source), sha256)
+            wanted = _create(name, chosen, schema.UrlSource(url=source), more)
             operation = connection.import_template(wanted)
         elif on_appliance:
-            wanted = _create(name, chosen, schema.PathSource(path=source), sha256)
+            wanted = _create(name, chosen, schema.PathSource(path=source), more)
             operation = connection.import_template(wanted)
         else:
             file = Path(source)
             length = _length(file)
-            wanted = _create(name, chosen, schema.UploadSource(), sha256, length)
+            wanted = _create(name, chosen, schema.UploadSource(), more, length)
             operation = connection.import_template(wanted)
             with progress_bar(show=not run.as_json) as display:
                 task = display.add_task(f"sending {file.name}", total=length)
@@ -91,6 +98,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
 def show(
     context: typer.Context,
     ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    with_boot_set: Annotated[bool, typer.Option("--boot-set", help="And where its boot set lies on the disk.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show a template."""
@@ -98,7 +106,13 @@ def show(
     TemplateRef.parse(ref)
     with run.connect() as connection:
         view = connection.template(ref)
+        found = connection.boot_set(view.ref) if with_boot_set else None
+    if found is not None and run.as_json:
+        print_json(found)
+        return
     _print(run, view)
+    if found is not None:
+        out().print(f"\nthe boot set on the disk, its beginning at the upper left:\n{found.picture}", markup=False)
 
 
 @app.command("remove")
@@ -127,7 +141,10 @@ def warm(
     ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template to read into the cache.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Read a whole template through the cache, so that its clones are fast from the first boot."""
+    """Fetch a template's boot set into the cache, so that its clones are fast from the first boot.
+
+    All of a template that has none.
+    """
     run = session(context, as_json)
     TemplateRef.parse(ref)
     with run.connect() as connection:
@@ -166,13 +183,23 @@ def _length(file: Path) -> int:
     return length
 
 
+@dataclass(frozen=True)
+class _More:
+    """What may come with an image."""
+
+    sha256: str | None
+    boot_set: str | None
+
+
 def _create(
-    name: str, kind: ImageFormat, source: schema.Source, sha256: str | None, length: int | None = None
+    name: str, kind: ImageFormat, source: schema.Source, more: _More, length: int | None = None
 ) -> schema.TemplateCreate:
-    digest = sha256.lower() if sha256 else None
+    digest = more.sha256.lower() if more.sha256 else None
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise InvalidInput(f"{sha256!r} is not a SHA-256", why="it has 64 hexadecimal digits")
-    return schema.TemplateCreate(name=name, format=kind, source=source, size=length, sha256=digest)
+        raise InvalidInput(f"{more.sha256!r} is not a SHA-256", why="it has 64 hexadecimal digits")
+    return schema.TemplateCreate(
+        name=name, format=kind, source=source, size=length, sha256=digest, boot_set=more.boot_set
+    )
 
 
 def _blocks(file: Path, sent: Callable[[int], None]) -> Iterator[bytes]:
@@ -197,5 +224,7 @@ def _print(run: Session, view: schema.TemplateView) -> None:
             "source": view.source,
             "sha256": view.sha256 or "-",
             "created": when(view.created),
+            "boot set": "-" if view.boot_set is None else boot_set.words(view.boot_set),
+            "prefetch": "-" if view.prefetch is None else boot_set.prefetch_words(view.prefetch),
         }
     )

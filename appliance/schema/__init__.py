@@ -16,6 +16,10 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /templates/{ref}                 -> TemplateView
     DELETE /templates/{ref}?when_unused=BOOL -> TemplateRemoval; in-use while clones of it exist, unless it may go later
     POST   /templates/{ref}/warm            -> Operation (202)
+    GET    /templates/{ref}/boot-set        -> BootSetView; not-found when it has none
+    GET    /templates/{ref}/boot-set/file   -> the boot set as a file, to be put elsewhere
+    PUT    /templates/{ref}/boot-set/file  such a file -> BootSetView
+    DELETE /templates/{ref}/boot-set        -> Removal
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done
     POST   /store/reserve/release           -> ReserveReleased
@@ -53,6 +57,7 @@ from appliance.schema.base import (
     ProblemDetails,
     Removal,
 )
+from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
 from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
@@ -95,6 +100,8 @@ __all__ = [
     "PROBLEM_TYPE",
     "ArrayView",
     "Attachment",
+    "BootSetSummary",
+    "BootSetView",
     "CacheCounters",
     "CacheView",
     "ClientList",
@@ -122,6 +129,7 @@ __all__ = [
     "OperationState",
     "PathSource",
     "PoolView",
+    "PrefetchView",
     "ProblemDetails",
     "ProblemView",
     "Promotion",

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from appliance.model import ImageFormat, TemplateState
 from appliance.schema.base import Model, Removal
+from appliance.schema.boot_sets import BootSetSummary, PrefetchView
 
 
 class UploadSource(Model):
@@ -39,6 +40,7 @@ class TemplateCreate(Model):
     source: Source
     size: int | None = Field(default=None, gt=0)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="Of the image file as it is sent")
+    boot_set: str | None = Field(default=None, description="A boot set as a file, to be prefetched from the beginning")
 
 
 class TemplateView(Model):
@@ -57,6 +59,8 @@ class TemplateView(Model):
     clones: int = Field(description="How many clones depend on it")
     retired: bool = Field(description="It is cloned no more, and goes with the last of its clones")
     device: str
+    boot_set: BootSetSummary | None = Field(description="None until one was learned or given")
+    prefetch: PrefetchView | None = Field(description="The last one; None since the service began")
 
 
 class TemplateRemoval(Removal):

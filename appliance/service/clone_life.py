@@ -8,7 +8,7 @@ from appliance.errors import HatcheryError, InvalidInput
 from appliance.images.sources import DeviceSource
 from appliance.model import SECTOR, Access, CloneKind, CloneState, ImageFormat, PoolName, TemplateRef, check_name
 from appliance.reconcile.volumes import Birth, Origin
-from appliance.service import admission
+from appliance.service import admission, bootsets
 from appliance.service.clones import Clones
 from appliance.service.core import Core
 from appliance.service.imports import Imports
@@ -140,13 +140,16 @@ class CloneLife:
         try:
             sealed = replace(of_template(made), size=clone.size, birth=Birth.SNAPSHOT)
             advanced = self._core.carry_out([replace(sealed, origin=Origin(clone.thin_id, clone.size))])
-            self._core.catalog.finish_template(made.thin_id, clone.size, None, advanced[PoolName.DURABLE])
+            catalog, now = self._core.catalog, self._core.now()
+            boot_set = bootsets.first(catalog, made, clone.size, None, None, now)
+            catalog.finish_template(made.thin_id, clone.size, None, advanced[PoolName.DURABLE], boot_set)
         except BaseException:
             why = f"template {made.ref} was not finished"
             self._core.catalog.remove_template(made.thin_id, why, self._core.now())
             self._core.discard_quietly([made.thin_id])
             raise
         log.info("clone %s became template %s", clone.name, made.ref)
+        self._core.template_ready(made.thin_id)
         job = self._operations.begin("promote", made.ref, "done")
         job.succeed()
         return job

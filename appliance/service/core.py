@@ -38,6 +38,7 @@ class Core:
         self.lock = threading.RLock()
         self.collecting: set[int] = set()
         self.poke: Callable[[], None] = lambda: None
+        self.template_ready: Callable[[int], None] = lambda _: None
 
     @property
     def pool(self) -> Pool:

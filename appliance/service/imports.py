@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from appliance.bootset import file
+from appliance.bootset.file import BootSetFile
 from appliance.catalog import NewTemplate, Staging, Template
 from appliance.errors import BadImage, InvalidInput, NotFound
 from appliance.images import qcow2, sources
@@ -21,7 +23,7 @@ from appliance.images.volume import VolumeWriter, read_at
 from appliance.model import MIB, SECTOR, Access, ImageFormat, check_name
 from appliance.reconcile.volumes import Birth, Devices, Volume
 from appliance.schema import PathSource, TemplateCreate, UrlSource
-from appliance.service import admission
+from appliance.service import admission, bootsets
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
 from appliance.service.wanted import of_staging, of_template
@@ -53,6 +55,7 @@ class Imports:
         Raises InvalidInput, AlreadyExists, NoSpace, NotFound, NotReady, Refused.
         """
         check_name(request.name, "template name")
+        boot_set = None if request.boot_set is None else file.load(request.boot_set)
         source, words = _source(request)
         try:
             size = _expected_size(source, request.size)
@@ -73,7 +76,7 @@ class Imports:
             raise
 
         def work(job: Job) -> None:
-            self._fill(job, template, source, size, request.sha256)
+            self._fill(job, template, source, size, request.sha256, boot_set)
             job.succeed()
 
         self._operations.run(job, work)
@@ -114,7 +117,15 @@ class Imports:
             )
         return found
 
-    def _fill(self, job: Job, template: Template, source: Source, size: int, sha256: str | None) -> None:
+    def _fill(
+        self,
+        job: Job,
+        template: Template,
+        source: Source,
+        size: int,
+        sha256: str | None,
+        boot_set: BootSetFile | None = None,
+    ) -> None:
         try:
             digest = hashlib.sha256()
             chunks = _hashed(source.chunks(), digest)
@@ -127,7 +138,9 @@ class Imports:
             with self._core.lock:
                 volume = replace(of_template(template), size=virtual_size, devices=Devices.SEALED, birth=Birth.NEVER)
                 self._core.carry_out([volume])
-                self._core.catalog.finish_template(template.thin_id, virtual_size, found)
+                catalog = self._core.catalog
+                begin = bootsets.first(catalog, template, virtual_size, found, boot_set, self._core.now())
+                catalog.finish_template(template.thin_id, virtual_size, found, boot_set=begin)
         except BaseException:
             self._take_back(template)
             raise
@@ -136,6 +149,7 @@ class Imports:
             with self._core.lock:
                 self._promised.pop(template.thin_id, None)
                 self._running.pop(template.name, None)
+        self._core.template_ready(template.thin_id)
 
     def _take_raw(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:
         virtual_size = -(-size // SECTOR) * SECTOR

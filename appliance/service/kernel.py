@@ -20,6 +20,7 @@ from appliance.schema import (
 )
 from appliance.store import drives, health, start
 from appliance.store.drives import Drives
+from appliance.store.guests import Guests
 from appliance.store.health import ArrayHealth
 from appliance.store.machine import Machine
 
@@ -31,6 +32,7 @@ class KernelStore:
         self._machine = machine
         self._store = health.Store(machine)
         self._drives = Drives()
+        self._guests = Guests()
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         """See Store."""
@@ -102,6 +104,10 @@ class KernelStore:
             ),
             clones={clones[thin_id]: _device(device) for thin_id, device in found.clones.items()},
         )
+
+    def guest_requests(self) -> int:
+        """See Store."""
+        return self._guests.under_way()
 
     def clone_latencies(self, thin_id: int) -> Histogram:
         """See Store."""

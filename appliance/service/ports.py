@@ -144,6 +144,9 @@ class Store(Protocol):
     def counters(self, clones: Mapping[int, str]) -> Counters:
         """All counters now; ``clones`` are the names of active clones by thin id."""
 
+    def guest_requests(self) -> int:
+        """How many requests of guests are under way at this moment, of all clones. Cheap."""
+
     def clone_latencies(self, thin_id: int) -> Histogram:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
 

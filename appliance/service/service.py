@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 
-from appliance.catalog import Catalog, Clone
+from appliance.catalog import Catalog, Clone, Template
 from appliance.config import Paths, StoreConfig
 from appliance.errors import HatcheryError
 from appliance.host.notify import notify
@@ -13,6 +13,7 @@ from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
 from appliance.schema import (
+    BootSetView,
     ClientList,
     ClientSpec,
     ClientView,
@@ -30,6 +31,7 @@ from appliance.schema import (
     TemplateView,
 )
 from appliance.service import recovery
+from appliance.service.bootsets import BootSets
 from appliance.service.clients import Clients
 from appliance.service.clone_life import CloneLife
 from appliance.service.clones import Clones
@@ -42,7 +44,7 @@ from appliance.service.measure import Measure
 from appliance.service.monitor import Monitor, Seen, silence, store_words
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
-from appliance.service.rewarm import Rewarm
+from appliance.service.prefetching import Ports, Prefetching
 from appliance.service.templates import Templates
 from appliance.service.views import Views, garbage_report
 
@@ -78,14 +80,17 @@ class Service:
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
         self.imports = Imports(self.core, self.operations, converter)
-        self.templates = Templates(self.core, self.operations, self.measure.backend_reads)
+        self.boot_sets = BootSets(self.core)
+        ports = Ports(self.measure.backend_reads, store.guest_requests, lambda: self.measure.cold_marks)
+        self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
+        self.core.template_ready = self._template_ready
+        self.templates = Templates(self.core, self.prefetching.is_busy_with)
         self.clones = Clones(self.core, self._exports)
         self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
         self.monitor = Monitor(store, (store.remember_loss, self.check_fast_pool, store.finish_growth), self._tell)
-        self._rewarm = Rewarm(catalog, self.templates.warm, lambda: self.measure.cold_marks)
         self._words = ""
 
     def start(self) -> None:
@@ -104,6 +109,7 @@ class Service:
         """Stop looking after things. Exports go on."""
         self.monitor.close()
         self.collector.close()
+        self.prefetching.close()
         self.imports.close()
         self.measure.close()
         self._units.close()
@@ -121,7 +127,7 @@ class Service:
         return f"{self._catalog.count_attached()} of {self._catalog.count_clones()} clones exported{self._words}"
 
     def _tell(self, view: StoreView, seen: Seen) -> None:
-        self._rewarm.look(view)
+        self.prefetching.look(view)
         before = self._words
         self._words = store_words(view, self._hit_percent(), seen)
         if self._words != before:
@@ -184,13 +190,27 @@ class Service:
         """All templates."""
         counts = self._catalog.clone_counts()
         return TemplateList(
-            templates=tuple(self._views.template(t, counts.get(t.thin_id, 0)) for t in self._catalog.templates())
+            templates=tuple(self._template(t, counts.get(t.thin_id, 0)) for t in self._catalog.templates())
         )
 
     def show_template(self, text: str) -> TemplateView:
         """One template. Raises InvalidInput, NotFound."""
         template = self._catalog.template(TemplateRef.parse(text))
-        return self._views.template(template, self._catalog.clone_counts().get(template.thin_id, 0))
+        return self._template(template, self._catalog.clone_counts().get(template.thin_id, 0))
+
+    def _template(self, template: Template, clones: int) -> TemplateView:
+        boot_set, prefetch = self.boot_sets.summary(template), self.prefetching.view(template.thin_id)
+        return self._views.template(template, clones, boot_set, prefetch)
+
+    def _template_ready(self, thin_id: int) -> None:
+        if self._catalog.boot_set(thin_id) is not None:
+            self.prefetching.begin_quietly(self._catalog.template_of_id(thin_id), "the template is new")
+
+    def put_boot_set(self, text: str, content: str) -> BootSetView:
+        """Give a template the boot set of a file, and prefetch it. Raises as ``BootSets.put``."""
+        template = self.boot_sets.put(text, content)
+        self.prefetching.begin_quietly(template, "a boot set was given")
+        return self.boot_sets.show(template.ref)
 
     def list_clones(self) -> CloneList:
         """All clones."""

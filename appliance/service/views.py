@@ -8,10 +8,12 @@ from appliance.catalog import Client, Clone, Template
 from appliance.errors import CannotTell, HatcheryError, NotReady
 from appliance.model import CloneState, Health, PoolName, Problem, TemplateState
 from appliance.schema import (
+    BootSetSummary,
     ClientView,
     CloneView,
     ConnectionView,
     GarbageReport,
+    PrefetchView,
     ProblemView,
     Status,
     StoreView,
@@ -67,7 +69,9 @@ class Views:
         self._core = core
         self._exports = exports
 
-    def template(self, template: Template, clones: int) -> TemplateView:
+    def template(
+        self, template: Template, clones: int, boot_set: BootSetSummary | None, prefetch: PrefetchView | None
+    ) -> TemplateView:
         """A template that ``clones`` depend on."""
         ready = template.state is TemplateState.READY
         return TemplateView(
@@ -84,6 +88,8 @@ class Views:
             clones=clones,
             retired=template.retired,
             device=f"/dev/mapper/{names.layer(names.Layer.TEMPLATE, template.thin_id)}",
+            boot_set=boot_set,
+            prefetch=prefetch,
         )
 
     def clone(self, clone: Clone, client: Client | None, written: int | None) -> CloneView:

@@ -243,6 +243,9 @@ class ModelStore:
             clones={name: rest(f"dm-{thin_id}") for thin_id, name in clones.items()},
         )
 
+    def guest_requests(self) -> int:
+        return 0
+
     def clone_latencies(self, thin_id: int) -> Histogram:
         return self.latencies.get(thin_id, Histogram())
 

@@ -148,6 +148,8 @@ def version(number: int, digest: str | None, *, retired: bool = False, ready: bo
         clones=0,
         retired=retired,
         device="/dev/mapper/hatchery-template-1",
+        boot_set=None,
+        prefetch=None,
     )
 
 

@@ -285,7 +285,7 @@ def importing_template(thin_id: int, mib: int) -> str:
 
 def check_sealed(device: str) -> None:
     """Ask the service whether it would prefetch from a device."""
-    from appliance.service.templates import check_sealed as check  # the rest here has no use for the service
+    from appliance.service.sealed import check_sealed as check  # the rest here has no use for the service
 
     check(Path(device))
 

@@ -1,0 +1,96 @@
+"""``hatchery template boot-set``: what a template's clones read while they boot, as a file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from appliance import schema
+from appliance.cli.options import JsonOption, session
+from appliance.cli.output import out, print_json, print_removals, size
+from appliance.errors import AlreadyExists, InvalidInput
+from appliance.model import TemplateRef
+
+app = typer.Typer(no_args_is_help=True, help="Boot sets: what is fetched into the cache before clones boot.")
+
+Ref = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")]
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    ref: Ref,
+    target: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is the standard output.")] = "-",
+) -> None:
+    """Write a template's boot set to a file, for another appliance."""
+    run = session(context, as_json=False)
+    TemplateRef.parse(ref)
+    with run.connect() as connection:
+        text = connection.export_boot_set(ref)
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        with Path(target).open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise AlreadyExists(f"{target} exists", hint="name another file, or remove it") from error
+    except OSError as error:
+        raise InvalidInput(f"{target} cannot be written", why=error.strerror or str(error)) from error
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    ref: Ref,
+    source: Annotated[str, typer.Argument(metavar="FILE", help="What `export` wrote; - is the standard input.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Give a template a boot set; it is fetched into the cache at once."""
+    run = session(context, as_json)
+    TemplateRef.parse(ref)
+    content = read(source)
+    with run.connect() as connection:
+        view = connection.import_boot_set(ref, content)
+    if run.as_json:
+        print_json(view)
+    else:
+        out().print(f"{view.template}: {words(view)}")
+
+
+@app.command("remove")
+def remove(context: typer.Context, ref: Ref, as_json: JsonOption = False) -> None:
+    """Forget a template's boot set and the boots that it was learned from; it is learned again."""
+    run = session(context, as_json)
+    TemplateRef.parse(ref)
+    with run.connect() as connection:
+        done = connection.remove_boot_set(ref)
+    print_removals([done], "boot set", as_json=run.as_json)
+
+
+def read(source: str) -> str:
+    """The text of a file, or of the standard input. Raises InvalidInput."""
+    try:
+        return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{source} cannot be read", why=str(error)) from error
+
+
+def words(view: schema.BootSetSummary) -> str:
+    """A boot set in a line."""
+    origin = "guessed, " if view.guessed else ""
+    told = f"{size(view.total_bytes)} in {view.extents} extents, {origin}from {view.runs} boot(s)"
+    if view.wasted_bytes is not None:
+        told += f"; {size(view.wasted_bytes)} of it not read by the boots recorded"
+    return told
+
+
+def prefetch_words(view: schema.PrefetchView) -> str:
+    """How a prefetch went, in a line."""
+    if view.state in ("waiting", "running"):
+        return f"{view.state}, {size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes} ({view.why})"
+    rate = f", {size(round(view.backend_bytes / view.seconds))}/s" if view.seconds and view.backend_bytes else ""
+    read = f"{size(view.backend_bytes)} from the backend in {view.seconds:.1f} s{rate}"
+    left = f", {size(view.left_bytes)} not in the cache" if view.state == "incomplete" else ""
+    return f"{view.state}, {read}{left} ({view.why})"

@@ -1,0 +1,174 @@
+"""The boot sets of templates: learned from boots, brought as files, guessed from the version before."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from appliance.bootset import boot_set as boot_sets
+from appliance.bootset import file, picture
+from appliance.bootset.boot_set import BootSet
+from appliance.bootset.extents import PAGE, overlap, pages_in_order
+from appliance.bootset.file import BootSetFile
+from appliance.bootset.trace import Read, format_trace, parse_trace
+from appliance.catalog import BootRun, Catalog, StoredBootSet, Template
+from appliance.catalog.boot_sets import RUNS_KEPT
+from appliance.errors import HatcheryError, InvalidInput, NotFound, NotReady
+from appliance.model import Extent, TemplateRef, TemplateState
+from appliance.schema import BootSetSummary, BootSetView, Removal
+from appliance.service.core import Core
+
+log = logging.getLogger(__name__)
+
+
+class BootSets:
+    """The verbs on boot sets."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._summaries: dict[int, BootSetSummary] = {}
+
+    def find(self, template: Template) -> BootSet | None:
+        """The boot set of a template version; None when it has none. Raises InvalidInput when it is damaged."""
+        stored = self._core.catalog.boot_set(template.thin_id)
+        return None if stored is None else file.load(stored.text).boot_set
+
+    def summary(self, template: Template) -> BootSetSummary | None:
+        """The same without its extents."""
+        stored = self._core.catalog.boot_set(template.thin_id)
+        if stored is None:
+            return None
+        known = self._summaries.get(template.thin_id)
+        if known is None or known.changed != stored.changed:
+            known = self._summary(template, stored, file.load(stored.text).boot_set)
+            self._summaries[template.thin_id] = known
+        return known
+
+    def show(self, text: str) -> BootSetView:
+        """All of a template's boot set. Raises InvalidInput, NotFound."""
+        template, stored = self._stored(text)
+        found = file.load(stored.text)
+        return BootSetView(
+            **self._summary(template, stored, found.boot_set).model_dump(),
+            template=template.ref,
+            sha256=found.sha256,
+            size=template.size,
+            places=tuple((extent.offset, extent.length) for extent in found.boot_set.extents),
+            picture=picture.draw(found.boot_set.extents, template.size),
+        )
+
+    def export(self, text: str) -> str:
+        """A template's boot set as a file. Raises InvalidInput, NotFound."""
+        return self._stored(text)[1].text
+
+    def put(self, text: str, content: str) -> Template:
+        """Give a template the boot set of a file; returns the template.
+
+        Raises InvalidInput for what is no boot set or does not fit, NotFound, NotReady.
+        """
+        given = file.load(content)
+        with self._core.lock:
+            template = self._core.catalog.template(TemplateRef.parse(text))
+            if template.state is not TemplateState.READY:
+                raise NotReady(f"template {template.ref} takes no boot set", why=f"it is {template.state}")
+            self._core.catalog.put_boot_set(_stored(template, given, self._core.now()))
+        log.info("template %s was given a boot set of %d bytes", template.ref, given.boot_set.total)
+        return template
+
+    def remove(self, text: str) -> Removal:
+        """Forget a template's boot set and the boots it was learned from; fine when there is none. Raises NotFound."""
+        template = self._core.catalog.template(TemplateRef.parse(text))
+        return Removal(name=template.ref, removed=self._core.catalog.remove_boot_set(template.thin_id))
+
+    def add_run(self, template: Template, clone: str, reads: Sequence[Read]) -> BootSet:
+        """Keep a boot that was recorded and make the boot set anew, of the boots that are kept.
+
+        Raises InvalidInput when the boots have nothing in common, NotFound when the template is gone.
+        """
+        run = BootRun(template.thin_id, clone, self._core.now(), format_trace(reads))
+        with self._core.lock:
+            self._core.catalog.template_of_id(template.thin_id)
+            runs = [parse_trace(each.trace) for each in self._core.catalog.boot_runs(template.thin_id)]
+            made = boot_sets.merge([*runs[1 - RUNS_KEPT :], reads], template.size)
+            self._core.catalog.add_boot_run(run)
+            text = file.dump(BootSetFile(template.ref, template.sha256, made))
+            self._core.catalog.put_boot_set(StoredBootSet(template.thin_id, text, False, self._core.now()))
+        log.info("template %s: a boot set of %d bytes from %d boot(s)", template.ref, made.total, made.runs)
+        return made
+
+    def _stored(self, text: str) -> tuple[Template, StoredBootSet]:
+        template = self._core.catalog.template(TemplateRef.parse(text))
+        stored = self._core.catalog.boot_set(template.thin_id)
+        if stored is None:
+            raise NotFound(
+                f"template {template.ref} has no boot set",
+                hint="boot one of its clones, or give it one: `hatchery template boot-set import`",
+            )
+        return template, stored
+
+    def _summary(self, template: Template, stored: StoredBootSet, found: BootSet) -> BootSetSummary:
+        return BootSetSummary(
+            total_bytes=found.total,
+            extents=len(found.extents),
+            runs=found.runs,
+            guessed=stored.guessed,
+            changed=stored.changed,
+            wasted_bytes=self._wasted(template, found),
+        )
+
+    def _wasted(self, template: Template, found: BootSet) -> int | None:
+        runs = self._core.catalog.boot_runs(template.thin_id)
+        read = [
+            [Extent(first * PAGE, (last - first) * PAGE) for first, last in pages_in_order(reads, template.size)]
+            for reads in (parse_trace(run.trace) for run in runs)
+        ]
+        return found.total - round(fmean(overlap(found.extents, each) for each in read)) if read else None
+
+
+def first(
+    catalog: Catalog, template: Template, size: int, sha256: str | None, given: BootSetFile | None, now: float
+) -> StoredBootSet | None:
+    """What a new version of ``size`` bytes begins with: the boot set that came with it, or the last version's.
+
+    Raises InvalidInput when the given one does not fit.
+    """
+    finished = replace(template, size=size, sha256=sha256)
+    if given is not None:
+        return _stored(finished, given, now)
+    for version in catalog.versions(template.name):
+        stored = catalog.boot_set(version.thin_id)
+        if version.thin_id == template.thin_id or stored is None:
+            continue
+        try:
+            return _stored(finished, _cut(file.load(stored.text), size), now)
+        except HatcheryError as error:
+            log.warning("template %s begins without a boot set: %s", template.ref, error)
+            return None
+    return None
+
+
+def _stored(template: Template, given: BootSetFile, now: float) -> StoredBootSet:
+    """As the template's own. Raises InvalidInput when it does not fit on the template."""
+    end = max(extent.end for extent in given.boot_set.extents)
+    if end > -(-template.size // PAGE) * PAGE:
+        raise InvalidInput(
+            f"the boot set does not fit on template {template.ref}",
+            why=f"it reads up to byte {end}, the template has {template.size} bytes",
+            hint="it belongs to another template",
+        )
+    own = given.sha256 is not None and given.sha256 == template.sha256
+    fitted = replace(given, boot_set=replace(given.boot_set, size=template.size))
+    return StoredBootSet(template.thin_id, file.dump(fitted), not own, now)
+
+
+def _cut(found: BootSetFile, size: int) -> BootSetFile:
+    """Without what lies past ``size`` bytes. Raises InvalidInput when nothing is left."""
+    whole = size // PAGE * PAGE
+    kept = tuple(
+        Extent(extent.offset, min(extent.end, whole) - extent.offset)
+        for extent in found.boot_set.extents
+        if extent.offset < whole
+    )
+    if not kept:
+        raise InvalidInput("nothing of the last version's boot set lies on this one")
+    return replace(found, boot_set=BootSet(kept, size, found.boot_set.runs))

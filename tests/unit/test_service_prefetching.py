@@ -1,0 +1,330 @@
+"""Boot sets of a service: given, learned, guessed; and what keeps them in the cache."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance import wait
+from appliance.bootset import file, prefetch
+from appliance.bootset.boot_set import BootSet
+from appliance.bootset.extents import PAGE
+from appliance.bootset.file import BootSetFile
+from appliance.bootset.prefetch import REQUEST, Surroundings, requests
+from appliance.bootset.trace import Read
+from appliance.errors import InUse, InvalidInput, NotFound, Unhealthy
+from appliance.model import MIB, Extent, Health
+from appliance.schema import CacheView, StoreView
+from appliance.service import prefetching
+from appliance.service.bootsets import BootSets
+from appliance.service.operations import Operations
+from appliance.service.prefetching import Ports, Prefetching, sampled
+from tests.unit import service_harness
+from tests.unit.service_harness import IMAGE, Box
+
+SIZE = len(IMAGE)
+EXTENTS = (Extent(MIB, 64 * PAGE), Extent(0, 2 * PAGE))
+
+
+def as_file(extents: tuple[Extent, ...] = EXTENTS, sha256: str | None = None, size: int = SIZE) -> str:
+    return file.dump(BootSetFile("other@1", sha256, BootSet(extents, size, 3)))
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    # The model's volumes are files, which have no read-only flag; tests/kernel/test_rule_02_prefetch.py has real ones.
+    monkeypatch.setattr(prefetching, "check_sealed", lambda _: None)
+    with service_harness.box(tmp_path) as made:
+        yield made
+
+
+def settled(box: Box) -> None:
+    wait.until(lambda: not box.service.prefetching.is_busy_with(1), "the prefetch", deadline=10)
+
+
+# --- boot sets
+
+
+def test_a_boot_set_is_given_shown_written_out_and_forgotten(box: Box) -> None:
+    box.add_template("debian")
+    with pytest.raises(NotFound, match="no boot set"):
+        box.service.boot_sets.show("debian")
+    given = box.service.put_boot_set("debian", as_file())
+    assert (given.template, given.total_bytes, given.extents, given.runs) == ("debian@1", 66 * PAGE, 2, 3)
+    assert given.guessed, "it was learned from other content"
+    assert given.places == ((MIB, 64 * PAGE), (0, 2 * PAGE)), "in the order of first reads"
+    assert len(given.picture.splitlines()) == 8
+    written = file.load(box.service.boot_sets.export("debian"))
+    assert written.boot_set.extents == EXTENTS
+    shown = box.service.show_template("debian").boot_set
+    assert shown is not None
+    assert shown.total_bytes == 66 * PAGE
+    settled(box)
+    assert box.service.boot_sets.remove("debian").removed
+    assert not box.service.boot_sets.remove("debian").removed
+    assert box.service.show_template("debian").boot_set is None
+
+
+def test_a_boot_set_of_the_same_content_is_no_guess(box: Box) -> None:
+    done = box.add_template("debian")
+    assert done.state == "succeeded"
+    digest = box.service.show_template("debian").sha256
+    assert not box.service.put_boot_set("debian", as_file(sha256=digest)).guessed
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", "no boot set"),
+        ("nonsense", "not JSON"),
+        (as_file((Extent(0, 4 * MIB),), size=1 << 30), "does not fit"),
+    ],
+)
+def test_what_is_no_boot_set_of_it_is_refused(box: Box, content: str, words: str) -> None:
+    box.add_template("debian")
+    with pytest.raises(InvalidInput, match=words):
+        box.service.put_boot_set("debian", content)
+    assert box.service.show_template("debian").boot_set is None
+
+
+def test_a_boot_that_was_recorded_makes_the_boot_set_and_more_of_them_make_it_better(box: Box) -> None:
+    box.add_template("debian")
+    template = box.service.core.catalog.templates()[0]
+    always, once = Read(MIB, 16 * PAGE), Read(2 * MIB, 4 * PAGE)
+    assert box.service.boot_sets.add_run(template, "a", [always, once]).total == 20 * PAGE
+    assert box.service.boot_sets.add_run(template, "b", [always]).total == 16 * PAGE
+    shown = box.service.boot_sets.show("debian")
+    assert (shown.runs, shown.guessed, shown.wasted_bytes) == (2, False, 0)
+
+
+def test_the_next_version_begins_with_the_last_ones_as_far_as_it_reaches(box: Box) -> None:
+    box.add_template("debian")
+    box.service.put_boot_set("debian", as_file())
+    box.add_template("debian", IMAGE[: MIB + 8 * PAGE])
+    found = box.service.boot_sets.show("debian@2")
+    assert found.guessed
+    assert found.places == ((MIB, 8 * PAGE), (0, 2 * PAGE))
+    view = box.service.show_template("debian@2").prefetch
+    assert view is not None
+    assert view.why == "the template is new"
+
+
+# --- reading
+
+
+@given(st.lists(st.integers(0, 40), unique=True, min_size=1), st.integers(1, 3))
+def test_requests_are_all_of_the_extents_in_small_pieces_in_order(places: list[int], length: int) -> None:
+    extents = [Extent(place * 4 * REQUEST, length * REQUEST - PAGE) for place in places]
+    pieces = list(requests(extents))
+    assert sum(piece.length for piece in pieces) == sum(extent.length for extent in extents)
+    assert all(0 < piece.length <= REQUEST for piece in pieces)
+    assert [piece.offset for piece in pieces] == sorted(piece.offset for piece in pieces)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1), st.integers(1, 60))
+def test_a_sample_is_of_pages_of_the_extents_each_once(lengths: list[int], count: int) -> None:
+    extents = [Extent(place * 16 * PAGE, length * PAGE) for place, length in enumerate(lengths)]
+    found = sampled(extents, count, random.Random(1))
+    assert len(set(found)) == len(found) == min(count, sum(lengths))
+    for page in found:
+        assert any(each.offset <= page.offset and page.end <= each.end for each in extents)
+
+
+class Backend:
+    """A backend that reads what a cache has not kept: ``kept`` of each pass."""
+
+    def __init__(self, *missed: int) -> None:
+        self.missed = list(missed)
+        self.read = 0
+        self.asked = 0
+
+    def reads(self) -> int:
+        self.asked += 1
+        if self.asked % 2 == 0:
+            self.read += self.missed.pop(0)
+        return self.read
+
+
+def volume(tmp_path: Path) -> Path:
+    path = tmp_path / "volume"
+    path.write_bytes(IMAGE)
+    return path
+
+
+def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    backend = Backend(66 * PAGE, 3 * PAGE, 0)
+    around = Surroundings(backend.reads, lambda: 0)
+    done = prefetch.fetch(volume(tmp_path), EXTENTS, around, lambda number, read: told.append((number, read)))
+    assert done.passes == (66 * PAGE, 3 * PAGE, 0)
+    assert done.complete
+    assert [told[-1], max(read for number, read in told if number == 1)] == [(3, 66 * PAGE), 66 * PAGE]
+
+
+def test_it_is_given_up_loudly(tmp_path: Path) -> None:
+    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).reads, lambda: 0)
+    done = prefetch.fetch(volume(tmp_path), EXTENTS, around)
+    assert not done.complete
+    assert (len(done.passes), done.left) == (prefetch.PASSES, PAGE)
+
+
+def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
+    """With guests that are never quiet, one request is under way at a time, and each waits."""
+    asked: list[str] = []
+
+    def guests() -> int:
+        asked.append(threading.current_thread().name)
+        return 1
+
+    backend = Backend(0)
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.reads, guests))
+    assert done.complete
+    assert done.seconds >= 2 * prefetch.PAUSE, "it did not wait"
+    assert len(asked) > 4
+
+
+def test_a_volume_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(Unhealthy, match="cannot be read"):
+        prefetch.fetch(tmp_path / "none", EXTENTS, Surroundings(lambda: 0, lambda: 0))
+
+
+# --- by command
+
+
+def test_warm_reads_the_boot_set_and_all_of_a_template_without_one(box: Box) -> None:
+    box.add_template("debian")
+    job = box.service.prefetching.warm("debian")
+    assert job.finished.wait(10)
+    assert (job.operation.state, job.operation.done_bytes) == ("succeeded", SIZE)
+    box.service.put_boot_set("debian", as_file())
+    settled(box)
+    job = box.service.prefetching.warm("debian")
+    assert job.finished.wait(10)
+    assert job.operation.done_bytes == 66 * PAGE
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.why, view.total_bytes) == ("warm", "asked for", 66 * PAGE)
+
+
+def test_a_template_that_is_being_read_is_not_removed_and_not_read_twice(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.add_template("debian")
+    released = threading.Event()
+    monkeypatch.setattr(box.store, "guest_requests", lambda: 0 if released.wait(10) else 1)
+    job = box.service.prefetching.warm("debian")
+    with pytest.raises(InUse):
+        box.service.prefetching.warm("debian")
+    with pytest.raises(InUse):
+        box.service.templates.remove("debian")
+    released.set()
+    assert job.finished.wait(10)
+    wait.until(lambda: not box.service.prefetching.is_busy_with(1), "the end", deadline=10)
+    assert box.service.templates.remove("debian").removed
+
+
+# --- by itself
+
+
+def store(*, attached: bool) -> StoreView:
+    cache = CacheView(
+        health=Health.OK,
+        attached=attached,
+        mode="writethrough",
+        size=64 * MIB,
+        settings_ok=True,
+        bypassed_bytes=0,
+        available_percent=None,
+    )
+    return StoreView(backend=None, meta=None, cache=cache, pool=None)
+
+
+class Looker:
+    """A prefetching that looks after the box's templates; between two questions the backend reads ``missing``."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self.marks = 0
+        self.missing = 0
+        self.read = 0
+        self.operations = Operations()
+        self.made = self.begin()
+
+    def begin(self) -> Prefetching:
+        core = self.box.service.core
+        ports = Ports(self._reads, lambda: 0, lambda: self.marks)
+        return Prefetching(core, self.operations, BootSets(core), ports)
+
+    def _reads(self) -> int:
+        self.read += self.missing
+        return self.read
+
+    def look(self, *, attached: bool = True) -> None:
+        self.made.look(store(attached=attached))
+        wait.until(lambda: all(thread.name != "boot sets" for thread in threading.enumerate()), "the look", deadline=10)
+
+    def read_templates(self) -> list[str]:
+        return [operation.subject for operation in reversed(self.operations.list())]
+
+
+@pytest.fixture
+def looker(box: Box) -> Looker:
+    box.add_template("few")
+    box.add_template("many")
+    box.add_template("none")
+    box.service.clones.create("a", "few", None, None)
+    box.service.clones.create("b", "many", 2, None)
+    return Looker(box)
+
+
+def test_when_the_cache_is_back_the_templates_of_clones_are_read(looker: Looker) -> None:
+    for attached in (True, False, False, True, True):
+        looker.look(attached=attached)
+    assert looker.read_templates() == ["many@1", "few@1"]
+
+
+def test_a_cache_that_was_there_from_the_beginning_is_asked_for_boot_sets_alone(looker: Looker) -> None:
+    looker.box.service.put_boot_set("none", as_file())
+    looker.look()
+    assert looker.read_templates() == [], "the cache has it"
+    looker.missing = MIB
+    looker.made = looker.begin()
+    looker.look()
+    assert looker.read_templates() == ["none@1"], "the cache had lost it"
+    looker.look()
+    assert looker.read_templates() == ["none@1"], "the next look is due in minutes"
+
+
+def test_boot_sets_that_would_fill_the_cache_are_left_out(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("none", "many"):
+        looker.box.service.put_boot_set(name, as_file())
+    monkeypatch.setattr(prefetching, "SHARE", 70 * PAGE / (64 * MIB))
+    looker.missing = MIB
+    looker.look()
+    assert looker.read_templates() == ["many@1"], "the one that clones use"
+
+
+def under_way(looker: Looker) -> None:
+    looker.marks = 1
+    looker.look(attached=False)
+    looker.marks = 2
+
+
+def over_since_the_look(looker: Looker) -> None:
+    looker.marks = 2
+    looker.look(attached=False)
+
+
+@pytest.mark.parametrize("case", [under_way, over_since_the_look])
+def test_a_cache_that_was_emptied_by_command_stays_cold(looker: Looker, case: Callable[[Looker], None]) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    looker.look()
+    looker.missing = MIB
+    case(looker)
+    for _ in range(3):
+        looker.look()
+    assert looker.read_templates() == []
