@@ -72,7 +72,7 @@ def test_every_command_is_described() -> None:
 
 def test_every_option_in_the_table_exists() -> None:
     for line in (ROOT / "docs/cli.md").read_text(encoding="utf-8").splitlines():
-        if match := re.match(r"\| `hatchery ([a-z]+(?: [a-z]+){0,2})", line):
+        if match := re.match(r"\| `hatchery ([a-z]+(?: [a-z-]+){0,2})", line):
             command = command_of(match.group(1).split())
             known = {option for parameter in command.params for option in parameter.opts}
             assert {option.strip("`") for option in OPTION.findall(line.replace("`", " "))} <= known, line
