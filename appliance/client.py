@@ -161,6 +161,10 @@ class Client:
         """Forget a template's boot set."""
         return self._send("DELETE", f"/templates/{ref}/boot-set", schema.Removal)
 
+    def learn(self, ref: str, runs: int) -> schema.Operation:
+        """Ask that the next ``runs`` boots of a template's clones are recorded. Raises NotReady where it cannot be."""
+        return self._send("POST", f"/templates/{ref}/learn", schema.Operation, schema.LearnRequest(runs=runs))
+
     # -- clones --------------------------------------------------------------------------------------------------
 
     def clones(self) -> tuple[schema.CloneView, ...]:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, gc, problems, store
+from appliance.api import boot_sets, gc, learning, problems, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -41,6 +41,7 @@ def make_app(service: Service) -> FastAPI:
         _appliance(service),
         _templates(service),
         boot_sets.routes(service),
+        learning.routes(service),
         _clones(service),
         _clients(service),
         store.routes(service),

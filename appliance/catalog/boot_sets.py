@@ -21,6 +21,19 @@ class BootSetRows(TemplateRows):
         rows = self._rows("SELECT template, boot_set, guessed, changed FROM boot_sets ORDER BY template")
         return tuple(map(_boot_set, rows))
 
+    def boots_to_learn(self, template: int, runs: int) -> int:
+        """How many boots are missing until the template's boot set is made of ``runs`` of its own.
+
+        0 when a file brought it one that was learned from the same content.
+        """
+        row = self._row(
+            "SELECT (SELECT count(*) FROM boot_runs WHERE template = ?1),"
+            " (SELECT guessed FROM boot_sets WHERE template = ?1)",
+            template,
+        )
+        kept, guessed = (0, None) if row is None else row
+        return 0 if guessed == 0 and not kept else max(0, runs - integer(kept))
+
     def put_boot_set(self, new: StoredBootSet) -> None:
         """Give a template a boot set, in the place of the one it may have."""
         with self._transaction() as db:

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from appliance import schema
-from appliance.cli import boot_set
+from appliance.cli import boot_set, learn
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, size, state, table, when
 from appliance.errors import InvalidInput
@@ -19,6 +19,7 @@ from appliance.model import MIB, ImageFormat, TemplateRef, check_name
 
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
 app.add_typer(boot_set.app, name="boot-set")
+app.command("learn")(learn.learn)
 
 IMPORT_DEADLINE = 4 * 3600.0
 """Seconds after which an import counts as hung: a terabyte on slow disks takes hours."""
@@ -226,5 +227,6 @@ def _print(run: Session, view: schema.TemplateView) -> None:
             "created": when(view.created),
             "boot set": "-" if view.boot_set is None else boot_set.words(view.boot_set),
             "prefetch": "-" if view.prefetch is None else boot_set.prefetch_words(view.prefetch),
+            "learning": "-" if view.learning is None else learn.words(view.learning),
         }
     )

@@ -16,6 +16,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /templates/{ref}                 -> TemplateView
     DELETE /templates/{ref}?when_unused=BOOL -> TemplateRemoval; in-use while clones of it exist, unless it may go later
     POST   /templates/{ref}/warm            -> Operation (202)
+    POST   /templates/{ref}/learn  LearnRequest -> Operation (202), until that many boots were recorded
     GET    /templates/{ref}/boot-set        -> BootSetView; not-found when it has none
     GET    /templates/{ref}/boot-set/file   -> the boot set as a file, to be put elsewhere
     PUT    /templates/{ref}/boot-set/file  such a file -> BootSetView
@@ -61,6 +62,7 @@ from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
 from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
+from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
     CacheCounters,
     CloneHistogram,
@@ -119,6 +121,8 @@ __all__ = [
     "HistogramView",
     "Histograms",
     "HistogramsStarted",
+    "LearnRequest",
+    "LearningView",
     "Lease",
     "MemberView",
     "Model",

@@ -7,6 +7,7 @@ from pydantic import Field
 from appliance.model import ImageFormat, TemplateState
 from appliance.schema.base import Model, Removal
 from appliance.schema.boot_sets import BootSetSummary, PrefetchView
+from appliance.schema.learning import LearningView
 
 
 class UploadSource(Model):
@@ -61,6 +62,7 @@ class TemplateView(Model):
     device: str
     boot_set: BootSetSummary | None = Field(description="None until one was learned or given")
     prefetch: PrefetchView | None = Field(description="The last one; None since the service began")
+    learning: LearningView | None = Field(default=None, description="None when no boots are wanted")
 
 
 class TemplateRemoval(Removal):

@@ -7,7 +7,7 @@ back with what the catalog says or is about to say.
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from appliance.catalog import Client, Clone
@@ -39,7 +39,10 @@ def export_of(clone: Clone) -> Export:
 
 
 class Exports:
-    """The storage daemons of all clients. The caller holds the service's lock."""
+    """The storage daemons of all clients. The caller holds the service's lock.
+
+    ``before_offer`` and ``after_withdrawal`` are told of the clones; they do not raise HatcheryError.
+    """
 
     def __init__(self, core: Core, units: Units, paths: Paths) -> None:
         self._core = core
@@ -47,6 +50,8 @@ class Exports:
         self._units = units
         self._paths = paths
         self._aio = storage_daemon.aio_engine()
+        self.before_offer: Callable[[Collection[Clone]], None] = lambda _: None
+        self.after_withdrawal: Callable[[Clone], None] = lambda _: None
 
     def listen(self, client: Client) -> Listen:
         """Where a client's daemon listens."""
@@ -74,7 +79,9 @@ class Exports:
 
     def offer(self, client: str, clones: Iterable[Clone]) -> None:
         """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
+        clones = tuple(clones)
         exports = [export_of(clone) for clone in clones]
+        self.before_offer(clones)
         self._write(self._catalog.client(client))
         daemon = self._daemon(client)
         try:
@@ -106,6 +113,7 @@ class Exports:
         except HatcheryError:
             self._write(owner)
             raise
+        self.after_withdrawal(clone)
 
     def serving(self, client: str) -> int:
         """How many exports the client's daemon has now. Raises NotReady when it does not run."""

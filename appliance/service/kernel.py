@@ -109,6 +109,10 @@ class KernelStore:
         """See Store."""
         return self._guests.under_way()
 
+    def exported(self, thin_id: int) -> tuple[str, int] | None:
+        """See Store."""
+        return self._store.exported(thin_id)
+
     def clone_latencies(self, thin_id: int) -> Histogram:
         """See Store."""
         return self._store.clone_latencies(thin_id)

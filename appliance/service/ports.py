@@ -147,6 +147,9 @@ class Store(Protocol):
     def guest_requests(self) -> int:
         """How many requests of guests are under way at this moment, of all clones. Cheap."""
 
+    def exported(self, thin_id: int) -> tuple[str, int] | None:
+        """The device that a clone is exported by, ``MAJOR:MINOR``, and bytes read from it so far; None without one."""
+
     def clone_latencies(self, thin_id: int) -> Histogram:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
 

@@ -1,11 +1,13 @@
 """The service: all use cases over one catalog, one pool, one store and the storage daemons."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from appliance.bootset.trace import Read
 from appliance.catalog import Catalog, Clone, Template
 from appliance.config import Paths, StoreConfig
 from appliance.errors import HatcheryError
+from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
 from appliance.images.convert import Converter
@@ -40,6 +42,7 @@ from appliance.service.core import Core
 from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
+from appliance.service.learning import Learning, Tracer
 from appliance.service.measure import Measure
 from appliance.service.monitor import Monitor, Seen, silence, store_words
 from appliance.service.operations import Job, Operations
@@ -66,6 +69,7 @@ class Service:
         paths: Paths,
         settings: StoreConfig | None = None,
         find_fast: Find | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         settings = settings or StoreConfig()
         self.core = Core(catalog, pools, settings.overcommit_percent)
@@ -84,6 +88,9 @@ class Service:
         ports = Ports(self.measure.backend_reads, store.guest_requests, lambda: self.measure.cold_marks)
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.core.template_ready = self._template_ready
+        self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, self._learned)
+        self._exports.before_offer = self.learning.offered
+        self._exports.after_withdrawal = self.learning.withdrawn
         self.templates = Templates(self.core, self.prefetching.is_busy_with)
         self.clones = Clones(self.core, self._exports)
         self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
@@ -104,10 +111,12 @@ class Service:
         """Look after the store from now on."""
         self.monitor.start()
         self.collector.start()
+        self.learning.start()
 
     def close(self) -> None:
         """Stop looking after things. Exports go on."""
         self.monitor.close()
+        self.learning.close()
         self.collector.close()
         self.prefetching.close()
         self.imports.close()
@@ -200,11 +209,15 @@ class Service:
 
     def _template(self, template: Template, clones: int) -> TemplateView:
         boot_set, prefetch = self.boot_sets.summary(template), self.prefetching.view(template.thin_id)
-        return self._views.template(template, clones, boot_set, prefetch)
+        return self._views.template(template, clones, boot_set, prefetch, self.learning.view(template))
 
     def _template_ready(self, thin_id: int) -> None:
         if self._catalog.boot_set(thin_id) is not None:
             self.prefetching.begin_quietly(self._catalog.template_of_id(thin_id), "the template is new")
+
+    def _learned(self, template: Template, clone: str, reads: Sequence[Read]) -> None:
+        self.boot_sets.add_run(template, clone, reads)
+        self.prefetching.begin_quietly(template, "a boot was recorded")
 
     def put_boot_set(self, text: str, content: str) -> BootSetView:
         """Give a template the boot set of a file, and prefetch it. Raises as ``BootSets.put``."""

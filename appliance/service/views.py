@@ -13,6 +13,7 @@ from appliance.schema import (
     CloneView,
     ConnectionView,
     GarbageReport,
+    LearningView,
     PrefetchView,
     ProblemView,
     Status,
@@ -70,7 +71,12 @@ class Views:
         self._exports = exports
 
     def template(
-        self, template: Template, clones: int, boot_set: BootSetSummary | None, prefetch: PrefetchView | None
+        self,
+        template: Template,
+        clones: int,
+        boot_set: BootSetSummary | None,
+        prefetch: PrefetchView | None,
+        learning: LearningView | None,
     ) -> TemplateView:
         """A template that ``clones`` depend on."""
         ready = template.state is TemplateState.READY
@@ -90,6 +96,7 @@ class Views:
             device=f"/dev/mapper/{names.layer(names.Layer.TEMPLATE, template.thin_id)}",
             boot_set=boot_set,
             prefetch=prefetch,
+            learning=learning,
         )
 
     def clone(self, clone: Clone, client: Client | None, written: int | None) -> CloneView:

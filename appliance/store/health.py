@@ -195,6 +195,15 @@ class Store:
             clones=clones,
         )
 
+    def exported(self, thin_id: int) -> tuple[str, int] | None:
+        """The device that a clone is exported by, ``MAJOR:MINOR``, and bytes read from it so far; None without one.
+
+        Raises CannotTell.
+        """
+        info = self._exported(thin_id)
+        device = block.by_number(str(info.number)) if info is not None else None
+        return None if device is None else (device.number, block.statistics(device).read_bytes)
+
     def clone_latencies(self, thin_id: int) -> Histogram:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
         info = self._exported(thin_id)

@@ -199,6 +199,7 @@ class ModelStore:
 
     def __init__(self) -> None:
         self.latencies: dict[int, Histogram] = {}
+        self.read_bytes: dict[int, int] = {}
         self.cold_calls = 0
         self.reserve = 0
         self.named = "abc"
@@ -245,6 +246,9 @@ class ModelStore:
 
     def guest_requests(self) -> int:
         return 0
+
+    def exported(self, thin_id: int) -> tuple[str, int] | None:
+        return f"254:{thin_id}", self.read_bytes.get(thin_id, 0)
 
     def clone_latencies(self, thin_id: int) -> Histogram:
         return self.latencies.get(thin_id, Histogram())

@@ -13,6 +13,7 @@ from appliance.schema import Operation, TemplateCreate, UploadSource
 from appliance.service.service import Service
 from tests.unit.model import ModelConverter, ModelPool, ModelStore
 from tests.unit.model_daemon import ModelUnits
+from tests.unit.model_trace import ModelTracer
 
 IMAGE = b"boot" * 1024 + bytes(3 * MIB) + b"root" * 1024
 """A sparse little image."""
@@ -31,6 +32,7 @@ class Box:
         self.pool = ModelPool(folder / "volumes")
         self.pools: dict[PoolName, ModelPool] = {PoolName.DURABLE: self.pool}
         self.store = ModelStore()
+        self.tracer = ModelTracer()
         self.units = ModelUnits(self.paths.run)
         self.converter = ModelConverter()
         self.service = self._make()
@@ -44,6 +46,7 @@ class Box:
             converter=self.converter,
             runner=Runner(),
             paths=self.paths,
+            tracer=self.tracer,
         )
         service.start()
         return service

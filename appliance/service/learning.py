@@ -1,0 +1,349 @@
+"""Learning what clones read while they boot, by recording boots as they happen.
+
+By itself for a template without a boot set of its own: the boots of its first clones are recorded until there are
+RUNS. And on request, for the next boots whatever there is. A clone is listened to from before it is exported until its
+boot is over; one that never boots makes room for others. Nothing here stands in a guest's way, and nothing that fails
+here stops a clone from being attached.
+"""
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
+
+from appliance.bootset.trace import Read
+from appliance.catalog import Clone, Template
+from appliance.errors import HatcheryError, InvalidInput, NotReady
+from appliance.host.trace import Batch
+from appliance.model import CloneState, TemplateRef, TemplateState
+from appliance.schema import LearningView
+from appliance.service.core import Core
+from appliance.service.operations import Job, Operations
+from appliance.service.ports import Store
+from appliance.service.recording import LEAST, Recording
+
+log = logging.getLogger(__name__)
+
+RUNS = 3
+"""Boots that a template's boot set is learned from."""
+
+MOST_RUNS = 20
+"""Boots that can be asked for at once."""
+
+SLOTS = 16
+"""Clones that are listened to at a time."""
+
+LOOK_SECONDS = 0.25
+"""Pause between two looks while a boot is recorded."""
+
+IDLE_SECONDS = 1.0
+"""Pause between two looks while clones that are listened to do nothing."""
+
+CLOSE_SECONDS = 60.0
+"""After so long without any the kernel's buffers are given back."""
+
+
+class Tracer(Protocol):
+    """See ``appliance.host.trace.Tracer``."""
+
+    def check(self) -> None:
+        """Raise NotReady where requests cannot be recorded at all."""
+
+    def watch(self, devices: Collection[str]) -> None:
+        """Record the requests of these devices from now on, and of no others."""
+
+    def read(self) -> Batch:
+        """What came since the last look; does not wait."""
+
+    def close(self) -> None:
+        """Stop, and give the buffers back."""
+
+
+class _Asked:
+    """Boots that somebody asked for."""
+
+    def __init__(self, template: Template, job: Job, runs: int) -> None:
+        self.template = template
+        self.job = job
+        self.runs = runs
+        self.done = 0
+
+    def tell(self, recordings: Sequence[Recording]) -> None:
+        """Say how far it is. ``recordings`` are those of the template."""
+        booting = [each for each in recordings if each.begun]
+        said = (
+            f"recording {', '.join(each.clone.name for each in booting)}" if booting else "waiting for a clone to boot"
+        )
+        self.job.phase(f"{said}, {self.done} of {self.runs} boots recorded")
+        self.job.progress(sum(each.total for each in booting))
+
+
+class Learning:
+    """Listens to clones, and hands on each boot."""
+
+    def __init__(
+        self,
+        core: Core,
+        operations: Operations,
+        tracer: Tracer,
+        store: Store,
+        keep: Callable[[Template, str, Sequence[Read]], object],
+    ) -> None:
+        """``keep`` takes each recorded boot: the template, the clone's name and its reads."""
+        self._core = core
+        self._operations = operations
+        self._tracer = tracer
+        self._store = store
+        self._keep = keep
+        self._lock = threading.RLock()
+        self._recordings: dict[str, Recording] = {}
+        self._ended: list[Recording] = []
+        self._asked: dict[int, _Asked] = {}
+        self._deaf = ""
+        self._idle_since: float | None = None
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # --- by command
+
+    def learn(self, text: str, runs: int = RUNS) -> Job:
+        """Record the next ``runs`` boots of a template's clones; asked again, that many from then on.
+
+        Clones that are attached already and have not booted count. Raises InvalidInput, NotFound, NotReady.
+        """
+        if not 1 <= runs <= MOST_RUNS:
+            raise InvalidInput(f"{runs} boots cannot be asked for", why=f"it must be 1 to {MOST_RUNS}")
+        template = self._core.catalog.template(TemplateRef.parse(text))
+        if template.state is not TemplateState.READY:
+            raise NotReady(f"template {template.ref} cannot be learned", why=f"it is {template.state}")
+        self._tracer.check()
+        with self._lock:
+            asked = self._asked.get(template.thin_id)
+            if asked is None:
+                job = self._operations.begin("learn", template.ref, "waiting for a clone to boot")
+                asked = self._asked[template.thin_id] = _Asked(template, job, runs)
+            asked.runs, asked.done = runs, 0
+            asked.tell(self._of(template.thin_id))
+        with self._core.lock:
+            self._take_up()
+        return asked.job
+
+    def view(self, template: Template) -> LearningView | None:
+        """What is being learned of a template; None when nothing is."""
+        with self._lock:
+            missing = self._missing(template.thin_id)
+            here = self._of(template.thin_id)
+            if not missing or template.state is not TemplateState.READY:
+                return None
+            return LearningView(
+                missing=missing,
+                listening=len(here),
+                recording=tuple(each.clone.name for each in here if each.begun),
+                cannot=self._deaf,
+            )
+
+    # --- as clones come and go; the caller holds the service's lock
+
+    def offered(self, clones: Collection[Clone]) -> None:
+        """Clones are about to be exported: listen to those whose boots are wanted. Never raises HatcheryError."""
+        self._listen([clone for clone in clones if self._missing(clone.template)])
+
+    def withdrawn(self, clone: Clone) -> None:
+        """A clone is not exported any more; what was recorded of it by now may be a boot."""
+        with self._lock:
+            found = next((each for each in self._recordings.values() if each.clone.thin_id == clone.thin_id), None)
+            if found is None:
+                return
+            try:
+                self._drain()
+            except HatcheryError as error:
+                self._fall_deaf(error)
+            # None when the look itself ended it.
+            if self._recordings.pop(found.device, None) is not None and found.is_boot:
+                self._ended.append(found)
+            self._watch()
+        self._wake.set()
+
+    # --- in the background
+
+    def start(self) -> None:
+        """Begin to listen, and to look every now and then."""
+        self.begin()
+        self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
+        self._thread.start()
+
+    def begin(self) -> None:
+        """Listen to clones that were attached and not booted before."""
+        try:
+            self._tracer.close()
+            self._tracer.check()
+        except HatcheryError as error:
+            self._deaf = str(error)
+            log.info("boots are not learned: %s", error)
+            return
+        with self._core.lock:
+            self._take_up()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._stopped.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(5)
+        with self._lock:
+            self._recordings.clear()
+            try:
+                self._tracer.close()
+            except HatcheryError as error:
+                log.warning("%s", error)
+
+    def look(self) -> None:
+        """Look once: take in what was asked of the clones, and hand on the boots that are over."""
+        with self._lock:
+            try:
+                self._drain()
+                self._end_those_that_are_over()
+            except HatcheryError as error:
+                self._fall_deaf(error)
+            self._watch()
+            ended, self._ended = self._ended, []
+            for asked in list(self._asked.values()):
+                self._check_asked(asked)
+        for recording in ended:
+            self._hand_on(recording)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            with self._lock:
+                busy = any(each.begun for each in self._recordings.values())
+                idle = not self._recordings and not self._asked and self._idle_since is None
+            self._wake.wait(None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
+            self._wake.clear()
+            if not self._stopped.is_set():
+                self.look()
+
+    def _missing(self, thin_id: int) -> int:
+        """How many boots of a template are wanted."""
+        asked = self._asked.get(thin_id)
+        return asked.runs - asked.done if asked is not None else self._core.catalog.boots_to_learn(thin_id, RUNS)
+
+    def _of(self, thin_id: int) -> list[Recording]:
+        return [each for each in self._recordings.values() if each.template.thin_id == thin_id]
+
+    def _take_up(self) -> None:
+        """With the service's lock: listen to attached clones whose boots are wanted and that have not booted yet."""
+        clones = self._core.catalog.clones()
+        self._listen(
+            [
+                clone
+                for clone in clones
+                if clone.client is not None and clone.state is CloneState.READY and self._missing(clone.template)
+            ],
+            fresh=True,
+        )
+
+    def _listen(self, clones: Collection[Clone], *, fresh: bool = False) -> None:
+        if self._deaf or not clones:
+            return
+        with self._lock:
+            try:
+                for clone in clones:
+                    found = self._store.exported(clone.thin_id)
+                    if found is None or (fresh and found[1] >= LEAST) or not self._make_room():
+                        continue
+                    block = self._core.pool_of(clone.pool).status().block_bytes
+                    template = self._core.catalog.template_of_id(clone.template)
+                    self._recordings[found[0]] = Recording(template, clone, found[0], block)
+            except HatcheryError as error:
+                log.warning("boots are not learned: %s", error)
+            self._watch()
+        self._wake.set()
+
+    def _make_room(self) -> bool:
+        """Whether there is a slot; the clone that has been silent for longest loses its own."""
+        if len(self._recordings) < SLOTS:
+            return True
+        silent = next((device for device, each in self._recordings.items() if not each.begun), None)
+        return silent is not None and self._recordings.pop(silent) is not None
+
+    def _watch(self) -> None:
+        try:
+            if self._recordings:
+                self._idle_since = None
+                self._tracer.watch(frozenset(self._recordings))
+            elif self._idle_since is None:
+                self._idle_since = time.monotonic()
+                self._tracer.watch(frozenset())
+            elif time.monotonic() - self._idle_since > CLOSE_SECONDS:
+                self._idle_since = None
+                self._tracer.close()
+        except HatcheryError as error:
+            self._fall_deaf(error)
+
+    def _fall_deaf(self, error: HatcheryError) -> None:
+        log.warning("boots are not learned any more: %s", error)
+        self._deaf = str(error)
+        self._recordings.clear()
+        with contextlib.suppress(HatcheryError):
+            self._tracer.close()
+
+    def _drain(self) -> None:
+        batch = self._tracer.read()
+        for request in batch.requests:
+            recording = self._recordings.get(request.device)
+            if recording is not None:
+                recording.add(request)
+        if batch.lost:
+            log.warning("the kernel lost requests of clones that boot: their boots are not learned from")
+            for each in [each for each in self._recordings.values() if each.begun]:
+                del self._recordings[each.device]
+
+    def _end_those_that_are_over(self) -> None:
+        now = time.monotonic_ns() // 1000
+        for device, recording in list(self._recordings.items()):
+            if recording.clone.thin_id in self._core.lost:
+                del self._recordings[device]
+            elif recording.over(now):
+                if recording.is_boot:
+                    del self._recordings[device]
+                    self._ended.append(recording)
+                else:
+                    recording.forget()
+
+    def _check_asked(self, asked: _Asked) -> None:
+        try:
+            self._core.catalog.template_of_id(asked.template.thin_id)
+            if self._deaf:
+                raise NotReady("boots cannot be recorded", why=self._deaf, hint="see `journalctl -u hatcheryd`")
+        except HatcheryError as error:
+            del self._asked[asked.template.thin_id]
+            asked.job.fail(error)
+        else:
+            asked.tell(self._of(asked.template.thin_id))
+
+    def _hand_on(self, recording: Recording) -> None:
+        template, name = recording.template, recording.clone.name
+        with self._lock:
+            if not self._missing(template.thin_id):
+                return  # others were faster
+        log.info("a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total)
+        try:
+            self._keep(template, name, recording.reads)
+        except HatcheryError as error:
+            log.warning("the boot of %s is not learned from: %s", name, error)
+            return
+        with self._lock:
+            asked = self._asked.get(template.thin_id)
+            if asked is not None:
+                asked.done += 1
+                asked.tell(self._of(template.thin_id))
+                if asked.done >= asked.runs:
+                    del self._asked[template.thin_id]
+                    asked.job.succeed(f"{asked.done} boot(s) recorded")
+            if not self._missing(template.thin_id):
+                for each in self._of(template.thin_id):
+                    del self._recordings[each.device]
+                self._watch()

@@ -1,0 +1,286 @@
+"""Boots are recorded by themselves until a template is known, and on request; what is no boot is left out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.errors import InvalidInput, NotFound, NotReady
+from appliance.host.trace import Request
+from appliance.model import KIB, MIB, TemplateRef
+from appliance.schema import LearningView
+from appliance.service import learning
+from appliance.service.learning import RUNS, SLOTS
+from appliance.service.recording import LONGEST, QUIET, Recording
+from tests.unit import service_harness
+from tests.unit.service_harness import Box
+
+BLOCK = 64 * KIB
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    with service_harness.box(tmp_path) as made:
+        assert made.add_template("debian").state == "succeeded"
+        made.service.learning.begin()
+        yield made
+
+
+def attach(box: Box, name: str, count: int | None = None) -> list[str]:
+    """New clones that are exported; their devices."""
+    made = box.service.clones.create(name, "debian", count, "local")
+    return [f"254:{clone.thin_id}" for clone in made]
+
+
+def boot(box: Box, name: str) -> None:
+    """A clone comes, boots, and it is noticed that it has booted."""
+    [device] = attach(box, name)
+    box.tracer.boot(device)
+    box.service.learning.look()
+
+
+def view(box: Box) -> LearningView | None:
+    return box.service.show_template("debian").learning
+
+
+def recorded(box: Box) -> list[str]:
+    """The clones whose boots are kept."""
+    template = box.service.core.catalog.template(TemplateRef("debian"))
+    return [run.clone for run in box.service.core.catalog.boot_runs(template.thin_id)]
+
+
+# --- one recording
+
+
+def recording(box: Box) -> Recording:
+    catalog = box.service.core.catalog
+    [clone] = box.service.clones.create("one", "debian", None, None)
+    return Recording(catalog.template(TemplateRef("debian")), clone, "254:9", BLOCK)
+
+
+def asked(offset: int, length: int, micros: int, *, write: bool = False) -> Request:
+    return Request("254:9", write, offset, length, micros)
+
+
+def test_reads_are_kept_in_order_with_the_time_since_the_first(box: Box) -> None:
+    made = recording(box)
+    made.add(asked(8192, 4096, 1_000_000))
+    made.add(asked(0, 512, 1_000_500))
+    assert [(read.offset, read.length, read.micros) for read in made.reads] == [(8192, 4096, 0), (0, 512, 500)]
+    assert made.total == 8192  # whole pages
+
+
+def test_the_first_write_to_part_of_a_block_reads_all_of_it(box: Box) -> None:
+    made = recording(box)
+    made.add(asked(BLOCK - 4096, 3 * BLOCK, 5, write=True))
+    # The two in the middle are replaced, the first and the last are copied.
+    assert sorted((read.offset, read.length) for read in made.reads) == [(0, BLOCK), (3 * BLOCK, BLOCK)]
+    made.add(asked(0, 4096, 6, write=True))
+    made.add(asked(BLOCK, 2 * BLOCK, 7))
+    assert len(made.reads) == 2, "the clone's own blocks are not the template's"
+    made.add(asked(3 * BLOCK, 2 * BLOCK, 8))
+    assert len(made.reads) == 3
+
+
+def test_a_write_past_the_template_reads_nothing_of_it(box: Box) -> None:
+    made = recording(box)
+    size = box.service.show_template("debian").size
+    made.add(asked(-(-size // BLOCK) * BLOCK + 4096, 4096, 0, write=True))
+    assert made.reads == []
+
+
+def test_a_boot_ends_when_nothing_new_is_read_or_it_takes_too_long(box: Box) -> None:
+    made = recording(box)
+    assert not made.over(10**12)
+    made.add(asked(0, 4096, 0))
+    made.add(asked(4096, 4096, QUIET - 1))
+    made.add(asked(0, 4096, 2 * QUIET - 2))
+    assert not made.over(2 * QUIET - 2)
+    assert made.over(2 * QUIET - 1), "what was read before is no news"
+    for at in range(0, LONGEST, QUIET // 2):
+        made.add(asked(at, 4096, at))
+        assert not made.over(at)
+    assert made.over(LONGEST)
+
+
+# --- by itself
+
+
+def test_the_first_boots_of_a_template_teach_its_boot_set(box: Box) -> None:
+    assert view(box) == LearningView(missing=RUNS, listening=0, recording=(), cannot="")
+    for number in range(RUNS):
+        boot(box, f"clone-{number}")
+        shown = box.service.show_template("debian")
+        assert shown.boot_set is not None
+        assert (shown.boot_set.runs, shown.boot_set.guessed) == (number + 1, False)
+        assert shown.boot_set.total_bytes == 2 * MIB
+    assert view(box) is None
+    assert box.tracer.watched == frozenset()
+    boot(box, "one-more")
+    assert recorded(box) == [f"clone-{number}" for number in range(RUNS)]
+
+
+def test_what_reads_little_is_no_boot_and_is_listened_to_further(box: Box) -> None:
+    [device] = attach(box, "web")
+    box.tracer.request(device, 0, ago=60)
+    box.service.learning.look()
+    assert recorded(box) == []
+    assert box.tracer.watched == {device}
+    box.tracer.boot(device)
+    box.service.learning.look()
+    assert recorded(box) == ["web"]
+
+
+def test_a_boot_under_way_is_shown_and_not_taken_yet(box: Box) -> None:
+    [device] = attach(box, "web")
+    box.tracer.boot(device, ago=3)
+    box.service.learning.look()
+    assert view(box) == LearningView(missing=RUNS, listening=1, recording=("web",), cannot="")
+    assert recorded(box) == []
+
+
+def test_a_clone_that_goes_has_booted_if_it_read_enough(box: Box) -> None:
+    for name, megabytes in (("web", 2), ("tool", 0)):
+        [device] = attach(box, name)
+        box.tracer.boot(device, megabytes=megabytes, ago=3)
+        box.tracer.request(device, 0, ago=3)
+        box.service.clones.detach(name, force=False)
+        assert box.tracer.watched == frozenset()
+        # Another device may have the number now.
+        box.tracer.boot(device)
+    box.service.learning.look()
+    assert recorded(box) == ["web"]
+
+
+def test_boots_with_lost_requests_are_not_learned_from(box: Box) -> None:
+    first, second = attach(box, "web", 2)
+    box.tracer.boot(first)
+    box.tracer.lost = 3
+    box.service.learning.look()
+    assert recorded(box) == []
+    assert box.tracer.watched == {second}, "one that has not begun missed nothing"
+
+
+def test_of_many_that_boot_at_once_only_so_many_are_kept(box: Box) -> None:
+    devices = attach(box, "storm", SLOTS + 4)
+    assert box.tracer.watched == frozenset(devices[4:]), "the ones that are silent for longest make room"
+    for device in devices:
+        box.tracer.boot(device)
+    box.service.learning.look()
+    assert len(recorded(box)) == RUNS
+    assert box.tracer.watched == frozenset()
+
+
+def test_a_clone_that_boots_keeps_its_place(box: Box) -> None:
+    [device] = attach(box, "early")
+    box.tracer.boot(device, ago=1)
+    box.service.learning.look()
+    attach(box, "storm", SLOTS + 4)
+    assert device in box.tracer.watched
+    assert len(box.tracer.watched) == SLOTS
+
+
+def test_clones_that_did_not_boot_yet_are_heard_after_a_restart(box: Box) -> None:
+    quiet, booted = attach(box, "web", 2)
+    box.store.read_bytes[int(booted.removeprefix("254:"))] = 100 * MIB
+    box.restart().learning.begin()
+    assert box.tracer.watched == {quiet}
+
+
+def test_a_given_boot_set_of_the_same_content_is_not_learned_again(box: Box) -> None:
+    boot(box, "first")
+    text = box.service.boot_sets.export("debian")
+    assert box.service.boot_sets.remove("debian").removed
+    assert view(box) is not None
+    template = box.service.core.catalog.template(TemplateRef("debian"))
+    box.service.put_boot_set(template.ref, text)
+    assert view(box) is None
+
+
+def test_without_tracepoints_clones_are_attached_and_one_is_told(box: Box) -> None:
+    box.tracer.error = NotReady("requests cannot be recorded here", why="no tracefs")
+    box.restart().learning.begin()
+    attach(box, "web")
+    shown = view(box)
+    assert shown is not None
+    assert "no tracefs" in shown.cannot
+    with pytest.raises(NotReady, match="no tracefs"):
+        box.service.learning.learn("debian")
+
+
+def test_a_tracer_that_fails_later_stops_learning_and_nothing_else(box: Box) -> None:
+    [device] = attach(box, "web")
+    job = box.service.learning.learn("debian", 1)
+    box.tracer.boot(device)
+    box.tracer.error = NotReady("the tracer is gone")
+    box.service.learning.look()
+    box.service.clones.detach("web", force=False)
+    attach(box, "other")
+    assert recorded(box) == []
+    assert job.operation.state == "failed"
+
+
+# --- on request
+
+
+def test_boots_are_recorded_on_request(box: Box) -> None:
+    for number in range(RUNS):
+        boot(box, f"clone-{number}")
+    [device] = attach(box, "waiting")
+    assert box.tracer.watched == frozenset()
+    job = box.service.learning.learn("debian", 2)
+    assert box.tracer.watched == {f"254:{clone.thin_id}" for clone in box.service.core.catalog.clones()}
+    assert "0 of 2 boots" in job.operation.phase
+    box.tracer.boot(device, ago=1)
+    box.service.learning.look()
+    assert "recording waiting" in job.operation.phase
+    assert job.operation.done_bytes == 2 * MIB
+    box.service.clones.detach("waiting", force=False)
+    box.service.learning.look()
+    assert "1 of 2 boots" in job.operation.phase
+    boot(box, "last")
+    assert job.operation.state == "succeeded"
+    assert recorded(box)[-2:] == ["waiting", "last"]
+    assert view(box) is None
+
+
+def test_asked_again_it_counts_anew(box: Box) -> None:
+    job = box.service.learning.learn("debian", 5)
+    boot(box, "first")
+    assert box.service.learning.learn("debian", 1) is job
+    boot(box, "second")
+    assert job.operation.state == "succeeded"
+
+
+def test_what_cannot_be_learned_is_refused(box: Box) -> None:
+    for runs in (0, -1, learning.MOST_RUNS + 1):
+        with pytest.raises(InvalidInput):
+            box.service.learning.learn("debian", runs)
+    with pytest.raises(NotFound):
+        box.service.learning.learn("missing")
+
+
+def test_a_request_ends_with_its_template(box: Box) -> None:
+    job = box.service.learning.learn("debian")
+    box.service.templates.remove("debian")
+    box.service.learning.look()
+    assert job.operation.state == "failed"
+
+
+def test_buffers_are_given_back_when_nothing_is_wanted_for_long(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot(box, "first")
+    before = box.tracer.closed
+    box.service.clones.remove("first", force=False)
+    box.service.learning.look()
+    assert box.tracer.closed == before
+    monkeypatch.setattr(learning, "CLOSE_SECONDS", -1.0)
+    box.service.learning.look()
+    assert box.tracer.closed == before + 1
+
+
+def test_it_is_looked_at_by_itself(box: Box) -> None:
+    box.service.learning.start()
+    job = box.service.learning.learn("debian", 1)
+    [device] = attach(box, "web")
+    box.tracer.boot(device)
+    assert job.finished.wait(10)
