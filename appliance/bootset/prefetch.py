@@ -1,7 +1,8 @@
 """Reading parts of a sealed volume into the cache, until they are in it.
 
-bcache keeps a missed read only if it gets a free bucket at once, so that large or many requests leave holes: a pass of
-small ones is followed by others, which cost the backend nothing but the holes, until one finds nothing left to fetch.
+bcache keeps a missed read only if it gets a free bucket at once, so that large or many requests leave holes. Requests
+are small and few at a time therefore, and rarer when what the backend read does not come into the cache; and a pass is
+followed by others, which cost the backend nothing but the holes, until one finds nothing left to fetch.
 
 An I/O priority would be lost in bcache, which reads what it misses with requests of its own. Guests go first by being
 asked after instead: while one of their requests is under way, this has one of its own at most, and pauses before each.
@@ -35,6 +36,13 @@ LOOK = 0.002
 They get the disks; a prefetch in a box that is never idle ends nevertheless."""
 
 
+EASE_BYTES = 1 << 20
+EASE_SHARE = 0.1
+EASE_LEAST, EASE_MOST = 0.01, 0.16
+"""After so many bytes: if more than this share of what the backend read is not in the cache, there is a pause of
+so many seconds before each request, twice as long each time, and half as long when all came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """How a prefetch went: bytes asked for, bytes that each pass took from the backend, seconds."""
@@ -56,10 +64,11 @@ class Fetched:
 
 @dataclass
 class Surroundings:
-    """What a prefetch looks at. ``backend_reads``: bytes read from the backend so far. ``guests``: how many requests of
-    guests are under way. ``stopped`` ends it."""
+    """What a prefetch looks at. ``backend_reads`` and ``cache_writes``: bytes read from the backend and written to the
+    cache so far. ``guests``: how many requests of guests are under way. ``stopped`` ends it."""
 
     backend_reads: Callable[[], int]
+    cache_writes: Callable[[], int]
     guests: Callable[[], int]
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -105,6 +114,20 @@ def read_once(
         raise Unhealthy(f"{device} cannot be read", why=str(error), hint="see `hatchery status`") from error
 
 
+class Ease:
+    """How long a request waits, so that the cache finds room for what comes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def look(self, fetched: int, kept: int) -> None:
+        """So many bytes came from the backend since the last look, and so many went into the cache."""
+        if fetched - kept > fetched * EASE_SHARE:
+            self.seconds = min(EASE_MOST, max(EASE_LEAST, 2 * self.seconds))
+        else:
+            self.seconds = self.seconds / 2 if self.seconds > EASE_LEAST else 0.0
+
+
 class _Pass:
     """Some threads that take piece after piece."""
 
@@ -115,6 +138,9 @@ class _Pass:
         self._lock = threading.Lock()
         self._alone = threading.Lock()
         self._done = 0
+        self._ease = Ease()
+        self._looked = self._counters()
+        self._due = EASE_BYTES
 
     def run(self, pieces: Iterator[Extent]) -> None:
         with ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool:
@@ -134,6 +160,14 @@ class _Pass:
                 with self._lock:
                     self._done += piece.length
                     self._tell(self._done)
+                    if self._done >= self._due:
+                        before, self._looked = self._looked, self._counters()
+                        self._ease.look(*(now - then for now, then in zip(self._looked, before, strict=True)))
+                        self._due = self._done + EASE_BYTES
+                self._around.stopped.wait(self._ease.seconds)
+
+    def _counters(self) -> tuple[int, int]:
+        return self._around.backend_reads(), self._around.cache_writes()
 
     def _read(self, piece: Extent, place: memoryview) -> None:
         guests = self._around.guests

@@ -41,10 +41,11 @@ SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What prefetching asks the store. ``backend_reads``: bytes so far. ``guests``: their requests under way.
-    ``cold_marks``: see ``Measure``."""
+    """What prefetching asks the store. ``backend_reads``, ``cache_writes``: bytes so far. ``guests``: their requests
+    under way. ``cold_marks``: see ``Measure``."""
 
     backend_reads: Callable[[], int]
+    cache_writes: Callable[[], int]
     guests: Callable[[], int]
     cold_marks: Callable[[], int]
 
@@ -113,6 +114,10 @@ class Prefetching:
         with self._turn:
             pass
 
+    def _around(self) -> Surroundings:
+        ports = self._ports
+        return Surroundings(ports.backend_reads, ports.cache_writes, ports.guests, self._stopped)
+
     def _activate(self, template: Template) -> Path:
         device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
         check_sealed(device)
@@ -127,8 +132,7 @@ class Prefetching:
 
         try:
             with self._turn:
-                around = Surroundings(self._ports.backend_reads, self._ports.guests, self._stopped)
-                self._conclude(job, template, prefetch.fetch(device, extents, around, tell))
+                self._conclude(job, template, prefetch.fetch(device, extents, self._around(), tell))
         except HatcheryError:
             self._tell(template, state="failed")
             raise
@@ -213,8 +217,7 @@ class Prefetching:
             device = self._activate(template)
         sample = sampled(extents, SAMPLE, random.Random())  # noqa: S311 - nobody gains by guessing it
         before = self._ports.backend_reads()
-        around = Surroundings(self._ports.backend_reads, self._ports.guests, self._stopped)
-        prefetch.read_once(device, sample, around)
+        prefetch.read_once(device, sample, self._around())
         return self._ports.backend_reads() - before > LOST * sum(extent.length for extent in sample)
 
 

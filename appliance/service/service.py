@@ -85,7 +85,12 @@ class Service:
         self.measure = Measure(catalog, store, self.operations, runner)
         self.imports = Imports(self.core, self.operations, converter)
         self.boot_sets = BootSets(self.core)
-        ports = Ports(self.measure.backend_reads, store.guest_requests, lambda: self.measure.cold_marks)
+        ports = Ports(
+            self.measure.backend_reads,
+            self.measure.cache_writes,
+            store.guest_requests,
+            lambda: self.measure.cold_marks,
+        )
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.core.template_ready = self._template_ready
         self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, self._learned)

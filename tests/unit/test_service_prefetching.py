@@ -135,7 +135,7 @@ def test_a_sample_is_of_pages_of_the_extents_each_once(lengths: list[int], count
 
 
 class Backend:
-    """A backend that reads what a cache has not kept: ``kept`` of each pass."""
+    """A backend that reads so much in each pass. It is asked before a pass, at its beginning, and after it."""
 
     def __init__(self, *missed: int) -> None:
         self.missed = list(missed)
@@ -144,7 +144,7 @@ class Backend:
 
     def reads(self) -> int:
         self.asked += 1
-        if self.asked % 2 == 0:
+        if self.asked % 3 == 0:
             self.read += self.missed.pop(0)
         return self.read
 
@@ -158,7 +158,7 @@ def volume(tmp_path: Path) -> Path:
 def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     backend = Backend(66 * PAGE, 3 * PAGE, 0)
-    around = Surroundings(backend.reads, lambda: 0)
+    around = Surroundings(backend.reads, lambda: 0, lambda: 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, around, lambda number, read: told.append((number, read)))
     assert done.passes == (66 * PAGE, 3 * PAGE, 0)
     assert done.complete
@@ -166,7 +166,7 @@ def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path)
 
 
 def test_it_is_given_up_loudly(tmp_path: Path) -> None:
-    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).reads, lambda: 0)
+    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).reads, lambda: 0, lambda: 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, around)
     assert not done.complete
     assert (len(done.passes), done.left) == (prefetch.PASSES, PAGE)
@@ -181,15 +181,31 @@ def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
         return 1
 
     backend = Backend(0)
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.reads, guests))
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.reads, lambda: 0, guests))
     assert done.complete
     assert done.seconds >= 2 * prefetch.PAUSE, "it did not wait"
     assert len(asked) > 4
 
 
+def test_requests_wait_while_the_cache_does_not_keep_what_comes() -> None:
+    ease = prefetch.Ease()
+    ease.look(MIB, MIB)
+    assert ease.seconds == 0
+    waits = []
+    for _ in range(8):
+        ease.look(MIB, MIB // 2)
+        waits.append(ease.seconds)
+    assert waits[0] == prefetch.EASE_LEAST
+    assert waits[1] == 2 * prefetch.EASE_LEAST
+    assert waits[-1] == prefetch.EASE_MOST
+    for _ in range(8):
+        ease.look(MIB, 2 * MIB)  # guests write too
+    assert ease.seconds == 0
+
+
 def test_a_volume_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Unhealthy, match="cannot be read"):
-        prefetch.fetch(tmp_path / "none", EXTENTS, Surroundings(lambda: 0, lambda: 0))
+        prefetch.fetch(tmp_path / "none", EXTENTS, Surroundings(lambda: 0, lambda: 0, lambda: 0))
 
 
 # --- by command
@@ -256,7 +272,7 @@ class Looker:
 
     def begin(self) -> Prefetching:
         core = self.box.service.core
-        ports = Ports(self._reads, lambda: 0, lambda: self.marks)
+        ports = Ports(self._reads, lambda: 0, lambda: 0, lambda: self.marks)
         return Prefetching(core, self.operations, BootSets(core), ports)
 
     def _reads(self) -> int:

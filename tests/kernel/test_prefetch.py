@@ -1,0 +1,56 @@
+"""Boot sets: fetched into the cache before a clone boots, verified, and looked after."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.inside import boot_set
+from tests.kernel.lab import Lab
+from tests.kernel.service_lab import Daemon
+
+
+@pytest.fixture
+def daemon(store: Lab) -> Iterator[Daemon]:
+    running = Daemon(store)
+    yield running
+    print(running.job.stderr)
+
+
+def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lost(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(boot_set.add_template)
+    total = lab.call(boot_set.write_file)
+
+    # Given to a template whose cache is cold: all of it is fetched, and hardly more.
+    lab.call(boot_set.cold)
+    lab.call(boot_set.hatchery, "template", "boot-set", "import", "debian", str(boot_set.FILE))
+    fetched = lab.call(boot_set.settled)
+    print(fetched)
+    assert (fetched["state"], fetched["total_bytes"]) == ("warm", total)
+    assert total * 0.99 <= fetched["backend_bytes"] <= total * 1.05
+    for name in ("first", "second"):
+        booted = lab.call(boot_set.boot, name, timeout=120)
+        assert booted["backend"] <= booted["client"] * 0.005, booted
+    shown = lab.call(boot_set.hatchery, "template", "show", "debian", "--boot-set")
+    assert "guessed, from 1 boot(s)" in shown
+    assert "warm" in shown
+    assert "█" in shown
+
+    # Emptied by command it stays cold: a boot reads all that it needs from the backend.
+    lab.call(boot_set.cold)
+    booted = lab.call(boot_set.boot, "cold", timeout=120)
+    assert booted["backend"] > total * 0.9
+
+    # A service that starts finds that the cache has lost it, and a new version begins with the old one's.
+    lab.call(boot_set.cold)
+    daemon.restart()
+    fetched = lab.call(boot_set.settled, why="without it")
+    assert fetched["state"] == "warm"
+    assert lab.call(boot_set.boot, "again", timeout=120)["backend"] <= booted["client"] * 0.005
+    lab.call(boot_set.add_template)
+    assert lab.call(boot_set.settled, "debian@2", why="new")["state"] == "warm"
+
+    # While a clone boots: nothing is fetched twice, nothing wrong is read.
+    both = lab.call(boot_set.boot_while_it_is_prefetched, "hasty", timeout=120)
+    print(both, total)
+    assert both["backend"] <= total * 1.3
