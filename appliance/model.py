@@ -168,3 +168,12 @@ class Histogram:
     def total(self) -> int:
         """How many requests were counted."""
         return sum(self.counts)
+
+    def bound(self, share: float) -> int | None:
+        """Microseconds within which that share of all (0 to 1) was done: an upper bound; None of none."""
+        reached = 0
+        for slot, count in enumerate(self.counts):
+            reached += count
+            if count and reached >= share * self.total:
+                return 1 << (slot + 1)
+        return None

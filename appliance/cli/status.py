@@ -1,12 +1,14 @@
 """``hatchery status`` and ``hatchery cache``: the appliance in one look, and a cold start by command."""
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from appliance import schema
 from appliance.cli.client import clients_table
 from appliance.cli.options import JsonOption, follow, session
 from appliance.cli.output import health, out, print_json, share, size, table
+from appliance.model import Histogram
 
 cache_app = typer.Typer(no_args_is_help=True, help="The cache.")
 
@@ -46,7 +48,24 @@ def status(context: typer.Context, as_json: JsonOption = False) -> None:
         rows.add_row("fast pool", *_pool(store.fast))
     console.print(rows)
     console.print()
+    if view.disks:
+        console.print(_disks(view.disks))
+        console.print()
     console.print(clients_table(view.clients))
+
+
+def _disks(views: tuple[schema.DiskHistogram, ...]) -> Table:
+    rows = table("DISK", "FOR", ">REQUESTS", ">HALF WITHIN", ">99 % WITHIN")
+    for view in views:
+        found = Histogram(view.histogram.counts)
+        rows.add_row(view.disk, view.role, str(found.total), _micros(found.bound(0.5)), _micros(found.bound(0.99)))
+    return rows
+
+
+def _micros(bound: int | None) -> str:
+    if bound is None:
+        return "-"
+    return f"{bound} us" if bound < 1000 else f"{bound / 1000:.3g} ms"
 
 
 def _array(view: schema.ArrayView | None) -> tuple[Text, str]:

@@ -42,6 +42,16 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class Times:
+    """How many requests a device has finished, and the milliseconds that they took together."""
+
+    reads: int
+    read_millis: int
+    writes: int
+    write_millis: int
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A block device of the kernel: its name (``sda``), number and facts that do not change."""
 
@@ -180,6 +190,11 @@ def statistics(device: Device) -> Statistics:
     return parse_statistics(read_text(device.sysfs / "stat"))
 
 
+def times(device: Device) -> Times:
+    """How long the device has taken for its requests so far. Raises CannotTell."""
+    return parse_times(read_text(device.sysfs / "stat"))
+
+
 def inflight(device: Device) -> int:
     """Requests that are under way."""
     return sum(int(word) for word in read_text_or(device.sysfs / "inflight", "0").split())
@@ -192,6 +207,15 @@ def parse_statistics(text: str) -> Statistics:
         numbers = [int(word) for word in words]
         discards = numbers[11] if len(numbers) > 11 else 0
         return Statistics(numbers[0], numbers[2] * SECTOR, numbers[4], numbers[6] * SECTOR, discards)
+    except (IndexError, ValueError) as error:
+        raise CannotTell("block statistics cannot be read", why=repr(text)) from error
+
+
+def parse_times(text: str) -> Times:
+    """Read the times in ``/sys/block/*/stat``. Raises CannotTell."""
+    words = text.split()
+    try:
+        return Times(*(int(words[place]) for place in (0, 3, 4, 7)))
     except (IndexError, ValueError) as error:
         raise CannotTell("block statistics cannot be read", why=repr(text)) from error
 

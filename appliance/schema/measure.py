@@ -73,5 +73,7 @@ class Histograms(Model):
 
     seconds: float
     disks: tuple[DiskHistogram, ...]
-    disks_missing: str = Field(default="", description="Why there are none per disk, in words; empty: there are")
+    disks_missing: str = Field(
+        default="", description="Why the disks' requests were not traced, in words: `disks` is coarse then; empty: were"
+    )
     clones: tuple[CloneHistogram, ...]

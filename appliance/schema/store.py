@@ -5,6 +5,7 @@ from pydantic import Field
 from appliance.model import Health
 from appliance.schema.base import Model
 from appliance.schema.clients import ClientView
+from appliance.schema.measure import DiskHistogram
 
 
 class ProblemView(Model):
@@ -90,6 +91,9 @@ class Status(Model):
     health: Health
     problems: tuple[ProblemView, ...]
     store: StoreView
+    disks: tuple[DiskHistogram, ...] = Field(
+        default=(), description="Since the service began; each request is counted as the mean of its few seconds"
+    )
     clients: tuple[ClientView, ...]
     templates: int
     clones: int

@@ -7,6 +7,7 @@ from typing import Literal
 
 from appliance import config
 from appliance.errors import HatcheryError
+from appliance.host import block
 from appliance.model import Histogram, Problem
 from appliance.schema import (
     ArrayView,
@@ -22,6 +23,7 @@ from appliance.store import drives, health, start
 from appliance.store.drives import Drives
 from appliance.store.guests import Guests
 from appliance.store.health import ArrayHealth
+from appliance.store.latencies import Latencies
 from appliance.store.machine import Machine
 
 
@@ -33,6 +35,7 @@ class KernelStore:
         self._store = health.Store(machine)
         self._drives = Drives()
         self._guests = Guests()
+        self._latencies = Latencies()
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         """See Store."""
@@ -108,6 +111,15 @@ class KernelStore:
     def guest_requests(self) -> int:
         """See Store."""
         return self._guests.under_way()
+
+    def count_latencies(self) -> None:
+        """See Store."""
+        found = (block.by_name(name) for name in self._store.disk_roles())
+        self._latencies.look(disk for disk in found if disk is not None)
+
+    def disk_latencies(self) -> Mapping[str, Histogram]:
+        """See Store."""
+        return self._latencies.histograms()
 
     def exported(self, thin_id: int) -> tuple[str, int] | None:
         """See Store."""

@@ -27,10 +27,17 @@ log = logging.getLogger(__name__)
 class _Recording:
     """Histograms that run: the disks' tracer, and the clones' counts at the start."""
 
-    def __init__(self, tracer: Biolatency | None, missing: str, clones: Mapping[int, Histogram]) -> None:
+    def __init__(
+        self,
+        tracer: Biolatency | None,
+        missing: str,
+        clones: Mapping[int, Histogram],
+        coarse: Mapping[str, Histogram],
+    ) -> None:
         self.tracer = tracer
         self.missing = missing
         self.clones = clones
+        self.coarse = coarse
         self.started = time.time()
 
 
@@ -93,7 +100,7 @@ class Measure:
                 tracer = Biolatency.start(self._runner)
             except NotReady as error:
                 missing = str(error)
-            self._recording = _Recording(tracer, missing, self._clone_latencies())
+            self._recording = _Recording(tracer, missing, self._clone_latencies(), self._coarse())
             return HistogramsStarted(started=self._recording.started)
 
     def stop_histograms(self) -> Histograms:
@@ -110,6 +117,10 @@ class Measure:
                     disks = self._disks(recording.tracer.stop())
                 except CannotTell as error:
                     missing = str(error)
+            if missing:
+                now = self._coarse()
+                disks = self._disks({disk: now[disk] - recording.coarse.get(disk, Histogram()) for disk in now})
+                missing = f"means of a few seconds, since requests cannot be traced: {missing}"
             names = self._active()
             return Histograms(
                 seconds=time.time() - recording.started,
@@ -133,6 +144,17 @@ class Measure:
                 recording.tracer.stop()
             except CannotTell as error:
                 log.warning("%s", error)
+
+    def coarse(self) -> tuple[DiskHistogram, ...]:
+        """How long the disks have taken since this process began, from what the monitor saw."""
+        return self._disks(self._store.disk_latencies())
+
+    def _coarse(self) -> Mapping[str, Histogram]:
+        try:
+            self._store.count_latencies()
+        except CannotTell as error:
+            log.warning("%s", error)
+        return self._store.disk_latencies()
 
     def _active(self) -> dict[int, str]:
         clones = self._catalog.clones()

@@ -147,6 +147,12 @@ class Store(Protocol):
     def guest_requests(self) -> int:
         """How many requests of guests are under way at this moment, of all clones. Cheap."""
 
+    def count_latencies(self) -> None:
+        """Look at how long the disks have taken since the last look; cheap. Raises CannotTell."""
+
+    def disk_latencies(self) -> Mapping[str, Histogram]:
+        """What those looks found, by the kernel's names of whole disks: each request as the mean of its look."""
+
     def exported(self, thin_id: int) -> tuple[str, int] | None:
         """The device that a clone is exported by, ``MAJOR:MINOR``, and bytes read from it so far; None without one."""
 

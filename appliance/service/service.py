@@ -102,7 +102,8 @@ class Service:
         self.clients = Clients(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        self.monitor = Monitor(store, (store.remember_loss, self.check_fast_pool, store.finish_growth), self._tell)
+        hooks = (store.remember_loss, self.check_fast_pool, store.finish_growth, store.count_latencies)
+        self.monitor = Monitor(store, hooks, self._tell)
         self._words = ""
 
     def start(self) -> None:
@@ -134,7 +135,8 @@ class Service:
     def status(self) -> Status:
         """The appliance in one look."""
         view, problems = self._store.look()
-        return self._views.status(view, (*self._problems, *silence(self.monitor.seen.silent), *problems))
+        found = self._views.status(view, (*self._problems, *silence(self.monitor.seen.silent), *problems))
+        return found.model_copy(update={"disks": self.measure.coarse()})
 
     def words(self) -> str:
         """How it goes, in one line for the service manager. Raises HatcheryError when the catalog does not answer."""

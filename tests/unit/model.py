@@ -199,6 +199,7 @@ class ModelStore:
 
     def __init__(self) -> None:
         self.latencies: dict[int, Histogram] = {}
+        self.disk_counts: dict[str, Histogram] = {}
         self.read_bytes: dict[int, int] = {}
         self.cold_calls = 0
         self.reserve = 0
@@ -246,6 +247,12 @@ class ModelStore:
 
     def guest_requests(self) -> int:
         return 0
+
+    def count_latencies(self) -> None:
+        self.disk_counts = {disk: found + Histogram((1,)) for disk, found in self.disk_counts.items()}
+
+    def disk_latencies(self) -> Mapping[str, Histogram]:
+        return self.disk_counts
 
     def exported(self, thin_id: int) -> tuple[str, int] | None:
         return f"254:{thin_id}", self.read_bytes.get(thin_id, 0)

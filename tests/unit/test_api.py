@@ -180,6 +180,23 @@ def test_histograms_count_from_start_to_stop(api: Client, appliance: Box, monkey
     assert "no histograms here" in counted.disks_missing
 
 
+def test_where_disks_are_not_traced_their_statistics_stand_in(
+    api: Client, appliance: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(_: object) -> None:
+        raise errors.NotReady("disks have no histograms here")
+
+    monkeypatch.setattr("appliance.host.biolatency.Biolatency.start", absent)
+    appliance.store.disk_counts = {"ubda": Histogram((0, 5)), "sdx": Histogram((9,))}
+    api.post("/v1/histograms")
+    counted = schema.Histograms.model_validate(api.delete("/v1/histograms").json())
+    # The model counts one request more at each look.
+    assert [(d.role, d.disk, d.histogram.counts[0]) for d in counted.disks] == [("cache", "ubda", 1)]
+    assert "means of a few seconds" in counted.disks_missing
+    status = schema.Status.model_validate(api.get("/v1/status").json())
+    assert [(d.role, d.disk, d.histogram.counts) for d in status.disks] == [("cache", "ubda", (2, 5))]
+
+
 def test_the_api_describes_itself_completely(api: Client) -> None:
     described = api.get("/v1/openapi.json").json()
     table = [line for line in (schema.__doc__ or "").splitlines() if "->" in line]

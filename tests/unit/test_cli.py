@@ -15,7 +15,7 @@ from appliance import client, schema
 from appliance.api.app import make_app
 from appliance.cli.main import main
 from appliance.errors import AlreadyExists, BadImage, HatcheryError, NotFound
-from appliance.model import ImageFormat
+from appliance.model import Histogram, ImageFormat
 from appliance.wait import until
 from tests.unit.service_harness import IMAGE, Box, box
 
@@ -218,3 +218,24 @@ def test_an_upload_that_breaks_off_is_told_and_leaves_nothing(appliance: Applian
         with pytest.raises(BadImage):
             connection.finish(job, deadline=20)
         assert connection.templates() == ()
+
+
+def test_status_tells_how_long_the_disks_take(appliance: Appliance) -> None:
+    assert "HALF WITHIN" not in appliance.run("status")[1]
+    appliance.box.store.disk_counts = {"ubdb": Histogram((0,) * 13 + (99, 1))}
+    out = appliance.run("status")[1]
+    [row] = [line.split() for line in out.splitlines() if line.strip().startswith("ubdb")]
+    assert row == ["ubdb", "backend", "100", "16.4", "ms", "16.4", "ms"]
+
+
+def test_boots_are_asked_for_and_shown(appliance: Appliance, image: Path) -> None:
+    appliance.json("template", "add", "debian", str(image))
+    assert "3 more boot(s) wanted, listening to 0 clone(s)" in appliance.run("template", "show", "debian")[1]
+    assert "debian@1: 2 boot(s) of its clones will be recorded" in appliance.run(
+        "template", "learn", "debian", "--runs", "2"
+    )[1].replace("\n", " ")
+    appliance.json("clone", "create", "web", "--template", "debian", "--client", "local")
+    learning = appliance.json("template", "show", "debian")["learning"]
+    assert learning == {"missing": 2, "listening": 1, "recording": [], "cannot": ""}
+    assert appliance.run("template", "learn", "debian", "--runs", "99")[0] != 0
+    assert appliance.run("template", "learn", "missing")[0] == 4
