@@ -36,9 +36,9 @@ LOOK = 0.002
 They get the disks; a prefetch in a box that is never idle ends nevertheless."""
 
 
-EASE_BYTES = 1 << 20
+EASE_BYTES = 512 * KIB
 EASE_SHARE = 0.1
-EASE_LEAST, EASE_MOST = 0.01, 0.16
+EASE_LEAST, EASE_MOST = 0.01, 0.08
 """After so many bytes: if more than this share of what the backend read is not in the cache, there is a pause of
 so many seconds before each request, twice as long each time, and half as long when all came."""
 

@@ -24,10 +24,10 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     # Given to a template whose cache is cold: all of it is fetched, and hardly more.
     lab.call(boot_set.cold)
     lab.call(boot_set.hatchery, "template", "boot-set", "import", "debian", str(boot_set.FILE))
-    fetched = lab.call(boot_set.settled)
+    fetched = lab.call(boot_set.settled, timeout=160)
     print(fetched)
     assert (fetched["state"], fetched["total_bytes"]) == ("warm", total)
-    assert total * 0.99 <= fetched["backend_bytes"] <= total * 1.05
+    assert total <= fetched["backend_bytes"] <= total * 1.1
     for name in ("first", "second"):
         booted = lab.call(boot_set.boot, name, timeout=120)
         assert booted["backend"] <= booted["client"] * 0.005, booted
@@ -44,13 +44,13 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     # A service that starts finds that the cache has lost it, and a new version begins with the old one's.
     lab.call(boot_set.cold)
     daemon.restart()
-    fetched = lab.call(boot_set.settled, why="without it")
+    fetched = lab.call(boot_set.settled, why="without it", timeout=160)
     assert fetched["state"] == "warm"
     assert lab.call(boot_set.boot, "again", timeout=120)["backend"] <= booted["client"] * 0.005
     lab.call(boot_set.add_template)
-    assert lab.call(boot_set.settled, "debian@2", why="new")["state"] == "warm"
+    assert lab.call(boot_set.settled, "debian@2", why="new", timeout=160)["state"] == "warm"
 
     # While a clone boots: nothing is fetched twice, nothing wrong is read.
-    both = lab.call(boot_set.boot_while_it_is_prefetched, "hasty", timeout=120)
+    both = lab.call(boot_set.boot_while_it_is_prefetched, "hasty", timeout=240)
     print(both, total)
     assert both["backend"] <= total * 1.3
