@@ -33,6 +33,11 @@ ELSEWHERE: Mapping[str, Limit] = {
 """Rows that real boots on the built image give, and User-Mode Linux cannot; they are read from other reports."""
 
 
+def at_once(clients: int, kind: str) -> str:
+    """The name of so many boots at once among the figures; of one there are others already."""
+    return kind if clients == 1 else f"storm {clients} {kind}"
+
+
 class Boots:
     """One trace's figures of Hatchery and of LVM, and what the trace reads: ``distinct`` bytes, in blocks of 4 KiB."""
 
@@ -64,8 +69,8 @@ class Boots:
 
     def storm(self, clients: int, figure: str) -> list[float]:
         """What a prefetch and so many boots at once added, together."""
-        ahead = self.hatchery[f"storm {clients} prefetch"][figure]
-        boots = self.hatchery[f"storm {clients} prefetched"][figure]
+        ahead = self.hatchery[at_once(clients, "prefetch")][figure]
+        boots = self.hatchery[at_once(clients, "prefetched")][figure]
         return [one + other for one, other in zip(ahead, boots, strict=True)]
 
 
@@ -256,25 +261,24 @@ def _boots(found: Mapping[str, Figures], trace: str) -> Table:
 
 
 def _storm_table(found: Mapping[str, Figures], trace: str) -> Table:
-    counts = sorted(
-        {int(what.split()[1]) for figures in found.values() for what in figures if what.startswith("storm")}
-    )
+    every = {what for figures in found.values() for what in figures if what.startswith("storm")}
+    counts = sorted({1, *(int(what.split()[1]) for what in every)})
     lines = []
     for key, figures in found.items():
-        lines.append([NAMES[key], *_storm_cells(figures, "", counts)])
+        lines.append([NAMES[key], *_storm_cells(figures, "first", counts)])
         if key == "hatchery":
-            lines.append([f"{NAMES[key]}, prefetched", *_storm_cells(figures, " prefetched", counts)])
-            lines.append([RAW_NVME, *_storm_cells(figures, f" {RAW_NVME}", counts)])
+            lines.append([f"{NAMES[key]}, prefetched", *_storm_cells(figures, "prefetched", counts)])
+            lines.append([RAW_NVME, *_storm_cells(figures, RAW_NVME, counts)])
     head = ["set-up"]
     for title in ("last of {} done, s", "backend MiB of {}", "cache MiB a clone of {}"):
         head += [title.format(count) for count in counts]
     return Table(f"Boots at once, {trace}", tuple(head), tuple(tuple(line) for line in lines if any(line[1:])))
 
 
-def _storm_cells(figures: Figures, suffix: str, counts: Sequence[int]) -> list[str]:
-    names = [f"storm {count}{suffix}" for count in counts]
+def _storm_cells(figures: Figures, kind: str, counts: Sequence[int]) -> list[str]:
+    names = [at_once(count, kind) for count in counts]
     seconds = [_seconds(figures, name) for name in names]
-    if RAW_NVME in suffix:
+    if kind == RAW_NVME:
         return [*seconds, *[""] * (2 * len(counts))]
     backend = [_mib(figures, name, "backend") for name in names]
     return [*seconds, *backend, *(_mib(figures, name, "cache", n) for name, n in zip(names, counts, strict=True))]

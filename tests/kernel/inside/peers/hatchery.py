@@ -4,14 +4,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from appliance import config
+from appliance import config, wait
+from appliance.bootset.boot_set import merge
+from appliance.bootset.file import BootSetFile, dump
+from appliance.bootset.trace import parse_trace
 from appliance.client import Client, connect
+from appliance.errors import InUse
 from appliance.host import block
 from appliance.host.dm import Dm
 from appliance.host.storage_daemon import Files
 from appliance.model import MIB, ImageFormat
 from appliance.run import Runner
-from appliance.schema import CloneCreate, PathSource, TemplateCreate
+from appliance.schema import CloneCreate, Operation, PathSource, TemplateCreate
 from appliance.store import names, nvme
 from appliance.store.pool import Pool
 from tests.kernel.inside import bench_clones, setup
@@ -100,9 +104,27 @@ class Hatchery(Peer, Creating):
         self.api.finish(self.api.cold(), deadline=_LONG)
         disks.drop_page_cache()
 
+    def learn(self, trace: Path) -> None:
+        """Give the template the boot set that one recorded boot makes, and wait until it was prefetched for it."""
+        made = merge([parse_trace(trace.read_text(encoding="utf-8"))], self.api.template(TEMPLATE).size)
+        self.api.import_boot_set(TEMPLATE, dump(BootSetFile(TEMPLATE, None, made)))
+        self.prefetch()
+
+    def forget(self) -> None:
+        """Take the boot set away, so that nothing is prefetched by itself."""
+        self.api.remove_boot_set(TEMPLATE)
+
     def prefetch(self) -> None:
         """Have the boot set in the cache when this returns. Raises what it failed with."""
-        self.api.finish(self.api.warm(TEMPLATE), deadline=_LONG)
+
+        def begun() -> Operation | None:
+            try:
+                return self.api.warm(TEMPLATE)
+            except InUse:
+                return None  # it has begun by itself; afterwards there is little left to do
+
+        operation = wait.until(begun, "the prefetch that runs already", deadline=_LONG, interval=0.1)
+        self.api.finish(operation, deadline=_LONG)
 
     def hatch(self, count: int) -> list[str]:
         self._made += 1

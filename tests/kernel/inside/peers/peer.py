@@ -20,7 +20,10 @@ class Io:
 
 @dataclass(frozen=True)
 class Plan:
-    """How often. ``rounds``: cold, a first boot, a second one; ``pairs``: prefetched, warm and limit in turn."""
+    """How often. ``rounds``: cold, a first boot, a second one; ``pairs``: prefetched, warm and limit in turn.
+
+    ``storms``: so many boots at once, from a cold cache and after a prefetch, the most of them ``storm_rounds`` times.
+    """
 
     rounds: int
     pairs: int

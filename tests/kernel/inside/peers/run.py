@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from appliance.bootset.trace import parse_trace
+from appliance.measure.replay import Replay, replay
 from tests.kernel.inside.peers import disks
 from tests.kernel.inside.peers.hatchery import Hatchery
 from tests.kernel.inside.peers.limits import RawArray
@@ -14,7 +15,6 @@ from tests.kernel.inside.peers.lvm_thin import LvmThin
 from tests.kernel.inside.peers.nbd_filters import NbdFilters
 from tests.kernel.inside.peers.peer import Creating, Io, Peer, Plan
 from tests.kernel.inside.peers.qcow2 import Qcow2
-from tests.kernel.inside.peers.replaying import Boot, boot
 
 PEERS: Mapping[str, type[Peer]] = {
     "hatchery": Hatchery,
@@ -49,7 +49,8 @@ class Booting:
     def __init__(self, peer: Peer, trace: str) -> None:
         self.peer = peer
         self.title = f"{peer.name}, {Path(trace).stem}"
-        self.reads = parse_trace(Path(trace).read_text(encoding="utf-8"))
+        self.trace = Path(trace)
+        self.reads = parse_trace(self.trace.read_text(encoding="utf-8"))
         self.figures: Figures = {}
 
     def everything(self, plan: Plan) -> Figures:
@@ -58,31 +59,38 @@ class Booting:
             self.peer.cold()
             self._boots("first", 1)
             self._boots("second", 1)
-        if isinstance(self.peer, Hatchery):
-            for number in range(plan.pairs):
-                self._tell(f"prefetched boot, warm boot, raw NVMe, {number + 1} of {plan.pairs}")
-                self._prefetched(self.peer)
         for clients in plan.storms:
-            for number in range(plan.storm_rounds):
-                self._tell(f"{clients} boots at once, {number + 1} of {plan.storm_rounds}")
-                self.peer.cold()
-                self._boots(f"storm {clients}", clients)
-                if isinstance(self.peer, Hatchery):
-                    self._storm_prefetched(self.peer, clients)
+            self._tell(f"{clients} boots at once")
+            self.peer.cold()
+            self._boots(f"storm {clients} first", clients)
+        if isinstance(self.peer, Hatchery):
+            self.peer.learn(self.trace)
+            self._learned(self.peer, plan)
+            self.peer.forget()
         return self.figures
+
+    def _learned(self, peer: Hatchery, plan: Plan) -> None:
+        for number in range(plan.pairs):
+            self._tell(f"prefetched boot, warm boot, raw NVMe, {number + 1} of {plan.pairs}")
+            self._prefetched(peer)
+        for clients in plan.storms:
+            # Something is held to the time of the largest alone.
+            for number in range(plan.storm_rounds if clients == max(plan.storms) else 1):
+                self._tell(f"{clients} prefetched boots at once, {number + 1}")
+                self._storm_prefetched(peer, clients)
 
     def _prefetched(self, peer: Hatchery) -> None:
         peer.cold()
         self._prefetch(peer, "prefetch")
         self._boots("prefetched", 1)
         self._boots("warm", 1)
-        self._note("raw NVMe", boot([peer.raw_uri], self.reads), Io(0, 0))
+        self._note("raw NVMe", replay([peer.raw_uri], self.reads), Io(0, 0))
 
     def _storm_prefetched(self, peer: Hatchery, clients: int) -> None:
         peer.cold()
         self._prefetch(peer, f"storm {clients} prefetch")
         self._boots(f"storm {clients} prefetched", clients)
-        self._note(f"storm {clients} raw NVMe", boot([peer.raw_uri] * clients, self.reads), Io(0, 0))
+        self._note(f"storm {clients} raw NVMe", replay([peer.raw_uri] * clients, self.reads), Io(0, 0))
 
     def _prefetch(self, peer: Hatchery, what: str) -> None:
         before, begin = peer.io(), time.perf_counter()
@@ -95,12 +103,12 @@ class Booting:
         uris = self.peer.hatch(clients)
         try:
             before = self.peer.io()
-            done = boot(uris, self.reads)
+            done = replay(uris, self.reads)
             self._note(what, done, self.peer.io().since(before))
         finally:
             self.peer.drop()
 
-    def _note(self, what: str, done: Boot, added: Io) -> None:
+    def _note(self, what: str, done: Replay, added: Io) -> None:
         self._keep(
             what,
             seconds=max(done.seconds),
