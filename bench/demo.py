@@ -102,24 +102,23 @@ def demo(chosen: argparse.Namespace) -> int:
         stack.callback(steps.close)
         if accel.emulated:
             steps.tell("this machine has no KVM: QEMU emulates, and everything takes ten times as long")
-        images = {kind: _image(steps, kind) for kind in ("guest", "appliance")}
+        images = {kind: built(steps, kind) for kind in ("guest", "appliance")}
         folder = Path(tempfile.mkdtemp(prefix="hatchery-demo-", dir="/var/tmp"))
         cleaning = stack.enter_context(_removed(steps, folder))
-        vm = stack.enter_context(_machine(folder, images["appliance"], outlive=chosen.keep))
+        vm = stack.enter_context(machine(folder, images["appliance"], outlive=chosen.keep))
         with steps.step("Boot the appliance"):
             vm.start()
             vm.wait_ssh(deadline=BOOT_DEADLINE)
-        environment = _environment(vm)
+        environment = child_environment(vm)
         with steps.step("Deploy with the playbook, and register the template"):
             steps.run(
-                [_tool("ansible-playbook"), "-i", _inventory(vm, images["guest"]), ROOT / "ansible" / "deploy.yml"],
+                [tool("ansible-playbook"), "-i", inventory_file(vm, images["guest"]), ROOT / "ansible" / "deploy.yml"],
                 env=environment,
                 shown=told_task,
             )
-        options, os.environ[OPTIONS_VARIABLE] = os.environ.get(OPTIONS_VARIABLE), environment[OPTIONS_VARIABLE]
-        stack.callback(_restore, options)
+        stack.enter_context(ssh_options(environment))
         with connect(host=vm.destination, runner=vm.runner) as client, steps.step("Wait for the array's first sync"):
-            _synced(steps, client)
+            synced(steps, client)
         with steps.step(f"Boot {chosen.clones * chosen.runs} clones over NBD and measure"):
             words: list[str | Path] = [
                 sys.executable, "-m", "appliance.cli.main", "--host", vm.destination, "measure", "boot",
@@ -164,7 +163,7 @@ def _removed(steps: Steps, folder: Path) -> Iterator[_Cleaning]:
             steps.tell("the appliance's machine and its disks were removed")
 
 
-def _image(steps: Steps, kind: str) -> Path:
+def built(steps: Steps, kind: str) -> Path:
     """Build an image, or find it built from the same inputs."""
     with steps.step(f"Build the {kind} image"):
         said = steps.run([ROOT / "script" / "image", kind], env={}, shown=lambda _: None, separate_errors=True)
@@ -172,7 +171,8 @@ def _image(steps: Steps, kind: str) -> Path:
 
 
 @contextmanager
-def _machine(folder: Path, image: Path, *, outlive: bool) -> Iterator[VM]:
+def machine(folder: Path, image: Path, *, outlive: bool) -> Iterator[VM]:
+    """The appliance's machine, switched off; it ends with the block unless it is to outlive this process."""
     runner = Runner()
     with VM(
         folder=folder,
@@ -187,7 +187,7 @@ def _machine(folder: Path, image: Path, *, outlive: bool) -> Iterator[VM]:
         yield vm
 
 
-def _environment(vm: VM) -> Mapping[str, str]:
+def child_environment(vm: VM) -> Mapping[str, str]:
     """What child programs need to reach the machine; their temporary files go where all is removed."""
     temporary = vm.folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -203,14 +203,20 @@ def _environment(vm: VM) -> Mapping[str, str]:
     }
 
 
-def _restore(options: str | None) -> None:
-    if options is None:
-        del os.environ[OPTIONS_VARIABLE]
-    else:
-        os.environ[OPTIONS_VARIABLE] = options
+@contextmanager
+def ssh_options(environment: Mapping[str, str]) -> Iterator[None]:
+    """The options for ssh in this process's environment too, for what reaches the machine by itself."""
+    before, os.environ[OPTIONS_VARIABLE] = os.environ.get(OPTIONS_VARIABLE), environment[OPTIONS_VARIABLE]
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OPTIONS_VARIABLE]
+        else:
+            os.environ[OPTIONS_VARIABLE] = before
 
 
-def _tool(name: str) -> Path:
+def tool(name: str) -> Path:
     """A program of the Python environment that runs this."""
     found = Path(sys.executable).with_name(name)
     if not found.exists():
@@ -218,7 +224,7 @@ def _tool(name: str) -> Path:
     return found
 
 
-def inventory(vm: VM, template: Path) -> dict[str, Any]:
+def inventory(vm: VM, template: Path, kind: str = "raw") -> dict[str, Any]:
     """The inventory for the playbook: this machine's address, and its disks by their stable names."""
     host = {
         "ansible_host": LOOPBACK,
@@ -231,14 +237,15 @@ def inventory(vm: VM, template: Path) -> dict[str, Any]:
         "backend_raid_disks": [disk.by_id for disk in DISKS],
         # Plain NBD: host and machine are the same here, and nobody else reaches the port.
         "clone_store_plain_clients": [{"name": CLIENT, "address": GUEST_ADDRESS, "port": NBD_PORT}],
-        "clone_templates_items": [{"name": TEMPLATE, "src": str(template), "format": "raw"}],
+        "clone_templates_items": [{"name": TEMPLATE, "src": str(template), "format": kind}],
     }
     return {"hatchery": {"hosts": {"demo": host}}}
 
 
-def _inventory(vm: VM, guest: Path) -> Path:
+def inventory_file(vm: VM, guest: Path, kind: str = "raw") -> Path:
+    """The same as a file in the machine's folder."""
     file = vm.folder / "inventory.json"
-    file.write_text(json.dumps(inventory(vm, guest), indent=2), encoding="utf-8")
+    file.write_text(json.dumps(inventory(vm, guest, kind), indent=2), encoding="utf-8")
     return file
 
 
@@ -249,7 +256,7 @@ def told_task(line: str) -> str | None:
     return line if line.startswith(("fatal:", "ERROR", "[ERROR]", "demo  ")) else None
 
 
-def _synced(steps: Steps, client: Client) -> None:
+def synced(steps: Steps, client: Client) -> None:
     """Wait until the new array's parity is made: until then its disks are busy, and measured times too long."""
     told = -25.0
 

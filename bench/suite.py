@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from appliance.errors import HatcheryError
-from bench import boots, peers, store
+from bench import boots, learn, peers, store
 from bench.report import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,7 @@ class Bench:
 
 BENCHES: Mapping[str, Bench] = {
     "boots": Bench(boots.SUMMARY, boots.measure, boots.options),
+    "learn": Bench(learn.SUMMARY, learn.measure, learn.options),
     "peers": Bench(peers.SUMMARY, peers.measure, peers.options),
     "store": Bench(store.SUMMARY, store.measure, store.options),
 }

@@ -1,0 +1,306 @@
+"""``script/bench learn``: real boots in QEMU from slow disks: what learning costs, and what it gives."""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from appliance.client import Client, connect
+from appliance.errors import CannotTell
+from appliance.measure import guest
+from appliance.measure.facts import processor
+from appliance.measure.serial import MachineFault
+from appliance.model import MIB
+from appliance.schema import CloneCreate, Operation, PrefetchView
+from appliance.wait import until
+from bench import demo
+from bench.report import Report, Row, at_least, at_most, paired
+from bench.steps import Steps, clock
+from bench.vm import LOOPBACK, VM
+
+SUMMARY = "what learning a boot set costs and what prefetching it gives, in QEMU (needs 15 to 60 minutes)"
+
+RECORDER = """
+import signal, sys, threading
+from appliance.bootset.trace import Read, format_trace
+from appliance.host.trace import Tracer
+ended = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: ended.set())
+tracer, found = Tracer("bench"), []
+tracer.watch([sys.argv[1]])
+while True:
+    last = ended.wait(0.2)
+    batch = tracer.read()
+    assert not batch.lost
+    found += [request for request in batch.requests if not request.write]
+    if last:
+        break
+tracer.close()
+first = found[0].micros
+with open(sys.argv[2], "w") as file:
+    file.write(format_trace((Read(r.offset, r.length, r.micros - first) for r in found), sys.argv[3]))
+"""
+"""Runs in the appliance beside the service, with a tracer of its own: writes all reads of a device to a file."""
+
+
+COMMENT = "Reads of one boot of a Debian 13 guest (UEFI) to its login prompt, in order: offset, length, microseconds"
+
+
+@dataclass(frozen=True)
+class Booted:
+    """One boot: seconds to the login prompt, bytes read, bytes that the backend was read for.
+
+    ``service_cpu``: seconds of processor time that hatcheryd used from the clone's making to the end of what its boot
+    led to.
+    """
+
+    name: str
+    seconds: float
+    read_bytes: int
+    backend_bytes: int
+    service_cpu: float
+
+
+@dataclass
+class Found:
+    """All that was measured, in order."""
+
+    first: Booted
+    prefetched: list[Booted] = field(default_factory=list)
+    warm: list[Booted] = field(default_factory=list)
+    recorded: list[Booted] = field(default_factory=list)
+    unrecorded: list[Booted] = field(default_factory=list)
+    prefetches: list[PrefetchView] = field(default_factory=list)
+    sequential: list[float] = field(default_factory=list)
+    """Bytes a second, of the array alone."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this bench."""
+    parser.add_argument("--runs", type=int, default=5, help="how often to empty the cache and prefetch (default: 5)")
+    parser.add_argument("--pairs", type=int, default=5, help="boots that are recorded, and not, in turn (default: 5)")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="write the reads of the first boot to FILE")
+    parser.add_argument(
+        "--output", type=Path, default=demo.ROOT / "build" / "bench", metavar="DIR",
+        help="where the log goes (default: build/bench)",
+    )  # fmt: skip
+
+
+def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
+    """Everything, in a machine that is removed afterwards."""
+    begin, load = time.monotonic(), os.getloadavg()[0]
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    tell(f"the log goes to {chosen.output / 'learn.log'}")
+    with deployed(chosen.output / "learn.log") as bench:
+        found = bench.everything(chosen.runs, chosen.pairs, chosen.trace)
+    host = {
+        "host": f"{processor()}, {os.cpu_count()} processors",
+        "taken": datetime.now(UTC).isoformat(timespec="minutes"),
+        "load when it began": f"{load:.2f}",
+        "took": clock(time.monotonic() - begin),
+    }
+    return report(found, host)
+
+
+@contextmanager
+def deployed(log: Path) -> Iterator["Bench"]:
+    """An appliance with slow disks and a template that no clone was made of."""
+    with ExitStack() as stack:
+        steps = Steps(log)
+        stack.callback(steps.close)
+        images = {kind: demo.built(steps, kind) for kind in ("guest", "appliance")}
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatchery-bench-", dir="/var/tmp")))
+        vm = stack.enter_context(demo.machine(folder, images["appliance"], outlive=False))
+        with steps.step("Boot the appliance"):
+            vm.start()
+            vm.wait_ssh(deadline=demo.BOOT_DEADLINE)
+        environment = demo.child_environment(vm)
+        with steps.step("Deploy with the playbook, and register the template"):
+            playbook = demo.ROOT / "ansible" / "deploy.yml"
+            template = demo.inventory_file(vm, images["guest"].with_name("guest.qcow2"), "qcow2")
+            words: list[str | Path] = [demo.tool("ansible-playbook"), "-i", template, playbook]
+            steps.run(words, env=environment, shown=demo.told_task)
+        stack.enter_context(demo.ssh_options(environment))
+        client = stack.enter_context(connect(host=vm.destination, runner=vm.runner))
+        with steps.step("Wait for the array's first sync"):
+            demo.synced(steps, client)
+        yield Bench(vm, client, steps)
+
+
+class Bench:
+    """The measuring, on an appliance that is deployed."""
+
+    def __init__(self, vm: VM, client: Client, steps: Steps) -> None:
+        self._vm = vm
+        self._client = client
+        self._steps = steps
+        self._count = 0
+
+    def everything(self, runs: int, pairs: int, trace: Path | None) -> Found:
+        """First the boot that teaches, then prefetched and warm ones in turn, then recorded and unrecorded ones."""
+        client = self._client
+        with self._steps.step("Boot the first clone, from disk"):
+            client.finish(client.cold(), deadline=900)
+            found = Found(self._boot("first", trace=trace))
+            learned = until(lambda: client.template(demo.TEMPLATE).boot_set, "a boot set", deadline=120, interval=1)
+            self._steps.tell(f"  {learned.total_bytes / MIB:.1f} MiB in {learned.extents} extents were learned")
+        for number in range(runs):
+            with self._steps.step(f"Prefetch, boot, boot again: {number + 1} of {runs}"):
+                found.sequential.append(self._sequential(learned.total_bytes))
+                client.finish(client.cold(), deadline=900)
+                client.finish(client.warm(demo.TEMPLATE), deadline=900)
+                prefetch = client.template(demo.TEMPLATE).prefetch
+                if prefetch is None or prefetch.state != "warm":
+                    raise CannotTell("the prefetch did not end well", why=str(prefetch))
+                found.prefetches.append(prefetch)
+                found.prefetched.append(self._boot("prefetched"))
+                found.warm.append(self._boot("warm"))
+        for number in range(pairs):
+            with self._steps.step(f"Boot with and without a record of it: {number + 1} of {pairs}"):
+                asked = client.learn(demo.TEMPLATE, 1)
+                found.recorded.append(self._boot("recorded", asked))
+                found.unrecorded.append(self._boot("unrecorded"))
+        return found
+
+    def _boot(self, kind: str, asked: Operation | None = None, trace: Path | None = None) -> Booted:
+        """Boot a fresh clone; ``asked`` ends with it, ``trace`` takes its reads."""
+        try:
+            return self._boot_once(kind, asked, trace)
+        except MachineFault as error:
+            if error.fault != guest.EMULATOR_FAULT:
+                raise
+            self._steps.tell(f"  {error.fault!r}, a known fault of the emulator: once more with a fresh clone")
+            return self._boot_once(kind, asked, trace)
+
+    def _boot_once(self, kind: str, asked: Operation | None, trace: Path | None) -> Booted:
+        self._count += 1
+        name = f"{kind}-{self._count}"
+        cpu = self._service_cpu()
+        [clone] = self._client.create_clones(CloneCreate(name=name, template=demo.TEMPLATE, client=demo.CLIENT))
+        try:
+            if trace is not None:
+                self._record(clone.device)
+            before = self._client.counters()
+            target = guest.NbdTarget(name, host=LOOPBACK, port=self._vm.port(demo.NBD_PORT))
+            with guest.booted(self._vm.runner, target, deadline=600) as (_, boot):
+                after = self._client.counters()
+                if trace is not None:
+                    trace.write_text(self._recorded(), encoding="utf-8")
+        finally:
+            self._client.remove_clone(name, force=True)
+        if asked is not None:
+            self._client.finish(asked, deadline=120)
+        # What was recorded is merged now, and looked at in the cache.
+        until(self._at_rest, "the boot to be learned from", deadline=120, interval=1)
+        made = Booted(
+            name,
+            boot.seconds,
+            after.clones[name].read_bytes - before.clones[name].read_bytes,
+            after.backend.read_bytes - before.backend.read_bytes,
+            self._service_cpu() - cpu,
+        )
+        hits = 1 - made.backend_bytes / made.read_bytes
+        self._steps.tell(
+            f"  {name}: {boot.seconds:.1f} s, {made.read_bytes / MIB:.1f} MiB, {hits:.2%} of it from the cache,"
+            f" hatcheryd {made.service_cpu:.2f} s"
+        )
+        return made
+
+    def _at_rest(self) -> bool:
+        view = self._client.template(demo.TEMPLATE)
+        booting = view.learning is not None and view.learning.recording
+        return not booting and (view.prefetch is None or view.prefetch.state not in ("waiting", "running"))
+
+    def _service_cpu(self) -> float:
+        """Processor seconds that hatcheryd has used."""
+        said = self._vm.ssh(["systemctl", "show", "hatcheryd", "--property=CPUUsageNSec", "--value"]).stdout
+        return int(said) / 1e9
+
+    def _sequential(self, length: int) -> float:
+        """Bytes a second that the array gives in order, as much as the boot set has, past all caches."""
+        count = -(-length // (16 * MIB))
+        words = ["dd", "if=/dev/md/hatchery-backend", "of=/dev/null", "bs=16M", f"count={count}", "iflag=direct"]
+        # "167772160 bytes (168 MB, 160 MiB) copied, 0.51 s, 329 MB/s"
+        said = self._vm.ssh(["env", "LC_ALL=C", *words], timeout=600).stderr.splitlines()[-1]
+        return count * 16 * MIB / float(said.split(" copied, ")[1].split(" s,")[0])
+
+    def _record(self, device: str) -> None:
+        words = ["systemd-run", "--quiet", "--unit=recorder", "--collect", "python3", "-c", RECORDER]
+        number = self._vm.ssh(["lsblk", "--nodeps", "--noheadings", "--output=MAJ:MIN", device]).stdout.strip()
+        self._vm.ssh([*words, number, "/run/recorded.trace", COMMENT])
+        watched = ["grep", "-q", "dev", "/sys/kernel/tracing/instances/bench/events/block/block_bio_queue/filter"]
+        until(lambda: self._vm.ssh(watched, check=False).returncode == 0, "the recorder", deadline=60, interval=0.5)
+
+    def _recorded(self) -> str:
+        self._vm.ssh(["systemctl", "stop", "recorder"])
+        return self._vm.ssh(["cat", "/run/recorded.trace"]).stdout
+
+
+def report(found: Found, host: dict[str, str]) -> Report:
+    """The rows. Pure."""
+
+    def seconds(boots: list[Booted]) -> list[float]:
+        return [boot.seconds for boot in boots]
+
+    def hits(boots: list[Booted]) -> list[float]:
+        return [1 - boot.backend_bytes / boot.read_bytes for boot in boots]
+
+    rows = []
+    if found.prefetched:
+        rates = [each.total_bytes / each.seconds for each in found.prefetches]
+        rows += [
+            Row(
+                "boot_prefetched_over_warm",
+                paired(seconds(found.prefetched), seconds(found.warm)),
+                "ratio",
+                "seconds of real boots to the login prompt, with an empty cache that the boot set was fetched into,"
+                " over those of the next clone's",
+                at_most(1.03),
+                {
+                    "first, from disk, s": [found.first.seconds],
+                    "prefetched, s": seconds(found.prefetched),
+                    "warm, s": seconds(found.warm),
+                },
+            ),
+            Row(
+                "boot_prefetched_hit_bytes",
+                min(hits(found.prefetched)),
+                "share",
+                "bytes of a real boot, the first after a prefetch, that the backend was not needed for; the worst boot",
+                at_least(0.99),
+                {"first": hits([found.first]), "prefetched": hits(found.prefetched), "warm": hits(found.warm)},
+            ),
+            Row(
+                "prefetch_over_sequential",
+                paired(rates, found.sequential),
+                "ratio",
+                "bytes of the boot set a second of its prefetch, all passes and their check included, over those of"
+                " reading as much from the array in order",
+                at_least(0.8),
+                {"prefetch, MB/s": [r / 1e6 for r in rates], "array, MB/s": [r / 1e6 for r in found.sequential]},
+            ),
+        ]
+    if found.recorded:
+        extra = [a.service_cpu - b.service_cpu for a, b in zip(found.recorded, found.unrecorded, strict=True)]
+        rows.append(
+            Row(
+                "learning_cost",
+                paired(seconds(found.recorded), seconds(found.unrecorded)) - 1,
+                "share",
+                "seconds that a warm boot takes longer when it is recorded, of those that it takes when it is not",
+                at_most(0.03),
+                {
+                    "recorded, s": seconds(found.recorded),
+                    "unrecorded, s": seconds(found.unrecorded),
+                    "hatcheryd's processor seconds more": extra,
+                },
+            )
+        )
+    figures = json.loads(json.dumps(asdict(found), default=lambda view: view.model_dump()))
+    return Report("learn", host, tuple(rows), figures=figures)

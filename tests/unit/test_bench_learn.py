@@ -1,0 +1,49 @@
+"""The rows of `script/bench learn`, made of what was measured."""
+
+import json
+
+import pytest
+
+from appliance.schema import PrefetchView
+from bench import learn
+from bench.learn import Booted, Found
+
+MB = 1_000_000
+
+
+def booted(seconds: float, missed: int = 0, cpu: float = 0.1) -> Booted:
+    return Booted("a", seconds, 100 * MB, missed, cpu)
+
+
+def prefetch(seconds: float) -> PrefetchView:
+    return PrefetchView(state="warm", why="", total_bytes=300 * MB, passes=2, seconds=seconds, began=0.0)
+
+
+FOUND = Found(
+    booted(90.0, 120 * MB),
+    prefetched=[booted(51.0, MB // 2), booted(60.0, 2 * MB)],
+    warm=[booted(50.0), booted(60.0)],
+    recorded=[booted(50.5, cpu=0.4)],
+    unrecorded=[booted(50.0)],
+    prefetches=[prefetch(1.0), prefetch(2.0)],
+    sequential=[300.0 * MB, 300.0 * MB],
+)
+
+
+def test_rows_are_of_pairs_that_took_turns() -> None:
+    report = learn.report(FOUND, {"host": "a machine"})
+    values = {row.name: row.value for row in report.rows}
+    assert values == {
+        "boot_prefetched_over_warm": pytest.approx(1.01),
+        "boot_prefetched_hit_bytes": pytest.approx(0.98),
+        "prefetch_over_sequential": pytest.approx(0.75),
+        "learning_cost": pytest.approx(0.01),
+    }
+    assert [row.name for row in report.missed] == ["boot_prefetched_hit_bytes", "prefetch_over_sequential"]
+    assert json.loads(json.dumps(report.as_json()))["figures"]["first"]["seconds"] == 90.0
+    assert report.text()
+    assert report.page()
+
+
+def test_what_was_not_run_has_no_rows() -> None:
+    assert learn.report(Found(booted(1.0)), {}).rows == ()
