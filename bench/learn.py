@@ -100,7 +100,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     with deployed(chosen.output / "learn.log") as bench:
         found = bench.everything(chosen.runs, chosen.pairs, chosen.trace)
     host = {
-        "host": f"{processor()}, {os.cpu_count()} processors",
+        "host": f"{processor(Path('/proc/cpuinfo').read_text())}, {os.cpu_count()} processors",
         "taken": datetime.now(UTC).isoformat(timespec="minutes"),
         "load when it began": f"{load:.2f}",
         "took": clock(time.monotonic() - begin),
