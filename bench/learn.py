@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from appliance.client import Client, connect
 from appliance.errors import CannotTell
 from appliance.measure import guest
-from appliance.measure.facts import processor
 from appliance.measure.serial import MachineFault
 from appliance.model import MIB
 from appliance.schema import CloneCreate, Operation, PrefetchView
@@ -22,6 +20,7 @@ from appliance.wait import until
 from bench import demo
 from bench.report import Report, Row, at_least, at_most, paired
 from bench.steps import Steps, clock
+from bench.store import host
 from bench.vm import LOOPBACK, VM
 
 SUMMARY = "what learning a boot set costs and what prefetching it gives, in QEMU (needs 15 to 60 minutes)"
@@ -99,13 +98,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     tell(f"the log goes to {chosen.output / 'learn.log'}")
     with deployed(chosen.output / "learn.log") as bench:
         found = bench.everything(chosen.runs, chosen.pairs, chosen.trace)
-    host = {
-        "host": f"{processor(Path('/proc/cpuinfo').read_text())}, {os.cpu_count()} processors",
-        "taken": datetime.now(UTC).isoformat(timespec="minutes"),
-        "load when it began": f"{load:.2f}",
-        "took": clock(time.monotonic() - begin),
-    }
-    return report(found, host)
+    return report(found, {**host(load), "took": clock(time.monotonic() - begin)})
 
 
 @contextmanager
