@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+from appliance.bootset import file
+from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read
 from appliance.catalog import Catalog, Clone, Template
 from appliance.config import Paths, StoreConfig
-from appliance.errors import HatcheryError
+from appliance.errors import HatcheryError, InvalidInput
 from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
@@ -223,6 +225,13 @@ class Service:
             self.prefetching.begin_quietly(self._catalog.template_of_id(thin_id), "the template is new")
 
     def _learned(self, template: Template, clone: str, reads: Sequence[Read]) -> None:
+        known = self._catalog.boot_set(template.thin_id)
+        if known is not None and not known.guessed:
+            whole, read = file.load(known.text).boot_set.total, pages_read(reads, template.size)
+            if 2 * read < whole:
+                raise InvalidInput(
+                    "it broke off, or was another thing than a boot", why=f"it read {read} bytes, others {whole}"
+                )
         self.boot_sets.add_run(template, clone, reads)
         self.prefetching.begin_quietly(template, "a boot was recorded")
 

@@ -161,6 +161,14 @@ def test_boots_with_lost_requests_are_not_learned_from(box: Box) -> None:
     assert box.tracer.watched == {second}, "one that has not begun missed nothing"
 
 
+def test_a_boot_that_broke_off_does_not_make_the_boot_set_small(box: Box) -> None:
+    for name, megabytes in (("whole", 3), ("broken", 1), ("again", 2)):
+        [device] = attach(box, name)
+        box.tracer.boot(device, megabytes=megabytes)
+        box.service.learning.look()
+    assert recorded(box) == ["whole", "again"]
+
+
 def test_of_many_that_boot_at_once_only_so_many_are_kept(box: Box) -> None:
     devices = attach(box, "storm", SLOTS + 4)
     assert box.tracer.watched == frozenset(devices[4:]), "the ones that are silent for longest make room"
