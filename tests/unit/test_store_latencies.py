@@ -56,13 +56,15 @@ def test_a_disk_at_rest_does_not_count_as_waiting() -> None:
     assert latency.histogram.total == 0
 
 
-def test_another_disk_of_the_same_name_begins_anew() -> None:
+@pytest.mark.parametrize("other", [(3, 30), (500, 5)])
+def test_another_disk_of_the_same_name_begins_anew(other: tuple[int, int]) -> None:
     latency = Latency()
     latency.look(0, 0)
     latency.look(10, 100)
-    latency.look(3, 30)
-    latency.look(4, 40)
+    latency.look(*other)
+    latency.look(other[0] + 1, other[1] + 10)
     assert latency.histogram.counts[13] == 11
+    assert latency.histogram.total == 11
 
 
 def test_reads_and_writes_have_means_of_their_own() -> None:
