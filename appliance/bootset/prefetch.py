@@ -64,11 +64,10 @@ class Fetched:
 
 @dataclass
 class Surroundings:
-    """What a prefetch looks at. ``backend_reads`` and ``cache_writes``: bytes read from the backend and written to the
-    cache so far. ``guests``: how many requests of guests are under way. ``stopped`` ends it."""
+    """What a prefetch looks at, so often that it must be cheap. ``flow``: bytes read from the backend and written
+    to the cache so far. ``guests``: how many requests of guests are under way. ``stopped`` ends it."""
 
-    backend_reads: Callable[[], int]
-    cache_writes: Callable[[], int]
+    flow: Callable[[], tuple[int, int]]
     guests: Callable[[], int]
     stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -91,9 +90,9 @@ def fetch(
     passes: list[int] = []
     total = sum(extent.length for extent in extents)
     while len(passes) < PASSES and not around.stopped.is_set():
-        before = around.backend_reads()
+        before, _ = around.flow()
         read_once(device, extents, around, lambda done: tell(len(passes) + 1, done))
-        passes.append(around.backend_reads() - before)
+        passes.append(around.flow()[0] - before)
         if passes[-1] <= total * ENOUGH:
             break
     return Fetched(total, tuple(passes) or (total,), monotonic() - begin)
@@ -139,7 +138,7 @@ class _Pass:
         self._alone = threading.Lock()
         self._done = 0
         self._ease = Ease()
-        self._looked = self._counters()
+        self._looked = around.flow()
         self._due = EASE_BYTES
 
     def run(self, pieces: Iterator[Extent]) -> None:
@@ -161,13 +160,10 @@ class _Pass:
                     self._done += piece.length
                     self._tell(self._done)
                     if self._done >= self._due:
-                        before, self._looked = self._looked, self._counters()
+                        before, self._looked = self._looked, self._around.flow()
                         self._ease.look(*(now - then for now, then in zip(self._looked, before, strict=True)))
                         self._due = self._done + EASE_BYTES
                 self._around.stopped.wait(self._ease.seconds)
-
-    def _counters(self) -> tuple[int, int]:
-        return self._around.backend_reads(), self._around.cache_writes()
 
     def _read(self, piece: Extent, place: memoryview) -> None:
         guests = self._around.guests

@@ -1,7 +1,7 @@
 """The real store behind the service's port: its values as the API's types."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Literal
 
@@ -21,6 +21,7 @@ from appliance.schema import (
 )
 from appliance.store import drives, health, start
 from appliance.store.drives import Drives
+from appliance.store.flow import Flow
 from appliance.store.guests import Guests
 from appliance.store.health import ArrayHealth
 from appliance.store.latencies import Latencies
@@ -107,6 +108,10 @@ class KernelStore:
             ),
             clones={clones[thin_id]: _device(device) for thin_id, device in found.clones.items()},
         )
+
+    def flow(self) -> Callable[[], tuple[int, int]]:
+        """See Store."""
+        return Flow(self._machine).bytes
 
     def guest_requests(self) -> int:
         """See Store."""

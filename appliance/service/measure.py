@@ -58,15 +58,6 @@ class Measure:
         """All counters now. Raises CannotTell, NotReady."""
         return self._store.counters(self._active())
 
-    def backend_reads(self) -> int:
-        """Bytes read from the backend array so far."""
-        return self._store.counters({}).backend.read_bytes
-
-    def cache_writes(self) -> int:
-        """Bytes written to the cache so far; 0 while there is none."""
-        found = self._store.counters({}).cache
-        return found.write_bytes if found is not None else 0
-
     @property
     def cold_marks(self) -> int:
         """How often the emptying of the cache began or ended: odd while it is under way."""

@@ -144,6 +144,12 @@ class Store(Protocol):
     def counters(self, clones: Mapping[int, str]) -> Counters:
         """All counters now; ``clones`` are the names of active clones by thin id."""
 
+    def flow(self) -> Callable[[], tuple[int, int]]:
+        """What tells, cheaply, the bytes read from the backend and the bytes written to the cache so far.
+
+        It is for the devices that are there now: it raises CannotTell when they have gone. Raises NotReady.
+        """
+
     def guest_requests(self) -> int:
         """How many requests of guests are under way at this moment, of all clones. Cheap."""
 

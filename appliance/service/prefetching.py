@@ -41,11 +41,9 @@ SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """What prefetching asks the store. ``backend_reads``, ``cache_writes``: bytes so far. ``guests``: their requests
-    under way. ``cold_marks``: see ``Measure``."""
+    """What prefetching asks the store: see ``Store.flow`` and ``Store.guest_requests``, and ``Measure.cold_marks``."""
 
-    backend_reads: Callable[[], int]
-    cache_writes: Callable[[], int]
+    flow: Callable[[], Callable[[], tuple[int, int]]]
     guests: Callable[[], int]
     cold_marks: Callable[[], int]
 
@@ -116,7 +114,7 @@ class Prefetching:
 
     def _around(self) -> Surroundings:
         ports = self._ports
-        return Surroundings(ports.backend_reads, ports.cache_writes, ports.guests, self._stopped)
+        return Surroundings(ports.flow(), ports.guests, self._stopped)
 
     def _activate(self, template: Template) -> Path:
         device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
@@ -216,9 +214,10 @@ class Prefetching:
         with self._core.lock:
             device = self._activate(template)
         sample = sampled(extents, SAMPLE, random.Random())  # noqa: S311 - nobody gains by guessing it
-        before = self._ports.backend_reads()
-        prefetch.read_once(device, sample, self._around())
-        return self._ports.backend_reads() - before > LOST * sum(extent.length for extent in sample)
+        around = self._around()
+        before, _ = around.flow()
+        prefetch.read_once(device, sample, around)
+        return around.flow()[0] - before > LOST * sum(extent.length for extent in sample)
 
 
 def sampled(extents: Sequence[Extent], count: int, dice: random.Random) -> tuple[Extent, ...]:

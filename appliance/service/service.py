@@ -88,8 +88,7 @@ class Service:
         self.imports = Imports(self.core, self.operations, converter)
         self.boot_sets = BootSets(self.core)
         ports = Ports(
-            self.measure.backend_reads,
-            self.measure.cache_writes,
+            store.flow,
             store.guest_requests,
             lambda: self.measure.cold_marks,
         )

@@ -245,6 +245,9 @@ class ModelStore:
             clones={name: rest(f"dm-{thin_id}") for thin_id, name in clones.items()},
         )
 
+    def flow(self) -> Callable[[], tuple[int, int]]:
+        return lambda: (0, 0)
+
     def guest_requests(self) -> int:
         return 0
 

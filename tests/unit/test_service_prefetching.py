@@ -142,11 +142,11 @@ class Backend:
         self.read = 0
         self.asked = 0
 
-    def reads(self) -> int:
+    def flow(self) -> tuple[int, int]:
         self.asked += 1
         if self.asked % 3 == 0:
             self.read += self.missed.pop(0)
-        return self.read
+        return self.read, 0
 
 
 def volume(tmp_path: Path) -> Path:
@@ -158,7 +158,7 @@ def volume(tmp_path: Path) -> Path:
 def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     backend = Backend(66 * PAGE, 3 * PAGE, 0)
-    around = Surroundings(backend.reads, lambda: 0, lambda: 0)
+    around = Surroundings(backend.flow, lambda: 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, around, lambda number, read: told.append((number, read)))
     assert done.passes == (66 * PAGE, 3 * PAGE, 0)
     assert done.complete
@@ -166,7 +166,7 @@ def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path)
 
 
 def test_it_is_given_up_loudly(tmp_path: Path) -> None:
-    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).reads, lambda: 0, lambda: 0)
+    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).flow, lambda: 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, around)
     assert not done.complete
     assert (len(done.passes), done.left) == (prefetch.PASSES, PAGE)
@@ -181,7 +181,7 @@ def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
         return 1
 
     backend = Backend(0)
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.reads, lambda: 0, guests))
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.flow, guests))
     assert done.complete
     assert done.seconds >= 2 * prefetch.PAUSE, "it did not wait"
     assert len(asked) > 4
@@ -205,7 +205,7 @@ def test_requests_wait_while_the_cache_does_not_keep_what_comes() -> None:
 
 def test_a_volume_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(Unhealthy, match="cannot be read"):
-        prefetch.fetch(tmp_path / "none", EXTENTS, Surroundings(lambda: 0, lambda: 0, lambda: 0))
+        prefetch.fetch(tmp_path / "none", EXTENTS, Surroundings(lambda: (0, 0), lambda: 0))
 
 
 # --- by command
@@ -272,12 +272,12 @@ class Looker:
 
     def begin(self) -> Prefetching:
         core = self.box.service.core
-        ports = Ports(self._reads, lambda: 0, lambda: 0, lambda: self.marks)
+        ports = Ports(lambda: self._flow, lambda: 0, lambda: self.marks)
         return Prefetching(core, self.operations, BootSets(core), ports)
 
-    def _reads(self) -> int:
+    def _flow(self) -> tuple[int, int]:
         self.read += self.missing
-        return self.read
+        return self.read, 0
 
     def look(self, *, attached: bool = True) -> None:
         self.made.look(store(attached=attached))
