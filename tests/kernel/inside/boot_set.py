@@ -16,7 +16,7 @@ from tests.kernel.inside import service
 from tests.kernel.inside.nbd_client import NbdClient
 from tests.kernel.inside.volumes import backend_reads, content
 
-MIB_ALL = 32
+MIB_ALL = 24
 FILE = Path("/run/debian.boot-set")
 _SEED = 5
 
