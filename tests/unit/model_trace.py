@@ -51,7 +51,7 @@ class ModelTracer:
         with self._lock:
             self.waiting.append(Request(device, write, offset, length, now() - int(ago * 1_000_000)))
 
-    def boot(self, device: str, *, megabytes: int = 2, ago: float = 40) -> None:
+    def boot(self, device: str, *, megabytes: int = 2, ago: float = 150) -> None:
         """A guest boots: reads so much of the begin of its disk in pieces of 64 KiB, a millisecond each."""
         with self._lock:
             for number in range(16 * megabytes):

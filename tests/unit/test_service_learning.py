@@ -122,7 +122,7 @@ def test_the_first_boots_of_a_template_teach_its_boot_set(box: Box) -> None:
 
 def test_what_reads_little_is_no_boot_and_is_listened_to_further(box: Box) -> None:
     [device] = attach(box, "web")
-    box.tracer.request(device, 0, ago=60)
+    box.tracer.request(device, 0, ago=200)
     box.service.learning.look()
     assert recorded(box) == []
     assert box.tracer.watched == {device}
