@@ -38,7 +38,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     # the operator's side, which knows the API alone
     "remote": frozenset({"run", "wait"}),
     "client": frozenset({"config", "schema", "remote"}),
-    "measure": frozenset({"client"}),
+    "measure": frozenset({"bootset", "client"}),
     "cli": frozenset({"measure"}),
 }
 

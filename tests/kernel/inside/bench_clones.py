@@ -145,9 +145,9 @@ def resident(pid: int) -> float:
 @contextmanager
 def daemon() -> Iterator[Process]:
     """hatcheryd, from its READY=1 on (sd_notify(3)) until it has ended."""
-    path = Path("/run/bench-notify")
+    path, log_file = Path("/run/bench-notify"), Path("/run/bench-hatcheryd.log")
     path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as words, Path("/run/bench-hatcheryd.log").open("ab") as log:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as words, log_file.open("ab") as log:
         words.bind(str(path))
         words.setblocking(False)
         process = Runner({"NOTIFY_SOCKET": str(path)}).start(["hatcheryd"], stderr=log)
@@ -157,7 +157,7 @@ def daemon() -> Iterator[Process]:
                 said = words.recv(4096).split(b"\n")
             except BlockingIOError:
                 if not process.running():
-                    raise RuntimeError("hatcheryd ended: see /run/bench-hatcheryd.log") from None
+                    raise RuntimeError(f"hatcheryd ended:\n{log_file.read_text(errors='replace')}") from None
                 return False
             return b"READY=1" in said
 
