@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from appliance.catalog import Catalog
 from appliance.errors import CannotTell, HatcheryError, InUse, NotFound, NotReady
@@ -53,6 +53,7 @@ class Measure:
         self._cooling = threading.Lock()
         self._cold_marks = 0
         self._recording: _Recording | None = None
+        self.before_cold: Callable[[], None] = lambda: None
 
     def counters(self) -> Counters:
         """All counters now. Raises CannotTell, NotReady."""
@@ -72,6 +73,7 @@ class Measure:
         def work(job: Job) -> None:
             self._cold_marks += 1
             try:
+                self.before_cold()
                 self._store.cold()
             finally:
                 self._cold_marks += 1

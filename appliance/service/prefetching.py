@@ -15,7 +15,7 @@ from appliance.bootset import prefetch
 from appliance.bootset.extents import PAGE
 from appliance.bootset.prefetch import Fetched, Surroundings
 from appliance.catalog import Template
-from appliance.errors import HatcheryError, InUse, NotReady, Unhealthy
+from appliance.errors import HatcheryError, InUse, NotReady, Refused, Unhealthy
 from appliance.model import Access, Extent, TemplateRef, TemplateState
 from appliance.schema import PrefetchView, StoreView
 from appliance.service.bootsets import BootSets
@@ -57,7 +57,9 @@ class Prefetching:
         self._boot_sets = boot_sets
         self._ports = ports
         self._turn = threading.Lock()
-        self._stopped = threading.Event()
+        self._closed = threading.Event()
+        self._stops: set[threading.Event] = set()
+        self._held_until = 0.0
         self._views: dict[int, PrefetchView] = {}
         self._wanted: set[int] = set()
         self._mark = ports.cold_marks()
@@ -85,11 +87,20 @@ class Prefetching:
             extents = found.extents if found is not None else (Extent(0, template.size),)
             device = self._activate(template)
             self._wanted.add(template.thin_id)
+            stop = threading.Event()
+            self._stops.add(stop)
             total = sum(extent.length for extent in extents)
             self._views[template.thin_id] = PrefetchView(state="waiting", why=why, total_bytes=total, began=time.time())
             job = self._operations.begin("warm", template.ref, "waiting for its turn")
-        self._operations.run(job, lambda job: self._work(job, template, device, extents))
+        self._operations.run(job, lambda job: self._work(job, template, device, extents, stop))
         return job
+
+    def begin_unasked(self, template: Template, why: str) -> None:
+        """As ``begin_quietly``, unless the cache was emptied by command: then a later look fetches it."""
+        if self._held():
+            log.info("template %s is not prefetched now: the cache was emptied by command", template.ref)
+        else:
+            self.begin_quietly(template, why)
 
     def begin_quietly(self, template: Template, why: str) -> None:
         """``begin`` for a boot set that has just come to be; what stands against it is logged."""
@@ -106,22 +117,34 @@ class Prefetching:
         """How the last prefetch of a template went, or goes; None since this process began."""
         return self._views.get(thin_id)
 
-    def close(self) -> None:
-        """End what runs."""
-        self._stopped.set()
+    def hold(self) -> None:
+        """The cache is about to be emptied by command: end what runs, and begin nothing unasked for a while."""
+        self._held_until = time.monotonic() + HOLD_SECONDS
+        with self._core.lock:
+            for stop in self._stops:
+                stop.set()
         with self._turn:
             pass
 
-    def _around(self) -> Surroundings:
-        ports = self._ports
-        return Surroundings(ports.flow(), ports.guests, self._stopped)
+    def close(self) -> None:
+        """End what runs."""
+        self._closed.set()
+        self.hold()
+
+    def _held(self) -> bool:
+        return time.monotonic() < self._held_until
+
+    def _around(self, stop: threading.Event) -> Surroundings:
+        return Surroundings(self._ports.flow(), self._ports.guests, stop)
 
     def _activate(self, template: Template) -> Path:
         device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
         check_sealed(device)
         return device
 
-    def _work(self, job: Job, template: Template, device: Path, extents: Sequence[Extent]) -> None:
+    def _work(
+        self, job: Job, template: Template, device: Path, extents: Sequence[Extent], stop: threading.Event
+    ) -> None:
         def tell(number: int, done: int) -> None:
             if number != self._views[template.thin_id].passes:
                 job.phase(f"reading the template, pass {number}", sum(extent.length for extent in extents))
@@ -130,13 +153,17 @@ class Prefetching:
 
         try:
             with self._turn:
-                self._conclude(job, template, prefetch.fetch(device, extents, self._around(), tell))
+                done = prefetch.fetch(device, extents, self._around(stop), tell)
+            if stop.is_set():
+                raise Refused(f"the prefetch of {template.ref} was broken off", why="the cache is emptied by command")
+            self._conclude(job, template, done)
         except HatcheryError:
             self._tell(template, state="failed")
             raise
         finally:
             with self._core.lock:
                 self._wanted.discard(template.thin_id)
+                self._stops.discard(stop)
 
     def _conclude(self, job: Job, template: Template, done: Fetched) -> None:
         self._tell(
@@ -170,12 +197,16 @@ class Prefetching:
         """Be told how the store is, every few seconds. Starts what has to be done in a thread of its own."""
         before, self._mark = self._mark, self._ports.cold_marks()
         if self._mark % 2 or self._mark != before:
-            self._next_check = time.monotonic() + HOLD_SECONDS
             return  # the cache is emptied on purpose, and must be cold afterwards
         attached = store.cache is not None and store.cache.attached
         came_back = attached and self._attached is False
         self._attached = attached
-        if store.cache is None or not attached or (self._looking is not None and self._looking.is_alive()):
+        if (
+            store.cache is None
+            or not attached
+            or self._held()
+            or (self._looking is not None and self._looking.is_alive())
+        ):
             return
         if came_back or time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + CHECK_SECONDS
@@ -190,7 +221,7 @@ class Prefetching:
             try:
                 found = self._boot_sets.find(template)
                 used = self._core.catalog.clone_counts().get(template.thin_id, 0)
-                if self._stopped.is_set() or (found is None and not (came_back and used)):
+                if self._closed.is_set() or self._held() or (found is None and not (came_back and used)):
                     continue
                 if found is not None:
                     left -= found.total
@@ -214,7 +245,7 @@ class Prefetching:
         with self._core.lock:
             device = self._activate(template)
         sample = sampled(extents, SAMPLE, random.Random())  # noqa: S311 - nobody gains by guessing it
-        around = self._around()
+        around = self._around(self._closed)
         before, _ = around.flow()
         prefetch.read_once(device, sample, around)
         return around.flow()[0] - before > LOST * sum(extent.length for extent in sample)

@@ -94,6 +94,7 @@ class Service:
         )
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.core.template_ready = self._template_ready
+        self.measure.before_cold = self.prefetching.hold
         self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, self._learned)
         self._exports.before_offer = self.learning.offered
         self._exports.after_withdrawal = self.learning.withdrawn
@@ -221,7 +222,7 @@ class Service:
 
     def _template_ready(self, thin_id: int) -> None:
         if self._catalog.boot_set(thin_id) is not None:
-            self.prefetching.begin_quietly(self._catalog.template_of_id(thin_id), "the template is new")
+            self.prefetching.begin_unasked(self._catalog.template_of_id(thin_id), "the template is new")
 
     def _learned(self, template: Template, clone: str, reads: Sequence[Read]) -> None:
         known = self._catalog.boot_set(template.thin_id)
@@ -232,7 +233,7 @@ class Service:
                     "it broke off, or was another thing than a boot", why=f"it read {read} bytes, others {whole}"
                 )
         self.boot_sets.add_run(template, clone, reads)
-        self.prefetching.begin_quietly(template, "a boot was recorded")
+        self.prefetching.begin_unasked(template, "a boot was recorded")
 
     def put_boot_set(self, text: str, content: str) -> BootSetView:
         """Give a template the boot set of a file, and prefetch it. Raises as ``BootSets.put``."""

@@ -243,6 +243,25 @@ def test_a_template_that_is_being_read_is_not_removed_and_not_read_twice(
     assert box.service.templates.remove("debian").removed
 
 
+def test_emptying_the_cache_ends_what_runs_and_nothing_begins_unasked_for_a_while(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.add_template("debian")
+    monkeypatch.setattr(box.store, "guest_requests", lambda: 1)
+    monkeypatch.setattr(prefetch, "PAUSE", 30.0)
+    job = box.service.prefetching.warm("debian")
+    assert box.service.measure.cold().finished.wait(10)
+    assert job.finished.wait(10)
+    assert job.operation.error is not None
+    assert "emptied by command" in job.operation.error.why
+    template = box.service.core.catalog.templates()[0]
+    box.service.prefetching.begin_unasked(template, "a boot was recorded")
+    assert not box.service.prefetching.is_busy_with(template.thin_id)
+    monkeypatch.setattr(box.store, "guest_requests", lambda: 0)
+    assert box.service.prefetching.warm("debian").finished.wait(10), "by command it begins"
+    assert box.store.cold_calls == 1
+
+
 # --- by itself
 
 
