@@ -1,13 +1,16 @@
-"""``hatchery measure``: boots of real guests, timed and counted. Runs where the guests run."""
+"""``hatchery measure``: boots of real guests, or recorded ones, timed and counted. Runs where the guests run."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from appliance.cli.options import session
-from appliance.cli.output import err
+from appliance.bootset.trace import parse_trace
+from appliance.cli.options import JsonOption, session
+from appliance.cli.output import err, print_json
 from appliance.errors import InvalidInput
+from appliance.measure import replaying
+from appliance.measure.replaying import Begin
 from appliance.model import TemplateRef, check_name
 from appliance.run import Runner
 
@@ -78,3 +81,37 @@ def boot(
     if text_file is not None:
         text_file.write_text(report.text(result), encoding="utf-8")
     typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
+
+
+@app.command("replay")
+def replay(
+    context: typer.Context,
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A recorded boot: OFFSET LENGTH in each line, bytes.")],
+    template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="By clones of it.")],
+    clones: Annotated[int, typer.Option(min=1, max=1000, help="So many fresh clones at once.")] = 1,
+    cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
+    client: Annotated[
+        str | None, typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
+    ] = None,
+    nbd: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "replay",
+    as_json: JsonOption = False,
+) -> None:
+    """Replay a recorded boot over NBD, without a guest: the time that storage takes alone."""
+    run = session(context, as_json)
+    TemplateRef.parse(template)
+    check_name(name, "clone name")
+    try:
+        reads = parse_trace(trace.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{trace} cannot be read", why=str(error)) from error
+    plan = replaying.Plan(template, clones, cache, name, client, nbd)
+    with run.connect() as connection:
+        done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=err().print)
+    if run.as_json:
+        print_json(done.as_json())
+    else:
+        typer.echo(done.text(), nl=False)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from appliance.errors import InvalidInput
 from appliance.measure import qemu
@@ -62,6 +62,14 @@ class NbdTarget:
         if parts.scheme == "nbd+unix" and socket:
             return cls(export, socket=socket)
         raise InvalidInput(f"{uri!r} is not an NBD address that can be booted from", hint="see hatchery clone show")
+
+    @property
+    def uri(self) -> str:
+        """The same as an NBD URI."""
+        if self.socket:
+            return f"nbd+unix:///{quote(self.export, safe='')}?socket={quote(self.socket)}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"nbd://{host}:{self.port}/{quote(self.export, safe='')}"
 
     @property
     def server(self) -> str:

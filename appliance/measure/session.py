@@ -4,25 +4,23 @@ A run empties the cache, boots one clone that never booted before (cold), then o
 either (warm). The guest is stopped at its prompt while counters are read, so that they hold its boot and no more.
 """
 
-import ipaddress
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from appliance.client import Client
-from appliance.errors import CannotTell, DeadlineExceeded, HatcheryError, InvalidInput, NotFound
+from appliance.errors import DeadlineExceeded, HatcheryError, NotFound
 from appliance.measure import guest
 from appliance.measure.facts import Facts, facts
 from appliance.measure.histogram import Latency, latencies
+from appliance.measure.reach import choose_client, reachable
 from appliance.measure.result import BootResult, Phase, accounted, boot_result, cache_requests, check_cold
 from appliance.measure.serial import MachineFault
-from appliance.remote import forwarded
 from appliance.run import Runner
-from appliance.schema import LOCAL_CLIENT, CloneCreate, CloneView, Counters, Histograms
+from appliance.schema import CloneCreate, CloneView, Counters, Histograms
 from appliance.wait import until
 
 SETTLE = 12.0
@@ -136,7 +134,7 @@ class Session:
             self._drop_caches()
             self._exact = False
         before = self._settled()
-        with self._reachable(clone) as target:
+        with reachable(clone, self._plan.nbd, self._host, self._runner) as target:
             booting = guest.booted(self._runner, target, hardware=self._plan.hardware, deadline=self._plan.deadline)
             with booting as (_, boot):
                 after = self._accounted(before)
@@ -201,25 +199,6 @@ class Session:
         self._note_once(histograms.disks_missing)
         self._recorded.append((phase, histograms))
 
-    @contextmanager
-    def _reachable(self, clone: CloneView) -> Iterator[guest.NbdTarget]:
-        """Where the clone is found from here."""
-        if clone.uri is None:
-            raise CannotTell(f"clone {clone.name} has no address", why="it is not attached")
-        target = guest.NbdTarget.parse(clone.uri)
-        if self._plan.nbd is not None:
-            host, _, port = self._plan.nbd.rpartition(":")
-            if not host or not port.isdigit():
-                raise InvalidInput(f"{self._plan.nbd!r} is not an address", hint="give HOST:PORT")
-            yield replace(target, host=host.strip("[]"), port=int(port), socket="")
-        elif target.socket and self._host is not None:
-            with forwarded(self._host, Path(target.socket), self._runner) as local:
-                yield replace(target, socket=str(local))
-        elif not target.socket and self._host is not None and everywhere(target.host):
-            yield replace(target, host=urlsplit(f"ssh://{self._host}").hostname or self._host)
-        else:
-            yield target
-
     def _drop_caches(self) -> None:
         """Drop the page cache of this host, where the guests run."""
         if os.geteuid() == 0:
@@ -234,17 +213,3 @@ class Session:
 def activity(counters: Counters) -> tuple[int, int]:
     """What changes while the cache is read: requests that bcache accounted for, and those it was sent."""
     return cache_requests(counters), counters.cached.reads
-
-
-def everywhere(host: str) -> bool:
-    """Whether an address means all addresses of the appliance, and so is none to connect to."""
-    try:
-        return ipaddress.ip_address(host).is_unspecified
-    except ValueError:
-        return False
-
-
-def choose_client(client: Client) -> str:
-    """The client whose port the guests use: the one over TCP if there is exactly one, else ``local``."""
-    names = [view.name for view in client.clients() if view.transport == "tcp"]
-    return names[0] if len(names) == 1 else LOCAL_CLIENT

@@ -1,5 +1,6 @@
 """Boot sets: fetched into the cache before a clone boots, verified, and looked after."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,27 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     assert "guessed, from 1 boot(s)" in shown
     assert "warm" in shown
     assert "█" in shown
+
+    # The same by a replay, three at once, with a client that is not ours.
+    wanted = lab.call(boot_set.write_trace)
+    words = (
+        "measure",
+        "replay",
+        str(boot_set.TRACE),
+        "-t",
+        "debian",
+        "--clones",
+        "3",
+        "--cache",
+        "prefetched",
+        "--json",
+    )
+    replayed = json.loads(lab.call(boot_set.hatchery, *words, timeout=160))
+    print(replayed)
+    assert len(replayed["seconds"]) == 3
+    assert replayed["read_bytes"] == 3 * wanted
+    assert replayed["hit_rate_bytes"] >= 0.995
+    assert "replay" not in lab.call(boot_set.hatchery, "clone", "list"), "its clones are gone"
 
     # Emptied by command it stays cold: a boot reads all that it needs from the backend.
     lab.call(boot_set.cold)

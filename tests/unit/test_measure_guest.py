@@ -7,7 +7,7 @@ import pytest
 from appliance.errors import InvalidInput, NotReady
 from appliance.measure import guest, qemu
 from appliance.measure.facts import processor, system
-from appliance.measure.session import everywhere
+from appliance.measure.reach import everywhere
 
 
 def test_addresses_of_clones() -> None:
@@ -16,6 +16,8 @@ def test_addresses_of_clones() -> None:
     assert guest.NbdTarget.parse("nbd://[2001:db8::1]:7/a").host == "2001:db8::1"
     found = guest.NbdTarget.parse("nbd+unix:///web-1?socket=/run/hatchery/nbd/local/nbd.sock")
     assert found == guest.NbdTarget("web-1", socket="/run/hatchery/nbd/local/nbd.sock")
+    for uri in ("nbd://192.0.2.1:10810/web-1", "nbd://[2001:db8::1]:7/a", "nbd+unix:///a%20b?socket=/run/x%26y"):
+        assert guest.NbdTarget.parse(guest.NbdTarget.parse(uri).uri) == guest.NbdTarget.parse(uri)
 
 
 @pytest.mark.parametrize("uri", ["", "web-1", "http://box/web-1", "nbd+unix:///web-1", "nbds://box/web-1"])

@@ -8,7 +8,7 @@ from typing import Any
 from appliance import wait
 from appliance.bootset.boot_set import merge
 from appliance.bootset.file import BootSetFile, dump
-from appliance.bootset.trace import Read
+from appliance.bootset.trace import Read, format_trace
 from appliance.client import connect
 from appliance.model import KIB, MIB
 from appliance.run import Runner
@@ -18,6 +18,7 @@ from tests.kernel.inside.volumes import backend_reads, content
 
 MIB_ALL = 24
 FILE = Path("/run/debian.boot-set")
+TRACE = Path("/run/debian.trace")
 _SEED = 5
 
 
@@ -84,7 +85,13 @@ def cold() -> int:
 
 def hatchery(*words: str) -> str:
     """The command line's answer."""
-    return Runner().run(["hatchery", *words]).stdout
+    return Runner().run(["hatchery", *words], timeout=150).stdout
+
+
+def write_trace() -> int:
+    """That boot as a trace; the bytes that it reads."""
+    TRACE.write_text(format_trace(reads(), "made up"), encoding="utf-8")
+    return sum(read.length for read in reads())
 
 
 def boot_while_it_is_prefetched(clone: str) -> dict[str, int]:

@@ -1,0 +1,115 @@
+"""A recorded boot replayed by fresh clones, all at once: what storage alone takes, and what it costs the backend."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from statistics import median
+from typing import Any
+
+from appliance.bootset.trace import Read
+from appliance.client import Client
+from appliance.errors import NotFound
+from appliance.measure.reach import choose_client, reachable
+from appliance.measure.replay import replay
+from appliance.model import MIB
+from appliance.run import Runner
+from appliance.schema import CloneCreate
+
+
+class Begin(StrEnum):
+    """What the cache holds when a replay begins."""
+
+    AS_IT_IS = "as-it-is"
+    COLD = "cold"
+    PREFETCHED = "prefetched"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to replay, see ``session.Plan``."""
+
+    template: str
+    clones: int = 1
+    begin: Begin = Begin.AS_IT_IS
+    name: str = "replay"
+    client: str | None = None
+    nbd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayResult:
+    """Seconds of each clone from the common begin; bytes and requests of all; what the backend and the cache did."""
+
+    template: str
+    begin: Begin
+    seconds: tuple[float, ...]
+    requests: int
+    read_bytes: int
+    backend_bytes: int
+    cache_added_bytes: int
+
+    @property
+    def hit_rate_bytes(self) -> float:
+        """Share of the bytes that did not need the backend, at least 0."""
+        return max(0.0, 1 - self.backend_bytes / self.read_bytes)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "hit_rate_bytes": self.hit_rate_bytes}
+
+    def text(self) -> str:
+        """For people."""
+        ordered = sorted(self.seconds)
+        clones = len(ordered)
+        return (
+            f"{clones} clone{'s' if clones > 1 else ''} of {self.template} at once, cache {self.begin}:"
+            f" {self.requests:,} requests, {self.read_bytes / MIB:.1f} MiB\n"
+            f"done after: first {ordered[0]:.2f} s, median {median(ordered):.2f} s, last {ordered[-1]:.2f} s\n"
+            f"from the backend {self.backend_bytes / MIB:.1f} MiB, into the cache"
+            f" {self.cache_added_bytes / MIB:.1f} MiB, hits {self.hit_rate_bytes:.2%} of the bytes\n"
+        )
+
+
+def run(
+    client: Client,
+    plan: Plan,
+    reads: Sequence[Read],
+    *,
+    host: str | None,
+    runner: Runner,
+    tell: Callable[[str], None],
+) -> ReplayResult:
+    """Replay with fresh clones, which are removed afterwards, also when it fails. Raises as ``replay`` and the API."""
+    template = client.template(plan.template).ref
+    if plan.begin is not Begin.AS_IT_IS:
+        tell("emptying the cache")
+        client.finish(client.cold(), deadline=900)
+    if plan.begin is Begin.PREFETCHED:
+        tell("prefetching")
+        client.finish(client.warm(template), deadline=3600)
+    wanted = CloneCreate(
+        name=plan.name, template=template, count=plan.clones, client=plan.client or choose_client(client)
+    )
+    clones = client.create_clones(wanted)
+    try:
+        with ExitStack() as stack:
+            targets = [stack.enter_context(reachable(clone, plan.nbd, host, runner)) for clone in clones]
+            before = client.counters()
+            tell(f"replaying {len(reads)} reads by {len(clones)} clone(s)")
+            done = replay([target.uri for target in targets], reads)
+            after = client.counters()
+    finally:
+        for clone in clones:
+            with suppress(NotFound):
+                client.remove_clone(clone.name, force=True)
+    added = after.cache.write_bytes - before.cache.write_bytes if after.cache and before.cache else 0
+    return ReplayResult(
+        template=template,
+        begin=plan.begin,
+        seconds=done.seconds,
+        requests=done.requests,
+        read_bytes=done.bytes,
+        backend_bytes=after.backend.read_bytes - before.backend.read_bytes,
+        cache_added_bytes=added,
+    )
