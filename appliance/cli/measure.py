@@ -1,5 +1,6 @@
 """``hatchery measure``: boots of real guests, or recorded ones, timed and counted. Runs where the guests run."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,11 @@ from appliance.model import TemplateRef, check_name
 from appliance.run import Runner
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
+
+
+HISTORY = typer.Option(
+    "--history", metavar="FOLDER", help="Where measurements are kept (default: ~/.local/state/hatchery/measurements)."
+)
 
 
 @app.callback()
@@ -45,10 +51,11 @@ def boot(
     cpus: Annotated[int, typer.Option(min=1, help="The guest's processors.")] = 2,
     deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="A boot may take this long.")] = 300,
     keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Leave the clones afterwards.")] = False,
+    history_folder: Annotated[Path | None, HISTORY] = None,
 ) -> None:
     """Boot fresh clones, cold and warm, and print what it cost: seconds, requests, hits, backend reads, latencies."""
     # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
-    from appliance.measure import guest, plots, report
+    from appliance.measure import guest, history, plots, report
     from appliance.measure.session import Plan, Session
 
     run = session(context)
@@ -74,6 +81,8 @@ def boot(
     with run.connect() as connection:
         measuring = Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
         result = measuring.run()
+    kept = history.keep(report.to_json(result), history_folder or history.folder())
+    console.print(f"kept in {kept}; `hatchery measure compare` shows how it differs from the last", highlight=False)
     if json_file is not None:
         json_file.write_text(report.to_json(result), encoding="utf-8")
     if html_file is not None:
@@ -81,6 +90,30 @@ def boot(
     if text_file is not None:
         text_file.write_text(report.text(result), encoding="utf-8")
     typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
+
+
+@app.command("compare")
+def compare(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[BEFORE [AFTER]]", help="Files or kept ones; default: the last two.")
+    ] = None,
+    history_folder: Annotated[Path | None, HISTORY] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two measurements of boots."""
+    from appliance.measure import history
+
+    run = session(context, as_json)
+    if len(names or ()) > 2:
+        raise InvalidInput("two measurements are compared, not more")
+    before, after = (history.load(path) for path in history.choose(history_folder or history.folder(), *(names or ())))
+    if run.as_json:
+        print_json(
+            {"differences": [{**asdict(each), "change": each.change} for each in history.compare(before, after)]}
+        )
+    else:
+        typer.echo(history.text(before, after), nl=False)
 
 
 @app.command("replay")

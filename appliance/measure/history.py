@@ -1,0 +1,156 @@
+"""Measurements that were kept, and how two of them differ.
+
+Each is a file of the JSON that ``report.to_json`` makes, named by the moment it was taken, in
+``$XDG_STATE_HOME/hatchery/measurements`` (XDG Base Directory Specification; by default below ``~/.local/state``).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from appliance.errors import InvalidInput, NotFound
+from appliance.measure.report import FORMAT, columns
+
+SUFFIX = ".json"
+_FIGURES = (
+    ("boot time, mean", ("seconds", "mean"), "{:.2f} s"),
+    ("boot time, least", ("seconds", "least"), "{:.2f} s"),
+    ("processor time of QEMU", ("cpu_seconds",), "{:.1f} s"),
+    ("bytes read a boot", ("read_bytes",), "{:,.0f}"),
+    ("backend bytes a boot", ("backend_bytes",), "{:,.0f}"),
+    ("hit rate by bytes", ("hit_rate_bytes",), "{:.4f}"),
+    ("read amplification", ("amplification",), "{:.4f}"),
+)
+
+
+def folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where measurements are kept."""
+    base = environment.get("XDG_STATE_HOME", "")
+    # A relative path is to be ignored, says the specification.
+    root = Path(base) if base.startswith("/") else Path(environment.get("HOME", "/root")) / ".local/state"
+    return root / "hatchery/measurements"
+
+
+def keep(document: str, where: Path, moment: datetime | None = None) -> Path:
+    """Keep a measurement; returns its file. Raises InvalidInput when it cannot be written."""
+    stamp = (moment or datetime.now(UTC)).strftime("%Y-%m-%dT%H%M%SZ")
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        for number in range(1, 1000):
+            path = where / f"{stamp}{'' if number == 1 else f'-{number}'}{SUFFIX}"
+            try:
+                with path.open("x", encoding="utf-8") as file:
+                    file.write(document)
+            except FileExistsError:
+                continue
+            return path
+    except OSError as error:
+        raise InvalidInput(f"{where} cannot be written", why=error.strerror or str(error)) from error
+    raise InvalidInput(f"{where} has too many measurements of one second")
+
+
+def kept(where: Path) -> tuple[Path, ...]:
+    """The measurements that were kept, the oldest first."""
+    return tuple(sorted(where.glob(f"*{SUFFIX}"), key=lambda path: (path.name[:18], len(path.name), path.name)))
+
+
+def choose(where: Path, *names: str) -> tuple[Path, Path]:
+    """The two to compare: those named (a file, or the name of a kept one), by default the last two; one: with the last.
+
+    Raises NotFound.
+    """
+    found = [_named(where, name) for name in names]
+    others = [path for path in kept(where) if path not in found]
+    if len(found) + len(others) < 2:
+        raise NotFound(
+            "there are not two measurements to compare",
+            why=f"{where} has {len(kept(where))}",
+            hint="`hatchery measure boot` keeps each",
+        )
+    last = others[-(2 - len(found)) :] if len(found) < 2 else []
+    before, after = (*found, *last)
+    return before, after
+
+
+def _named(where: Path, name: str) -> Path:
+    for path in (where / name, where / f"{name}{SUFFIX}", Path(name)):
+        if path.is_file():
+            return path
+    raise NotFound(f"measurement {name} does not exist", hint=f"see {where}")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A kept measurement. Raises InvalidInput."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} is no measurement", why=str(error)) from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("summary"), dict):
+        raise InvalidInput(f"{path} is no measurement", why=f"it has not the form {FORMAT}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One figure of a phase in two measurements."""
+
+    phase: str
+    name: str
+    before: float
+    after: float
+    form: str
+
+    @property
+    def change(self) -> float | None:
+        """The share by which it grew; None where that says nothing."""
+        return self.after / self.before - 1 if self.before else None
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """The figures of the phases that both have. Raises InvalidInput when there is none."""
+    found = []
+    for phase, old in before["summary"].items():
+        new = after["summary"].get(phase)
+        if not old or not new:
+            continue
+        for name, path, form in _FIGURES:
+            found.append(Difference(phase, name, _value(old, path), _value(new, path), form))
+    if not found:
+        raise InvalidInput("the measurements have no phase in common")
+    return tuple(found)
+
+
+def _value(figures: Any, path: tuple[str, ...]) -> float:
+    try:
+        for key in path:
+            figures = figures[key]
+        return float(figures)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput("a measurement is damaged", why=f"{' '.join(path)}: {error}") from error
+
+
+def text(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Both side by side for a terminal. Raises as ``compare``."""
+    rows = [["", "", "before", "after", "change"]]
+    for each in compare(before, after):
+        change = "-" if each.change is None else f"{each.change:+.1%}"
+        rows.append([each.phase, each.name, each.form.format(each.before), each.form.format(each.after), change])
+    heads = [f"{word}: {found['template']}, {found['facts']['taken']}" for word, found in _heads(before, after)]
+    warning = _different(before, after)
+    return "\n".join([*heads, "", columns(rows, right=(2, 3, 4)), *([warning] if warning else [])]) + "\n"
+
+
+def _heads(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [("before", before), ("after", after)]
+
+
+def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What makes the two hard to compare."""
+    keys = [key for key in ("host", "guests") if before["facts"].get(key) != after["facts"].get(key)]
+    if before["template"] != after["template"]:
+        keys.insert(0, "template")
+    return f"Note: they differ in more than the result: {', '.join(keys)}." if keys else ""
