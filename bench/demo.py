@@ -125,7 +125,8 @@ def demo(chosen: argparse.Namespace) -> int:
                 "--template", TEMPLATE, "--runs", str(chosen.runs), "--clones", str(chosen.clones),
                 "--client", CLIENT, "--name", "demo", "--nbd", f"{LOOPBACK}:{vm.port(NBD_PORT)}", "--deadline", "600",
                 "--json", output / "results.json", "--html", output / "results.html",
-                "--text", output / "results.txt", *(["--keep-clones"] if chosen.keep else []),
+                "--text", output / "results.txt", "--history", output / "history",
+                *(["--keep-clones"] if chosen.keep else []),
             ]  # fmt: skip
             text = steps.run(words, env=environment, separate_errors=True)
         print("\n" + text)
