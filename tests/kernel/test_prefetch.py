@@ -28,7 +28,9 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     fetched = lab.call(boot_set.settled, timeout=160)
     print(fetched)
     assert (fetched["state"], fetched["total_bytes"]) == ("warm", total)
-    assert total <= fetched["backend_bytes"] <= total * 1.1
+    # Of the few hundred buckets of this small cache, bcache keeps one or two free at a time: some reads find none, and
+    # are made again. How much that is where there are thousands, `script/bench peers` measures.
+    assert total <= fetched["backend_bytes"] <= total * 1.3
     for name in ("first", "second"):
         booted = lab.call(boot_set.boot, name, timeout=120)
         assert booted["backend"] <= booted["client"] * 0.005, booted
