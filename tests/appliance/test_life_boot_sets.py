@@ -30,7 +30,14 @@ def learned(site: Site, api: Client) -> BootSetSummary:
     """The template's boot set, made of the boots that there were, or of one that is made for it."""
     if api.template(TEMPLATE).boot_set is None:
         boot(site, api, "first")
-    return until(lambda: api.template(TEMPLATE).boot_set, "a boot set", deadline=60, interval=1)
+    found = until(lambda: api.template(TEMPLATE).boot_set, "a boot set", deadline=60, interval=1)
+
+    def at_rest() -> bool:
+        prefetch = api.template(TEMPLATE).prefetch
+        return prefetch is None or prefetch.state not in ("waiting", "running")
+
+    until(at_rest, "what was learned to be fetched", deadline=300, interval=1)
+    return found
 
 
 def test_boots_teach_a_boot_set_and_a_prefetched_clone_needs_no_disk(site: Site, deployed: Play) -> None:
