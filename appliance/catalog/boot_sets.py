@@ -39,6 +39,12 @@ class BootSetRows(TemplateRows):
         with self._transaction() as db:
             put_boot_set(db, new)
 
+    def give_boot_set(self, new: StoredBootSet) -> None:
+        """As ``put_boot_set``, for one that was not learned here: the boots recorded so far are forgotten."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM boot_runs WHERE template = ?", (new.template,))
+            put_boot_set(db, new)
+
     def remove_boot_set(self, template: int) -> bool:
         """Take it away, with the boots that were recorded; whether there was one."""
         with self._transaction() as db:

@@ -71,7 +71,7 @@ class BootSets:
             template = self._core.catalog.template(TemplateRef.parse(text))
             if template.state is not TemplateState.READY:
                 raise NotReady(f"template {template.ref} takes no boot set", why=f"it is {template.state}")
-            self._core.catalog.put_boot_set(_stored(template, given, self._core.now()))
+            self._core.catalog.give_boot_set(_stored(template, given, self._core.now()))
         log.info("template %s was given a boot set of %d bytes", template.ref, given.boot_set.total)
         return template
 

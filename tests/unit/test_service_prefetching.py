@@ -76,6 +76,15 @@ def test_a_boot_set_of_the_same_content_is_no_guess(box: Box) -> None:
     assert not box.service.put_boot_set("debian", as_file(sha256=digest)).guessed
 
 
+def test_a_given_boot_set_takes_the_place_of_the_boots_recorded_before(box: Box) -> None:
+    box.add_template("debian")
+    template = box.service.core.catalog.templates()[0]
+    box.service.boot_sets.add_run(template, "a", [Read(MIB, 16 * PAGE)])
+    box.service.put_boot_set("debian", as_file(sha256=template.sha256))
+    assert box.service.core.catalog.boots_to_learn(template.thin_id, 3) == 0
+    assert box.service.boot_sets.show("debian").wasted_bytes is None
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
