@@ -12,7 +12,7 @@ from tests.kernel.inside import crash
 from tests.kernel.lab import Lab
 from tests.kernel.power import Power, seed
 
-USUAL = 8
+USUAL = 5
 
 
 def test_any_time(tree: Path, prepared: Path, request: pytest.FixtureRequest) -> None:

@@ -17,7 +17,7 @@ from tests.kernel.inside.crash_operations import OPERATIONS
 from tests.kernel.lab import Lab
 from tests.kernel.power import Extent, Power, seed
 
-IN_FULL = {"create", "remove", "reset", "promote", "gc"}
+IN_FULL = {"create", "remove", "promote", "gc"}
 """The others are made of the same changes: they are cut once in each run."""
 
 REPEATED = [name for name, operation in OPERATIONS.items() if not operation.once]

@@ -115,6 +115,7 @@ def test_the_nvme_drive_dies_while_guests_boot_and_while_they_write(box: Box) ->
     box.end()
 
 
+@pytest.mark.heavy
 def test_both_the_nvme_drive_and_a_disk_die_and_come_back(box: Box) -> None:
     box.work("write")
     box.die(NVME, 1, words=(NO_CACHE, ONE_DISK))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.kernel.inside import rules, udev, volumes
 from tests.kernel.lab import Lab
 
@@ -41,6 +43,7 @@ def test_nothing_acts_on_what_a_clone_holds(tree: Path, prepared: Path) -> None:
         assert lab.run(["test", "-e", "/dev/disk/by-label/intruder"], check=False).returncode != 0
 
 
+@pytest.mark.heavy
 def test_the_distributions_rules_alone_would(tree: Path, prepared: Path) -> None:
     with Lab(tree, prepared=prepared) as lab:
         devices = clones_with_signatures(lab, udev.Rules.DISTRIBUTION)
