@@ -40,6 +40,7 @@ def learned(site: Site, api: Client) -> BootSetSummary:
     return found
 
 
+@pytest.mark.heavy
 def test_boots_teach_a_boot_set_and_a_prefetched_clone_needs_no_disk(site: Site, deployed: Play) -> None:
     if deployed.failed:
         pytest.fail(deployed.said)

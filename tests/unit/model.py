@@ -204,6 +204,7 @@ class ModelStore:
         self.cold_calls = 0
         self.reserve = 0
         self.named = "abc"
+        self.guests: Callable[[], int] = lambda: 0
         self.dead: frozenset[str] = frozenset()
         self.healed = 0
         self.heal_error: HatcheryError | None = None
@@ -249,7 +250,7 @@ class ModelStore:
         return lambda: (0, 0)
 
     def guest_requests(self) -> int:
-        return 0
+        return self.guests()
 
     def count_latencies(self) -> None:
         self.disk_counts = {disk: found + Histogram((1,)) for disk, found in self.disk_counts.items()}

@@ -235,12 +235,10 @@ def test_warm_reads_the_boot_set_and_all_of_a_template_without_one(box: Box) -> 
     assert (view.state, view.why, view.total_bytes) == ("warm", "asked for", 66 * PAGE)
 
 
-def test_a_template_that_is_being_read_is_not_removed_and_not_read_twice(
-    box: Box, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_template_that_is_being_read_is_not_removed_and_not_read_twice(box: Box) -> None:
     box.add_template("debian")
     released = threading.Event()
-    monkeypatch.setattr(box.store, "guest_requests", lambda: 0 if released.wait(10) else 1)
+    box.store.guests = lambda: 0 if released.wait(10) else 1
     job = box.service.prefetching.warm("debian")
     with pytest.raises(InUse):
         box.service.prefetching.warm("debian")
@@ -256,7 +254,7 @@ def test_emptying_the_cache_ends_what_runs_and_nothing_begins_unasked_for_a_whil
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box.add_template("debian")
-    monkeypatch.setattr(box.store, "guest_requests", lambda: 1)
+    box.store.guests = lambda: 1
     monkeypatch.setattr(prefetch, "PAUSE", 30.0)
     job = box.service.prefetching.warm("debian")
     assert box.service.measure.cold().finished.wait(10)
@@ -266,7 +264,7 @@ def test_emptying_the_cache_ends_what_runs_and_nothing_begins_unasked_for_a_whil
     template = box.service.core.catalog.templates()[0]
     box.service.prefetching.begin_unasked(template, "a boot was recorded")
     assert not box.service.prefetching.is_busy_with(template.thin_id)
-    monkeypatch.setattr(box.store, "guest_requests", lambda: 0)
+    box.store.guests = lambda: 0
     assert box.service.prefetching.warm("debian").finished.wait(10), "by command it begins"
     assert box.store.cold_calls == 1
 
