@@ -10,6 +10,7 @@ from pathlib import Path
 
 from appliance import wait
 from appliance.errors import CannotTell, NotFound, Unhealthy
+from appliance.host import glance
 from appliance.model import MIB, SECTOR
 from appliance.run import Runner
 
@@ -118,6 +119,7 @@ def get(path: str | Path) -> Device:
     return device
 
 
+@glance.remembered
 def by_number(number: str) -> Device | None:
     """The device with the number ``MAJOR:MINOR``, or None."""
     folder = _SYS / "dev/block" / number
@@ -128,6 +130,7 @@ def by_number(number: str) -> Device | None:
     return _describe(real)
 
 
+@glance.remembered
 def by_name(name: str) -> Device | None:
     """The device that the kernel calls ``name``, or None."""
     try:
@@ -153,6 +156,7 @@ def _describe(real: Path) -> Device | None:
         return None
 
 
+@glance.remembered
 def partitions(disk: Device) -> tuple[Device, ...]:
     """The partitions that the kernel knows on ``disk``, in order of their start."""
     found = [by_name(child.name) for child in disk.sysfs.iterdir() if (child / "partition").exists()]

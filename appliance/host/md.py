@@ -11,7 +11,7 @@ from pathlib import Path
 
 from appliance import wait
 from appliance.errors import CannotTell, CommandFailed, HatcheryError, NotFound
-from appliance.host import block
+from appliance.host import block, glance
 from appliance.host.block import Device
 from appliance.host.md_superblock import Superblock, superblock
 from appliance.model import KIB
@@ -63,6 +63,7 @@ class Array:
         return self.state not in {"clear", "inactive"}
 
 
+@glance.remembered
 def arrays() -> tuple[Array, ...]:
     """All arrays that the kernel has, inactive ones too."""
     found = (_array(folder.parent) for folder in sorted(Path("/sys/block").glob("md*/md")))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from appliance import wait
 from appliance.errors import HatcheryError
+from appliance.host import glance
 from appliance.model import Health, Problem
 from appliance.schema import StoreView
 from appliance.service.ports import Store
@@ -148,6 +149,10 @@ class Monitor:
 
     def look(self) -> None:
         """Look once: log what changed, heal what came back, call the hooks."""
+        with glance.one():
+            self._look()
+
+    def _look(self) -> None:
         before = self._seen
         drives = self._store.drives()
         silent = frozenset(path for path, answers in drives.items() if not answers)

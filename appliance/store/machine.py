@@ -11,6 +11,7 @@ from typing import TypeAlias
 from appliance import wait
 from appliance.config import Config
 from appliance.errors import DeadlineExceeded, InUse
+from appliance.host import glance
 from appliance.host.dm import Dm
 from appliance.reconcile import Step
 from appliance.run import Runner
@@ -39,7 +40,8 @@ class Machine:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._lock(fd, deadline)
-            yield
+            with glance.anew():
+                yield
         finally:
             os.close(fd)
 
