@@ -53,7 +53,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, default=ROOT / "build" / "demo", metavar="DIR",
         help="where the results go: results.txt, results.json, results.html, demo.log (default: build/demo)",
     )  # fmt: skip
-    parser.add_argument("--clones", type=int, default=4, help="how many clones to boot (default: 4)")
+    parser.add_argument("--clones", type=int, default=4, help="how many clones to boot cold and warm (default: 4)")
     parser.add_argument("--runs", type=int, default=1, help="how often to start with an empty cache (default: 1)")
     parser.add_argument("--update-docs", action="store_true", help="write docs/results.md from this run")
     parser.add_argument(
@@ -119,7 +119,7 @@ def demo(chosen: argparse.Namespace) -> int:
         stack.enter_context(ssh_options(environment))
         with connect(host=vm.destination, runner=vm.runner) as client, steps.step("Wait for the array's first sync"):
             synced(steps, client)
-        with steps.step(f"Boot {chosen.clones * chosen.runs} clones over NBD and measure"):
+        with steps.step(f"Boot {(chosen.clones + 1) * chosen.runs} clones over NBD and measure"):
             words: list[str | Path] = [
                 sys.executable, "-m", "appliance.cli.main", "--host", vm.destination, "measure", "boot",
                 "--template", TEMPLATE, "--runs", str(chosen.runs), "--clones", str(chosen.clones),

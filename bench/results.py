@@ -15,7 +15,7 @@ THROTTLE = 150
 def page(
     measured: Mapping[str, Any], steps: Sequence[tuple[str, float]], total: float, remarks: Sequence[str] = ()
 ) -> str:
-    """The page: what it ran on, the boots, cold and warm side by side, histograms, and the time of each step.
+    """The page: what it ran on, the boots, the phases side by side, histograms, and the time of each step.
 
     ``remarks`` are what a reader must know about this one run.
     """
@@ -41,7 +41,7 @@ def page(
         ),
         "## Boots",
         _boots(measured["boots"]),
-        "## Cold and warm",
+        "## The phases side by side",
         _comparison(measured["summary"]),
         *_cost(measured["cache_cost"]),
         *_slowness(measured["summary"]["cold"]),
@@ -86,11 +86,12 @@ def _boots(boots: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _comparison(summary: Mapping[str, Any]) -> str:
-    cold, warm = summary["cold"], summary["warm"]
+    phases = {name: found for name, found in summary.items() if found is not None}
     figures: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("boots", lambda s: str(s["boots"])),
-        ("boot time, mean", lambda s: f"{s['seconds']['mean']:.2f} s"),
+        ("boot time, median", lambda s: f"{s['seconds']['median']:.2f} s"),
         ("least to most", lambda s: f"{s['seconds']['least']:.2f} to {s['seconds']['most']:.2f} s"),
+        ("I/O wait, median", lambda s: f"{s['io_seconds']['median']:.2f} s" if s["io_seconds"] else "-"),
         ("requests a boot", lambda s: f"{s['requests']:,.0f}"),
         ("read a boot", lambda s: f"{s['read_bytes'] / MIB:.1f} MiB"),
         ("hit rate by bytes", lambda s: percent(s["hit_rate_bytes"])),
@@ -98,8 +99,8 @@ def _comparison(summary: Mapping[str, Any]) -> str:
         ("backend reads a boot", lambda s: f"{s['backend_requests']:,.0f}"),
         ("read amplification", lambda s: f"{s['amplification']:.3f}"),
     ]
-    rows = [[name, *("-" if one is None else show(one) for one in (cold, warm))] for name, show in figures]
-    return table(["", "cold", "warm"], rows, right={1, 2})
+    rows = [[name, *map(show, phases.values())] for name, show in figures]
+    return table(["", *phases], rows, right=set(range(1, len(phases) + 1)))
 
 
 def _cost(cost: Mapping[str, Any] | None) -> list[str]:
@@ -117,7 +118,7 @@ def _slowness(cold: Mapping[str, Any] | None) -> list[str]:
     """What the throttled disks can show of a cold boot's time, and what not."""
     if cold is None:
         return []
-    rate = cold["backend_requests"] / cold["seconds"]["mean"]
+    rate = cold["backend_requests"] / cold["seconds"]["median"]
     if rate >= THROTTLE:
         return []
     sentence = (

@@ -11,7 +11,7 @@ from appliance.cli.options import JsonOption, session
 from appliance.cli.output import err, print_json
 from appliance.errors import InvalidInput
 from appliance.measure import replaying
-from appliance.measure.replaying import Begin
+from appliance.measure.prepare import Begin
 from appliance.model import TemplateRef, check_name
 from appliance.run import Runner
 
@@ -32,10 +32,13 @@ def measure() -> None:
 def boot(
     context: typer.Context,
     template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="Boot clones of it.")],
-    runs: Annotated[int, typer.Option(min=1, max=100, help="How many cold starts.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, max=100, help="How often to boot all of these.")] = 3,
     clones: Annotated[
         int, typer.Option(min=1, max=100, help="Fresh clones a run: the first boots cold, the others warm.")
     ] = 2,
+    prefetched: Annotated[
+        bool, typer.Option("--prefetched/--no-prefetched", help="One more a run, after its boot set was fetched.")
+    ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the results here as a page.")] = None,
     text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
@@ -53,7 +56,7 @@ def boot(
     keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Leave the clones afterwards.")] = False,
     history_folder: Annotated[Path | None, HISTORY] = None,
 ) -> None:
-    """Boot fresh clones, cold and warm, and print what it cost: seconds, requests, hits, backend reads, latencies."""
+    """Boot fresh clones, cold, prefetched and warm, and print what it cost: seconds, requests, hits, latencies."""
     # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
     from appliance.measure import guest, history, plots, report
     from appliance.measure.session import Plan, Session
@@ -70,6 +73,7 @@ def boot(
         template=template,
         runs=runs,
         clones=clones,
+        prefetched=prefetched,
         name=name,
         client=client,
         nbd=nbd,

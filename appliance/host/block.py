@@ -33,13 +33,14 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a device has done since the kernel knows it: requests and bytes."""
+    """What a device has done since the kernel knows it: requests, bytes, milliseconds with a request under way."""
 
     reads: int
     read_bytes: int
     writes: int
     write_bytes: int
     discards: int
+    busy_millis: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,8 @@ def parse_statistics(text: str) -> Statistics:
     try:
         numbers = [int(word) for word in words]
         discards = numbers[11] if len(numbers) > 11 else 0
-        return Statistics(numbers[0], numbers[2] * SECTOR, numbers[4], numbers[6] * SECTOR, discards)
+        busy = numbers[9]  # io_ticks: however many requests there are, their time counts once
+        return Statistics(numbers[0], numbers[2] * SECTOR, numbers[4], numbers[6] * SECTOR, discards, busy)
     except (IndexError, ValueError) as error:
         raise CannotTell("block statistics cannot be read", why=repr(text)) from error
 

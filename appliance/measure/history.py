@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from appliance.errors import InvalidInput, NotFound
@@ -17,14 +18,17 @@ from appliance.measure.report import FORMAT, columns
 
 SUFFIX = ".json"
 _FIGURES = (
-    ("boot time, mean", ("seconds", "mean"), "{:.2f} s"),
+    ("boot time, median", ("seconds", "median"), "{:.2f} s"),
     ("boot time, least", ("seconds", "least"), "{:.2f} s"),
+    ("I/O wait, median", ("io_seconds", "median"), "{:.2f} s"),
     ("processor time of QEMU", ("cpu_seconds",), "{:.1f} s"),
     ("bytes read a boot", ("read_bytes",), "{:,.0f}"),
     ("backend bytes a boot", ("backend_bytes",), "{:,.0f}"),
     ("hit rate by bytes", ("hit_rate_bytes",), "{:.4f}"),
     ("read amplification", ("amplification",), "{:.4f}"),
 )
+_OPTIONAL = frozenset({"io_seconds"})
+"""Figures that a measurement of an earlier release, or with an earlier appliance, does not have."""
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -91,6 +95,18 @@ def load(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path} is no measurement", why=str(error)) from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("summary"), dict):
         raise InvalidInput(f"{path} is no measurement", why=f"it has not the form {FORMAT}")
+    return _completed(found, path)
+
+
+def _completed(found: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The medians of boot times, which measurements of the first release do not have, computed from their boots."""
+    try:
+        for phase, figures in found["summary"].items():
+            if figures and "median" not in figures["seconds"]:
+                times = [float(boot["seconds"]) for boot in found["boots"] if boot["phase"] == phase]
+                figures["seconds"]["median"] = median(times)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{path} is damaged", why=f"it has no times of its boots: {error}") from error
     return found
 
 
@@ -111,13 +127,15 @@ class Difference:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """The figures of the phases that both have. Raises InvalidInput when there is none."""
+    """The figures, of the phases, that both have. Raises InvalidInput when there is none."""
     found = []
     for phase, old in before["summary"].items():
         new = after["summary"].get(phase)
         if not old or not new:
             continue
         for name, path, form in _FIGURES:
+            if path[0] in _OPTIONAL and not (old.get(path[0]) and new.get(path[0])):
+                continue
             found.append(Difference(phase, name, _value(old, path), _value(new, path), form))
     if not found:
         raise InvalidInput("the measurements have no phase in common")

@@ -12,7 +12,8 @@ from appliance.model import MIB
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {Phase.COLD: "#3b7dd8", Phase.WARM: "#e8743b"}
+COLOURS = {Phase.COLD: "#004488", Phase.PREFETCHED: "#ddaa33", Phase.WARM: "#bb5566"}
+"""Told apart by those who do not see all colours, and in grey (Paul Tol, "Colour schemes", high contrast)."""
 CACHE, BACKEND = "#e8743b", "#3b7dd8"
 INK, FAINT = "#333a45", "#d9dee5"
 

@@ -3,26 +3,18 @@
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from statistics import median
 from typing import Any
 
 from appliance.bootset.trace import Read
 from appliance.client import Client
 from appliance.errors import NotFound
+from appliance.measure.prepare import Begin, prepare
 from appliance.measure.reach import choose_client, reachable
 from appliance.measure.replay import replay
 from appliance.model import MIB
 from appliance.run import Runner
 from appliance.schema import CloneCreate
-
-
-class Begin(StrEnum):
-    """What the cache holds when a replay begins."""
-
-    AS_IT_IS = "as-it-is"
-    COLD = "cold"
-    PREFETCHED = "prefetched"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +74,7 @@ def run(
 ) -> ReplayResult:
     """Replay with fresh clones, which are removed afterwards, also when it fails. Raises as ``replay`` and the API."""
     template = client.template(plan.template).ref
-    if plan.begin is not Begin.AS_IT_IS:
-        tell("emptying the cache")
-        client.finish(client.cold(), deadline=900)
-    if plan.begin is Begin.PREFETCHED:
-        tell("prefetching")
-        client.finish(client.warm(template), deadline=3600)
+    prepare(client, template, plan.begin, tell)
     wanted = CloneCreate(
         name=plan.name, template=template, count=plan.clones, client=plan.client or choose_client(client)
     )

@@ -1,8 +1,9 @@
 """A measurement as text, as JSON and as a page."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 import jinja2
@@ -10,12 +11,15 @@ import jinja2
 from appliance.measure import plots
 from appliance.measure.histogram import Latency, ascii_form
 from appliance.measure.result import (
+    PREFETCHED_HITS,
     WARM_SHARE,
     BootResult,
     CacheCost,
     Phase,
+    Spread,
     Summary,
     cache_cost,
+    prefetched_enough,
     summary,
     warm_enough,
 )
@@ -30,6 +34,7 @@ BOOT_COLUMNS = (
     "clone",
     "cache",
     "seconds",
+    "I/O wait s",
     "CPU s",
     "requests",
     "MiB",
@@ -45,15 +50,21 @@ BOOT_COLUMNS = (
 class Digest:
     """What all forms say, computed once."""
 
-    cold: Summary | None
-    warm: Summary | None
+    phases: Mapping[Phase, Summary]
     cost: CacheCost | None
     warm_enough: bool | None
+    prefetched_enough: bool | None
 
     @classmethod
     def of(cls, boots: Sequence[BootResult]) -> "Digest":
         """Of these boots."""
-        return cls(summary(boots, Phase.COLD), summary(boots, Phase.WARM), cache_cost(boots), warm_enough(boots))
+        found = {phase: summary(boots, phase) for phase in Phase}
+        phases = {phase: one for phase, one in found.items() if one is not None}
+        return cls(phases, cache_cost(boots), warm_enough(boots), prefetched_enough(boots))
+
+    def of_phase(self, phase: Phase) -> Summary | None:
+        """The boots of one phase; None when there was none."""
+        return self.phases.get(phase)
 
 
 def boot_rows(boots: Sequence[BootResult]) -> list[list[str]]:
@@ -64,6 +75,7 @@ def boot_rows(boots: Sequence[BootResult]) -> list[list[str]]:
             boot.clone,
             boot.phase.value,
             f"{boot.seconds:.2f}",
+            "-" if boot.io_seconds is None else f"{boot.io_seconds:.2f}",
             f"{boot.cpu_seconds:.1f}",
             f"{boot.requests:,}",
             mib(boot.read_bytes),
@@ -78,44 +90,60 @@ def boot_rows(boots: Sequence[BootResult]) -> list[list[str]]:
 
 
 def comparison_rows(digest: Digest) -> list[list[str]]:
-    """Cold and warm side by side: the figure's name and both values."""
+    """The phases side by side: a head with their names, then the figure's name and the value in each."""
 
-    def both(name: str, cold: str, warm: str) -> list[str]:
-        return [name, cold, warm]
-
-    def cells(show: Any) -> tuple[str, str]:
-        cold, warm = ("-" if one is None else str(show(one)) for one in (digest.cold, digest.warm))
-        return cold, warm
+    def row(name: str, show: Callable[[Summary], str]) -> list[str]:
+        return [name, *map(show, digest.phases.values())]
 
     return [
-        both("boots", *cells(lambda s: s.boots)),
-        both("boot time, mean", *cells(lambda s: f"{s.seconds.mean:.2f} s")),
-        both("boot time, least to most", *cells(lambda s: f"{s.seconds.least:.2f} to {s.seconds.most:.2f} s")),
-        both("processor time of QEMU", *cells(lambda s: f"{s.cpu_seconds:.1f} s")),
-        both("requests a boot", *cells(lambda s: f"{s.requests:,.0f}")),
-        both("read a boot", *cells(lambda s: f"{mib(s.read_bytes)} MiB")),
-        both("hit rate by bytes", *cells(lambda s: percent(s.hit_rate_bytes))),
-        both("hit rate by requests", *cells(lambda s: percent(s.hit_rate_requests))),
-        both("backend reads a boot", *cells(lambda s: f"{s.backend_requests:,.0f}")),
-        both("read from the backend a boot", *cells(lambda s: f"{mib(s.backend_bytes)} MiB")),
-        both("read amplification", *cells(lambda s: f"{s.amplification:.3f}")),
+        ["", *digest.phases],
+        row("boots", lambda s: str(s.boots)),
+        row("boot time, median", lambda s: f"{s.seconds.median:.2f} s"),
+        row("least to most", lambda s: f"{s.seconds.least:.2f} to {s.seconds.most:.2f} s"),
+        row("I/O wait, median", lambda s: _median(s.io_seconds)),
+        row("the rest, median", lambda s: _median(s.rest_seconds)),
+        row("processor time of QEMU", lambda s: f"{s.cpu_seconds:.1f} s"),
+        row("requests a boot", lambda s: f"{s.requests:,.0f}"),
+        row("read a boot", lambda s: f"{mib(s.read_bytes)} MiB"),
+        row("hit rate by bytes", lambda s: percent(s.hit_rate_bytes)),
+        row("hit rate by requests", lambda s: percent(s.hit_rate_requests)),
+        row("backend reads a boot", lambda s: f"{s.backend_requests:,.0f}"),
+        row("read from the backend a boot", lambda s: f"{mib(s.backend_bytes)} MiB"),
+        row("read amplification", lambda s: f"{s.amplification:.3f}"),
     ]
 
 
-def conclusions(digest: Digest) -> list[str]:
+def _median(spread: Spread | None) -> str:
+    return "-" if spread is None else f"{spread.median:.2f} s"
+
+
+def conclusions(measurement: Measurement, digest: Digest) -> list[str]:
     """The results in sentences."""
-    lines = []
-    if digest.cold and digest.warm:
-        ratio = digest.cold.seconds.mean / digest.warm.seconds.mean
-        lines.append(
-            f"A warm boot took {digest.warm.seconds.mean:.1f} s, a cold one {digest.cold.seconds.mean:.1f} s"
-            f" (cold / warm {ratio:.2f})."
-        )
-    if digest.warm is not None:
+    prefetched, warm = digest.of_phase(Phase.PREFETCHED), digest.of_phase(Phase.WARM)
+    *others, base = digest.phases.values()
+    lines = [
+        f"A {base.phase} boot took {base.seconds.median:.1f} s, a {one.phase} one {one.seconds.median:.1f} s"
+        f" ({one.phase} / {base.phase} {one.seconds.median / base.seconds.median:.2f}, of medians)."
+        for one in others
+    ]
+    if warm is not None:
         verdict = "kept" if digest.warm_enough else "NOT KEPT"
         lines.append(
-            f"Warm boots of clones that never booted before read {digest.warm.amplification:.2%} of their bytes from"
+            f"Warm boots of clones that never booted before read {warm.amplification:.2%} of their bytes from"
             f" the backend (limit {WARM_SHARE:.0%}: {verdict})."
+        )
+    if prefetched is not None:
+        verdict = "kept" if digest.prefetched_enough else "NOT KEPT"
+        least = min(boot.hit_rate_bytes for boot in measurement.boots if boot.phase is Phase.PREFETCHED)
+        lines.append(
+            f"The first boots after a prefetch found {percent(prefetched.hit_rate_bytes)} of their bytes in the cache,"
+            f" the worst of them {percent(least)} (at least {PREFETCHED_HITS:.0%}: {verdict})."
+        )
+    if measurement.prefetches:
+        took = median(each.seconds for each in measurement.prefetches)
+        lines.append(
+            f"The prefetch of {mib(measurement.prefetches[-1].total_bytes)} MiB took {took:.1f} s before each of them"
+            " (median), which is not part of their boot time."
         )
     if digest.cost is not None and digest.cost.clones > 1:
         lines.append(
@@ -134,8 +162,8 @@ def text(measurement: Measurement) -> str:
         f"Boots of {measurement.template}, {about.taken}",
         columns([["host:", about.host], ["guests:", about.guests], ["appliance:", about.appliance]], right=()),
         columns([list(BOOT_COLUMNS), *boot_rows(measurement.boots)], right=range(3, len(BOOT_COLUMNS))),
-        columns([["", "cold", "warm"], *comparison_rows(digest)], right=(1, 2)),
-        "\n".join(conclusions(digest)),
+        columns(comparison_rows(digest), right=range(1, len(digest.phases) + 1)),
+        "\n".join(conclusions(measurement, digest)),
     ]
     parts += [f"Note: {note}." for note in measurement.notes]
     parts += [
@@ -148,7 +176,7 @@ def text(measurement: Measurement) -> str:
 def to_json(measurement: Measurement) -> str:
     """The measurement for programs: sizes in bytes, times in seconds, latencies in microseconds."""
     digest = Digest.of(measurement.boots)
-    cost = digest.cost
+    cost, boot_set = digest.cost, measurement.boot_set
     document: dict[str, Any] = {
         "format": FORMAT,
         "template": measurement.template,
@@ -156,17 +184,19 @@ def to_json(measurement: Measurement) -> str:
         "boots": [
             asdict(boot)
             | {
+                "rest_seconds": boot.rest_seconds,
                 "hit_rate_bytes": boot.hit_rate_bytes,
                 "hit_rate_requests": boot.hit_rate_requests,
                 "amplification": boot.amplification,
             }
             for boot in measurement.boots
         ],
-        "summary": {
-            phase: asdict(found) if found else None for phase, found in (("cold", digest.cold), ("warm", digest.warm))
-        },
+        "summary": {phase: asdict(digest.phases[phase]) if phase in digest.phases else None for phase in Phase},
         "cache_cost": asdict(cost) | {"ratio": cost.ratio} if cost else None,
         "warm_enough": digest.warm_enough,
+        "prefetched_enough": digest.prefetched_enough,
+        "prefetches": [each.model_dump() for each in measurement.prefetches],
+        "boot_set": boot_set.model_dump(exclude={"places", "picture"}) if boot_set else None,
         "histograms": [asdict(latency) for latency in measurement.latencies],
         "notes": list(measurement.notes),
     }
@@ -189,7 +219,7 @@ def page(measurement: Measurement) -> str:
         columns=BOOT_COLUMNS,
         rows=boot_rows(measurement.boots),
         comparison=comparison_rows(digest),
-        conclusions=conclusions(digest),
+        conclusions=conclusions(measurement, digest),
         cards=cards(digest),
         time_plot=plots.boot_times(measurement.boots),
         source_plot=plots.sources(measurement.boots),
@@ -202,13 +232,17 @@ def page(measurement: Measurement) -> str:
 def cards(digest: Digest) -> list[tuple[str, str, str]]:
     """The most wanted figures: name, value, remark."""
     found: list[tuple[str, str, str]] = []
-    if digest.cold:
-        found.append(("Cold boot", f"{digest.cold.seconds.mean:.1f} s", "cache empty"))
-    if digest.warm:
-        found.append(("Warm boot", f"{digest.warm.seconds.mean:.1f} s", "clones that never booted before"))
-        found.append(("From the cache", percent(digest.warm.hit_rate_bytes), "of a warm boot's bytes"))
-    if digest.cold:
-        found.append(("Read amplification", f"{digest.cold.amplification:.2f}", "backend bytes a byte read, cold"))
+    remarks = {
+        Phase.COLD: "cache empty",
+        Phase.PREFETCHED: "cache empty but for the boot set",
+        Phase.WARM: "after another clone's boot",
+    }
+    for phase, one in digest.phases.items():
+        found.append((f"{phase.capitalize()} boot", f"{one.seconds.median:.1f} s", f"median; {remarks[phase]}"))
+    if fast := digest.of_phase(Phase.PREFETCHED) or digest.of_phase(Phase.WARM):
+        found.append(("From the cache", percent(fast.hit_rate_bytes), f"of a {fast.phase} boot's bytes"))
+    if cold := digest.of_phase(Phase.COLD):
+        found.append(("Read amplification", f"{cold.amplification:.2f}", "backend bytes a byte read, cold"))
     if digest.cost and digest.cost.clones > 1:
         found.append((f"{digest.cost.clones} clones cost", f"{digest.cost.ratio:.2f} x", "the cache of the first"))
     return found

@@ -4,13 +4,15 @@ The words mean what docs/architecture.md says: *requests* and *bytes read* are r
 during the boot, *backend reads* those that the backend array received; the hit rate by bytes is
 1 - backend bytes / client bytes, the one by requests is bcache's own (a partial hit is a miss); *read amplification*
 is backend bytes / client bytes; the *cache cost of N clones* is the bytes that the cache took in while N clones
-booted, divided by those of the first.
+booted, divided by those of the first. *I/O wait* is the time in which the clone's device had a request under way:
+the guest may have computed meanwhile, so it is the most that faster storage could save.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
+from itertools import takewhile
+from statistics import fmean, median
 
 from appliance.errors import CannotTell, Unhealthy
 from appliance.schema import Counters, DeviceCounters
@@ -22,17 +24,27 @@ WARM_SHARE = 0.01
 """Warm boots read at most this share of their bytes from the backend, all of them together: a single guest may happen
 to read something that none before it did."""
 
+PREFETCHED_HITS = 0.99
+"""Every boot after a prefetch finds at least this share of its bytes in the cache."""
+
+MILLIS_WRAP = 1 << 32
+"""The kernel counts milliseconds in 32 bits (block/genhd.c, part_stat_show)."""
+
 
 class Phase(StrEnum):
     """How the cache was when the boot began."""
 
     COLD = "cold"
+    PREFETCHED = "prefetched"
     WARM = "warm"
 
 
 @dataclass(frozen=True, slots=True)
 class BootResult:
-    """One boot. Times in seconds; ``hits`` and ``misses`` are None when bcache's counters could not be read exactly."""
+    """One boot. Times in seconds; ``hits`` and ``misses`` are None when bcache's counters could not be read exactly.
+
+    ``io_seconds``: in which the clone's device had a request under way; None from an appliance that does not say.
+    """
 
     run: int
     clone: str
@@ -49,6 +61,12 @@ class BootResult:
     bypassed_bytes: int
     hits: int | None
     misses: int | None
+    io_seconds: float | None = None
+
+    @property
+    def rest_seconds(self) -> float | None:
+        """Seconds of the boot without any request under way."""
+        return None if self.io_seconds is None else self.seconds - self.io_seconds
 
     @property
     def hit_rate_bytes(self) -> float:
@@ -103,6 +121,8 @@ def boot_result(
         bypassed_bytes=new.bypassed_bytes - old.bypassed_bytes,
         hits=new.hits - old.hits if exact else None,
         misses=new.misses - old.misses if exact else None,
+        # A boot that read something and waited for nothing: the appliance does not count the time.
+        io_seconds=min(seconds, device.busy_millis / 1000) if device.busy_millis else None,
     )
 
 
@@ -141,7 +161,8 @@ def _delta(before: DeviceCounters | None, after: DeviceCounters | None, what: st
     }
     if min(values.values()) < 0:
         raise CannotTell(f"the counters of {what} went backwards", why="the device was made anew in between")
-    return DeviceCounters(name=after.name, **values)
+    busy = (after.busy_millis - before.busy_millis) % MILLIS_WRAP
+    return DeviceCounters(name=after.name, busy_millis=busy, **values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,22 +171,28 @@ class Spread:
 
     least: float
     mean: float
+    median: float
     most: float
 
     @classmethod
     def of(cls, values: Iterable[float]) -> "Spread":
         """The spread of at least one value."""
         known = list(values)
-        return cls(min(known), fmean(known), max(known))
+        return cls(min(known), fmean(known), median(known), max(known))
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All boots of one phase. Rates are over the sums, so that long boots count for more."""
+    """All boots of one phase. Times are spreads, other figures means; rates are over the sums.
+
+    ``io_seconds`` and ``rest_seconds`` are None unless they are known of every boot.
+    """
 
     phase: Phase
     boots: int
     seconds: Spread
+    io_seconds: Spread | None
+    rest_seconds: Spread | None
     cpu_seconds: float
     requests: float
     read_bytes: float
@@ -190,6 +217,8 @@ def summary(boots: Sequence[BootResult], phase: Phase) -> Summary | None:
         phase=phase,
         boots=len(chosen),
         seconds=Spread.of(boot.seconds for boot in chosen),
+        io_seconds=_spread([boot.io_seconds for boot in chosen]),
+        rest_seconds=_spread([boot.rest_seconds for boot in chosen]),
         cpu_seconds=fmean(boot.cpu_seconds for boot in chosen),
         requests=fmean(boot.requests for boot in chosen),
         read_bytes=fmean(boot.read_bytes for boot in chosen),
@@ -201,9 +230,14 @@ def summary(boots: Sequence[BootResult], phase: Phase) -> Summary | None:
     )
 
 
+def _spread(values: Sequence[float | None]) -> Spread | None:
+    known = [value for value in values if value is not None]
+    return Spread.of(known) if len(known) == len(values) else None
+
+
 @dataclass(frozen=True, slots=True)
 class CacheCost:
-    """Cache bytes taken in by the first clone's boot and by all N clones' boots of a run (means over the runs)."""
+    """Cache bytes taken in by a cold boot, and by it and the warm ones right after it (means over the runs)."""
 
     clones: int
     first_bytes: float
@@ -217,14 +251,20 @@ class CacheCost:
 
 def cache_cost(boots: Sequence[BootResult]) -> CacheCost | None:
     """The cache cost of the clones of a run; None when no run has a cold boot with bytes taken in."""
-    runs = [[boot for boot in boots if boot.run == run] for run in sorted({boot.run for boot in boots})]
-    whole = [run for run in runs if run[0].phase is Phase.COLD and run[0].cache_added_bytes]
-    if not whole:
+    followed = [
+        [boot, *takewhile(lambda each: each.phase is Phase.WARM, boots[place + 1 :])]
+        for place, boot in enumerate(boots)
+        if boot.phase is Phase.COLD and boot.cache_added_bytes
+    ]
+    if not followed:
         return None
+    # In runs that end with the cold boot no others show what comes on top of it.
+    clones = max(len(group) for group in followed)
+    whole = [group for group in followed if len(group) == clones]
     return CacheCost(
-        clones=max(len(run) for run in whole),
-        first_bytes=fmean(run[0].cache_added_bytes for run in whole),
-        all_bytes=fmean(sum(boot.cache_added_bytes for boot in run) for run in whole),
+        clones=clones,
+        first_bytes=fmean(group[0].cache_added_bytes for group in whole),
+        all_bytes=fmean(sum(boot.cache_added_bytes for boot in group) for group in whole),
     )
 
 
@@ -232,3 +272,9 @@ def warm_enough(boots: Sequence[BootResult]) -> bool | None:
     """Whether the warm boots kept to WARM_SHARE; None when there was none."""
     warm = summary(boots, Phase.WARM)
     return warm.amplification <= WARM_SHARE if warm is not None else None
+
+
+def prefetched_enough(boots: Sequence[BootResult]) -> bool | None:
+    """Whether each prefetched boot kept to PREFETCHED_HITS; None when there was none."""
+    rates = [boot.hit_rate_bytes for boot in boots if boot.phase is Phase.PREFETCHED]
+    return min(rates) >= PREFETCHED_HITS if rates else None

@@ -1,42 +1,40 @@
-"""A series of boots against one appliance: fresh clones, cold and warm, with the counters read around each boot.
+"""A series of boots against one appliance: fresh clones, cold, prefetched and warm, counters read around each boot.
 
-A run empties the cache, boots one clone that never booted before (cold), then others that never booted before
-either (warm). The guest is stopped at its prompt while counters are read, so that they hold its boot and no more.
+A run has a boot with an empty cache (cold), one with an empty cache that the boot set was fetched into (prefetched),
+and between them boots of clones that never booted before either (warm). Every second run begins with the prefetched
+one, so that what drifts while it all goes on falls on both alike. The guest is stopped at its prompt while counters
+are read, so that they hold its boot and no more.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from appliance.client import Client
-from appliance.errors import DeadlineExceeded, HatcheryError, NotFound
+from appliance.errors import HatcheryError, NotFound
 from appliance.measure import guest
 from appliance.measure.facts import Facts, facts
 from appliance.measure.histogram import Latency, latencies
+from appliance.measure.prepare import drop_host_caches, empty, let_learn, prefetch
 from appliance.measure.reach import choose_client, reachable
-from appliance.measure.result import BootResult, Phase, accounted, boot_result, cache_requests, check_cold
+from appliance.measure.readings import Readings
+from appliance.measure.result import BootResult, Phase, boot_result, check_cold
 from appliance.measure.serial import MachineFault
 from appliance.run import Runner
-from appliance.schema import CloneCreate, CloneView, Counters, Histograms
-from appliance.wait import until
-
-SETTLE = 12.0
-"""Seconds in which bcache moves what it counted to its totals (about 10: 300 HZ / 32, drivers/md/bcache/stats.h)."""
-
-DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+from appliance.schema import BootSetView, CloneCreate, CloneView, Histograms, PrefetchView
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. ``name`` begins the clones' names; ``client`` None chooses one; ``nbd`` is HOST:PORT as the
-    guests' host reaches the client's port, where that differs from what the appliance says."""
+    """What to measure. ``clones`` are those that boot cold and warm; ``name`` begins the clones' names; ``client`` None
+    chooses one; ``nbd`` is HOST:PORT as the guests' host reaches the client's port, where that differs from what the
+    appliance says."""
 
     template: str
     runs: int = 3
     clones: int = 2
+    prefetched: bool = True
     name: str = "measure"
     client: str | None = None
     nbd: str | None = None
@@ -47,13 +45,25 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """All that was measured, and where."""
+    """All that was measured, and where. ``prefetches`` are those before prefetched boots; ``boot_set`` is the one that
+    the last of them fetched."""
 
     template: str
     facts: Facts
     boots: tuple[BootResult, ...]
     latencies: tuple[Latency, ...]
     notes: tuple[str, ...]
+    prefetches: tuple[PrefetchView, ...] = ()
+    boot_set: BootSetView | None = None
+
+
+def order(number: int, *, prefetched: bool) -> tuple[Phase, ...]:
+    """The phases of the run with this number, from 1. Warm boots follow another boot, and stand in the middle of both
+    orders, so that a drift changes the means of all phases alike after an even number of runs."""
+    if not prefetched:
+        return (Phase.COLD, Phase.WARM)
+    forwards = (Phase.COLD, Phase.WARM, Phase.PREFETCHED)
+    return forwards if number % 2 else forwards[::-1]
 
 
 class Session:
@@ -67,48 +77,80 @@ class Session:
         self._host = host
         self._runner = runner
         self._tell = tell
+        self._readings = Readings(client, self._note_once)
         self._boots: list[BootResult] = []
         self._recorded: list[tuple[Phase, Histograms]] = []
+        self._prefetches: list[PrefetchView] = []
         self._notes: list[str] = []
+        self._made: list[CloneView] = []
         self._spares = 0
-        self._exact = False  # whether bcache's totals hold all that happened so far
 
     def run(self) -> Measurement:
         """Measure. Removes its clones also when it fails (unless they are to be kept)."""
-        view = self._client.template(self._plan.template)
+        ref = self._client.template(self._plan.template).ref
         client = self._plan.client or choose_client(self._client)
         about = facts(self._client.status(), self._runner)
         self._note_once(
             "" if os.geteuid() == 0 else "the page cache of the guests' host was not dropped: that needs root there"
         )
         for number in range(1, self._plan.runs + 1):
-            self._run(number, view.ref, client)
+            self._run(number, ref, client)
         return Measurement(
-            view.ref, about, tuple(self._boots), latencies(self._recorded), tuple(dict.fromkeys(self._notes))
+            ref,
+            about,
+            tuple(self._boots),
+            latencies(self._recorded),
+            tuple(self._notes),
+            tuple(self._prefetches),
+            self._client.boot_set(ref) if self._has_boot_set(ref) else None,
         )
 
     def _run(self, number: int, template: str, client: str) -> None:
         name = self._plan.name if self._plan.runs == 1 else f"{self._plan.name}-{number}"
-        made: list[str] = []
+        prefetched = self._plan.prefetched
         try:
-            wanted = CloneCreate(name=name, template=template, count=self._plan.clones, client=client)
-            clones = self._client.create_clones(wanted)
-            made += [clone.name for clone in clones]
+            clones = self._create(CloneCreate(name=name, template=template, count=self._plan.clones, client=client))
             self._tell(f"run {number}: {len(clones)} fresh clones of {template} for client {client}")
-            with self._recording(Phase.COLD):
-                first = self._boot(number, clones[0], Phase.COLD, made)
-            check_cold(first)
-            if clones[1:]:
-                with self._recording(Phase.WARM):
+            # Without a boot set there is something to prefetch only after a boot that teaches it.
+            first = 1 if prefetched and not self._has_boot_set(template) else number
+            for phase in order(first, prefetched=prefetched):
+                if phase is Phase.WARM:
                     for clone in clones[1:]:
-                        self._boot(number, clone, Phase.WARM, made)
+                        self._boot(number, clone, phase)
+                elif phase is Phase.COLD:
+                    check_cold(self._boot(number, clones[0], phase))
+                elif self._has_boot_set(template):
+                    wanted = CloneCreate(name=f"{name}-prefetched", template=template, client=client)
+                    self._boot(number, self._create(wanted)[0], phase)
+                else:
+                    self._note_once(f"prefetched boots were left out: {self._why_no_boot_set(template)}")
         finally:
-            if not self._plan.keep_clones:
-                for clone_name in made:
-                    with suppress(NotFound):
-                        self._client.remove_clone(clone_name, force=True)
+            self._part()
 
-    def _boot(self, number: int, clone: CloneView, phase: Phase, made: list[str]) -> BootResult:
+    def _create(self, wanted: CloneCreate) -> tuple[CloneView, ...]:
+        clones = self._client.create_clones(wanted)
+        self._made.extend(clones)
+        return clones
+
+    def _part(self) -> None:
+        """Remove the run's clones; if they are to be kept, attach again those that were detached."""
+        made, self._made = self._made, []
+        for clone in made:
+            with suppress(NotFound):
+                if not self._plan.keep_clones:
+                    self._client.remove_clone(clone.name, force=True)
+                elif clone.client is not None and self._client.clone(clone.name).client is None:
+                    self._client.attach(clone.name, clone.client)
+
+    def _has_boot_set(self, template: str) -> bool:
+        return self._client.template(template).boot_set is not None
+
+    def _why_no_boot_set(self, template: str) -> str:
+        learning = self._client.template(template).learning
+        why = learning.cannot if learning is not None else ""
+        return f"{template} has no boot set, {why or 'and none was learned from the cold boot in time'}"
+
+    def _boot(self, number: int, clone: CloneView, phase: Phase) -> BootResult:
         """Boot a clone, and once more a fresh one if the emulator (not the guest) failed."""
         try:
             result = self._boot_once(number, clone, phase)
@@ -121,23 +163,21 @@ class Session:
             wanted = CloneCreate(
                 name=f"{self._plan.name}-spare-{self._spares}", template=clone.template, client=clone.client
             )
-            spare = self._client.create_clones(wanted)[0]
-            made.append(spare.name)
-            result = self._boot_once(number, spare, phase)
+            clone = self._create(wanted)[0]
+            result = self._boot_once(number, clone, phase)
+        if let_learn(self._client, clone):
+            self._readings.disturbed()
         self._boots.append(result)
         return result
 
     def _boot_once(self, number: int, clone: CloneView, phase: Phase) -> BootResult:
-        if phase is Phase.COLD:
-            self._tell("  emptying the cache")
-            self._client.finish(self._client.cold(), deadline=900)
-            self._drop_caches()
-            self._exact = False
-        before = self._settled()
-        with reachable(clone, self._plan.nbd, self._host, self._runner) as target:
+        if phase is not Phase.WARM:
+            self._prepare(clone.template, phase)
+        before = self._readings.before()
+        with self._recording(phase), reachable(clone, self._plan.nbd, self._host, self._runner) as target:
             booting = guest.booted(self._runner, target, hardware=self._plan.hardware, deadline=self._plan.deadline)
             with booting as (_, boot):
-                after = self._accounted(before)
+                after = self._readings.after(before)
         result = boot_result(
             run=number,
             clone=clone.name,
@@ -154,40 +194,19 @@ class Session:
         )
         return result
 
-    def _settled(self) -> Counters:
-        """Counters of a store at rest: bcache's totals have caught up with what went before."""
-        if self._exact:
-            return self._client.counters()
-        last: list[tuple[float, Counters]] = []
-
-        def still() -> Counters | None:
-            now = self._client.counters()
-            if not last or activity(now) != activity(last[0][1]):
-                last[:] = [(time.monotonic(), now)]
-            return now if time.monotonic() - last[0][0] >= SETTLE else None
-
-        return until(still, "the cache to be at rest", deadline=180, interval=1)
-
-    def _accounted(self, before: Counters) -> Counters:
-        """Counters right after the boot, with bcache's lagging totals as soon as they hold all of it."""
-        exact = self._client.counters()
-
-        def complete() -> Counters | None:
-            now = self._client.counters()
-            return now if accounted(before, now) else None
-
-        try:
-            late = until(complete, "bcache's totals", deadline=3 * SETTLE, interval=1)
-        except DeadlineExceeded:
-            self._note_once("hits by requests are missing where bcache did not account for every read in time")
-            self._exact = False
-            return exact
-        self._exact = True
-        return exact.model_copy(update={"cache_stats": late.cache_stats, "cached": late.cached})
+    def _prepare(self, template: str, phase: Phase) -> None:
+        """Empty all caches; what is fetched afterwards may be in the memory of this host, if it is the appliance's."""
+        self._readings.disturbed()
+        self._tell("  emptying the cache")
+        empty(self._client)
+        drop_host_caches(self._runner)
+        if phase is Phase.PREFETCHED:
+            self._tell("  prefetching")
+            self._prefetches.append(prefetch(self._client, template))
 
     @contextmanager
     def _recording(self, phase: Phase) -> Iterator[None]:
-        """Latency histograms around some boots."""
+        """Latency histograms around a boot."""
         self._client.start_histograms()
         try:
             yield
@@ -199,17 +218,6 @@ class Session:
         self._note_once(histograms.disks_missing)
         self._recorded.append((phase, histograms))
 
-    def _drop_caches(self) -> None:
-        """Drop the page cache of this host, where the guests run."""
-        if os.geteuid() == 0:
-            os.sync()
-            DROP_CACHES.write_text("3\n")
-
     def _note_once(self, text: str) -> None:
         if text and text not in self._notes:
             self._notes.append(text)
-
-
-def activity(counters: Counters) -> tuple[int, int]:
-    """What changes while the cache is read: requests that bcache accounted for, and those it was sent."""
-    return cache_requests(counters), counters.cached.reads

@@ -16,6 +16,11 @@ class DeviceCounters(Model):
     writes: int
     write_bytes: int
     discards: int
+    busy_millis: int = Field(
+        default=0,
+        description="Milliseconds in which a request was under way, in 32 bits; several devices' are added up."
+        " 0 also from an appliance that does not count them",
+    )
 
 
 class CacheCounters(Model):

@@ -86,6 +86,7 @@ class DeviceCounters:
     writes: int
     write_bytes: int
     discards: int
+    busy_millis: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +347,7 @@ def _words(member: md.Member) -> str:
 
 def _counters(device: Device) -> DeviceCounters:
     found = block.statistics(device)
-    return DeviceCounters(device.name, found.reads, found.read_bytes, found.writes, found.write_bytes, found.discards)
+    return DeviceCounters(device.name, *astuple(found))
 
 
 def _sum(counters: Sequence[DeviceCounters]) -> DeviceCounters:

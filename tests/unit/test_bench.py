@@ -138,6 +138,12 @@ def test_rows_of_boots() -> None:
         "backend_bytes_warm_over_cold": 0.01,
     }
     assert boots.report({**measured, "boots": [boot]}).rows == ()
+    fetched = {**boot, "phase": "prefetched", "seconds": 40.0, "backend_bytes": 0}
+    found = boots.report({**measured, "boots": [boot, fetched]})
+    assert [(row.name, row.value) for row in found.rows] == [
+        ("boot_prefetched_over_cold", 0.5),
+        ("backend_bytes_prefetched_over_cold", 0.0),
+    ]
 
 
 def test_help_lists_the_benches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_signatures() -> None:
 
 def test_statistics() -> None:
     found = block.parse_statistics(text("block/6.12-stat.txt"))
-    assert found == Statistics(275, 77682 * 512, 8579, 581491 * 512, 0)
+    assert found == Statistics(275, 77682 * 512, 8579, 581491 * 512, 0, 7240)
     with pytest.raises(CannotTell):
         block.parse_statistics("1 2 3")
 

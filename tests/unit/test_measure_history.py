@@ -9,8 +9,9 @@ import pytest
 
 from appliance.errors import InvalidInput, NotFound
 from appliance.measure import history, report
-from tests.unit.test_measure_report import COLD, MEASURED, WARM
+from tests.unit.test_measure_report import COLD, MEASURED, PREFETCHED, THREE, WARM
 
+FIRST_RELEASE = Path(__file__).parent.parent / "data/measure/first-release.json"
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
@@ -51,13 +52,38 @@ def test_figures_of_both_are_side_by_side_with_what_changed() -> None:
     faster = replace(MEASURED, boots=(replace(COLD, seconds=42.105), WARM))
     after = json.loads(report.to_json(faster))
     found = {(each.phase, each.name): each for each in history.compare(before, after)}
-    assert found["cold", "boot time, mean"].change == pytest.approx(-0.5)
-    assert found["warm", "boot time, mean"].change == 0
+    assert found["cold", "boot time, median"].change == pytest.approx(-0.5)
+    assert found["warm", "boot time, median"].change == 0
     said = history.text(before, after)
     assert "-50.0%" in said
     assert "differ in more" not in said
     other = {**after, "template": "other@1", "facts": {**after["facts"], "guests": "QEMU, TCG"}}
     assert "template, guests" in history.text(before, other)
+
+
+def test_a_measurement_of_the_first_release_is_compared_by_medians_too() -> None:
+    old = history.load(FIRST_RELEASE)
+    found = {(each.phase, each.name): each for each in history.compare(old, json.loads(report.to_json(THREE)))}
+    assert found["warm", "boot time, median"].before == pytest.approx(110.3, abs=0.05), "the mean is 109.3"
+    assert {phase for phase, _ in found} == {"cold", "warm"}
+    assert not any(name.startswith("I/O wait") for _, name in found), "the old one does not have it"
+
+
+def test_what_both_have_of_the_third_phase_is_compared(tmp_path: Path) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(report.to_json(THREE))
+    slower = replace(THREE, boots=(COLD, WARM, replace(PREFETCHED, io_seconds=2.5)))
+    found = history.compare(history.load(file), json.loads(report.to_json(slower)))
+    waits = {each.phase: each.change for each in found if each.name == "I/O wait, median"}
+    assert waits == {"prefetched": 1.0}
+
+
+def test_a_measurement_without_the_times_of_its_boots_is_damaged(tmp_path: Path) -> None:
+    found = json.loads(FIRST_RELEASE.read_text())
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({**found, "boots": []}))
+    with pytest.raises(InvalidInput, match="is damaged"):
+        history.load(file)
 
 
 def test_a_figure_that_was_zero_has_no_change() -> None:

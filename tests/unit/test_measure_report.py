@@ -13,6 +13,7 @@ from appliance.measure.facts import Facts
 from appliance.measure.histogram import Latency
 from appliance.measure.result import BootResult, Phase
 from appliance.measure.session import Measurement
+from appliance.schema import BootSetView, PrefetchView
 from bench import results
 
 MIB = 1 << 20
@@ -37,6 +38,24 @@ COLD = BootResult(
 WARM = replace(
     COLD, clone="demo-2", phase=Phase.WARM, seconds=60.0, backend_requests=1, backend_bytes=4096, hits=4085, misses=1
 )
+PREFETCHED = replace(
+    WARM, clone="demo-prefetched", phase=Phase.PREFETCHED, seconds=60.5, io_seconds=1.25, backend_bytes=MIB, misses=5
+)
+PREFETCH = PrefetchView(state="warm", why="asked for", total_bytes=180 * MIB, seconds=1.9, began=0)
+PLACES = ((40 * MIB, 60 * MIB), (1024 * MIB, 90 * MIB), (0, 30 * MIB))
+BOOT_SET = BootSetView(
+    total_bytes=180 * MIB,
+    extents=3,
+    runs=3,
+    guessed=False,
+    changed=0,
+    wasted_bytes=None,
+    template="debian-13@1",
+    sha256=None,
+    size=2048 * MIB,
+    places=PLACES,
+    picture="█▓░ ",
+)
 MEASURED = Measurement(
     template="debian-13@1",
     facts=Facts(taken="2026-11-22 20:00 UTC", host="<a> & host", guests="QEMU, KVM", appliance="hatchery"),
@@ -46,15 +65,39 @@ MEASURED = Measurement(
 )
 
 
+THREE = replace(
+    MEASURED,
+    boots=(replace(COLD, io_seconds=70.0), WARM, PREFETCHED),
+    prefetches=(PREFETCH,),
+    boot_set=BOOT_SET,
+)
+
+
 def test_text_has_every_boot_both_phases_and_the_histograms() -> None:
     text = report.text(MEASURED)
     assert re.search(
-        r"^1 +demo-1 +cold +84\.21 +126\.3 +4,086 +200\.0 +5\.00% +2\.10% +4,000 +190\.0 +0\.950$", text, re.M
+        r"^1 +demo-1 +cold +84\.21 +- +126\.3 +4,086 +200\.0 +5\.00% +2\.10% +4,000 +190\.0 +0\.950$", text, re.M
     )
-    assert re.search(r"^boot time, mean +84\.21 s +60\.00 s$", text, re.M)
+    assert re.search(r"^boot time, median +84\.21 s +60\.00 s$", text, re.M)
+    assert re.search(r"^I/O wait, median +- +-$", text, re.M)
+    assert "A warm boot took 60.0 s, a cold one 84.2 s (cold / warm 1.40, of medians)." in text
+    assert "prefetch" not in text
     assert "limit 1%: kept" in text
     assert "         2 -> 3          : 3        |***************                         |" in text
     assert "Note: one boot was repeated." in text
+
+
+def test_text_has_the_third_phase_and_the_time_apart_from_waiting() -> None:
+    text = report.text(THREE)
+    assert re.search(r"^ +cold +prefetched +warm$", text, re.M)
+    assert re.search(r"^boot time, median +84\.21 s +60\.50 s +60\.00 s$", text, re.M)
+    assert re.search(r"^I/O wait, median +70\.00 s +1\.25 s +-$", text, re.M)
+    assert re.search(r"^the rest, median +14\.21 s +59\.25 s +-$", text, re.M)
+    assert "(prefetched / warm 1.01, of medians)" in text
+    assert "found 99.50% of their bytes in the cache, the worst of them 99.50% (at least 99%: kept)" in text
+    assert "The prefetch of 180.0 MiB took 1.9 s" in text
+    missed = replace(PREFETCHED, backend_bytes=3 * MIB)
+    assert "98.50% (at least 99%: NOT KEPT)" in report.text(replace(THREE, boots=(COLD, missed)))
 
 
 def test_text_says_when_warm_boots_were_not_warm() -> None:
@@ -76,6 +119,14 @@ def test_json_has_bytes_and_rates() -> None:
     assert found["summary"]["warm"]["seconds"]["mean"] == 60.0
     assert found["histograms"][0] == {"phase": "cold", "device": "backend disk sda", "counts": [0, 3, 8]}
     assert found["warm_enough"] is True
+    assert found["summary"]["prefetched"] is None
+    assert (found["prefetched_enough"], found["prefetches"], found["boot_set"]) == (None, [], None)
+    found = json.loads(report.to_json(THREE))
+    assert found["boots"][0]["rest_seconds"] == pytest.approx(14.21)
+    assert found["summary"]["prefetched"]["io_seconds"]["median"] == 1.25
+    assert found["prefetches"][0]["seconds"] == 1.9
+    assert found["boot_set"]["extents"] == 3
+    assert "places" not in found["boot_set"], "they are in the set's own file"
 
 
 class Tags(HTMLParser):
@@ -116,6 +167,9 @@ def test_latencies_on_an_axis() -> None:
 def test_the_documentation_is_made_from_the_json() -> None:
     page = results.page(json.loads(report.to_json(MEASURED)), [("Boot the appliance", 61.0)], 125.0)
     assert "| demo-1 | cold | 84.21 | 4,086 | 200.0 | 5.00% | 2.10% | 4,000 | 190.0 | 0.950 |" in page
+    assert "| boot time, median | 84.21 s | 60.00 s |" in page
+    three = results.page(json.loads(report.to_json(THREE)), [], 125.0)
+    assert "| I/O wait, median | 70.00 s | 1.25 s | - |" in three
     assert "| Boot the appliance | 1:01 |" in page
     assert "| all | 2:05 |" in page
     assert "         4 -> 7          : 8        |****************************************|" in page

@@ -12,6 +12,7 @@ from appliance.measure.result import (
     boot_result,
     cache_cost,
     check_cold,
+    prefetched_enough,
     summary,
     warm_enough,
 )
@@ -20,8 +21,12 @@ from appliance.schema import CacheCounters, Counters, DeviceCounters
 MIB = 1 << 20
 
 
-def device(name: str, reads: int = 0, read: int = 0, writes: int = 0, written: int = 0) -> DeviceCounters:
-    return DeviceCounters(name=name, reads=reads, read_bytes=read, writes=writes, write_bytes=written, discards=0)
+def device(
+    name: str, reads: int = 0, read: int = 0, writes: int = 0, written: int = 0, busy: int = 0
+) -> DeviceCounters:
+    return DeviceCounters(
+        name=name, reads=reads, read_bytes=read, writes=writes, write_bytes=written, discards=0, busy_millis=busy
+    )
 
 
 def counters(
@@ -77,6 +82,32 @@ def test_a_boot_is_the_difference_of_two_readings() -> None:
     assert boot.hit_rate_bytes == 0.75
     assert boot.hit_rate_requests == 0.75
     assert boot.cpu_cores == 1.5
+
+
+def test_time_with_requests_under_way_is_apart_from_the_rest() -> None:
+    boot = measured(counters(clone=device("dm-7", busy=500)), counters(clone=device("dm-7", 9, MIB, busy=13_000)))
+    assert (boot.seconds, boot.io_seconds, boot.rest_seconds) == (50, 12.5, 37.5)
+
+
+def test_the_kernels_milliseconds_begin_again_after_some_weeks() -> None:
+    before = counters(clone=device("dm-7", busy=2**32 - 1000))
+    assert measured(before, counters(clone=device("dm-7", 9, MIB, busy=1000))).io_seconds == 2.0
+
+
+def test_requests_after_the_prompt_do_not_make_the_rest_negative() -> None:
+    boot = measured(counters(), counters(clone=device("dm-7", 9, MIB, busy=51_000)))
+    assert (boot.io_seconds, boot.rest_seconds) == (50, 0)
+
+
+def test_an_appliance_that_does_not_count_the_time_leaves_it_unknown() -> None:
+    old = DeviceCounters.model_validate_json(
+        '{"name": "dm-7", "reads": 9, "read_bytes": 9, "writes": 0, "write_bytes": 0, "discards": 0}'
+    )
+    boot = measured(counters(), counters(clone=old))
+    assert (boot.io_seconds, boot.rest_seconds) == (None, None)
+    found = summary([boot, replace(boot, io_seconds=4.0)], Phase.COLD)
+    assert found is not None
+    assert (found.io_seconds, found.rest_seconds) == (None, None)
 
 
 def test_read_ahead_of_the_backend_is_no_negative_hit_rate() -> None:
@@ -151,8 +182,20 @@ def test_cold_and_warm_side_by_side() -> None:
     assert warm is not None
     assert (cold.boots, cold.amplification, cold.hit_rate_requests) == (1, 0.9, 0.2)
     assert (warm.seconds.least, warm.seconds.mean, warm.seconds.most) == (30, 32, 34)
+    assert summary(boots(), Phase.PREFETCHED) is None
     assert warm.amplification == pytest.approx(0.005)
     assert warm.hit_rate_requests == pytest.approx(0.995)
+
+
+def test_one_slow_boot_does_not_move_the_median() -> None:
+    _, warm, _ = boots()
+    times = ((30.0, 3.0), (31.0, 2.0), (90.0, 61.0))
+    found = summary([replace(warm, seconds=all_, io_seconds=io) for all_, io in times], Phase.WARM)
+    assert found is not None
+    assert (found.seconds.median, found.seconds.most) == (31, 90)
+    assert found.io_seconds is not None
+    assert found.rest_seconds is not None
+    assert (found.io_seconds.median, found.rest_seconds.median) == (3, 29)
 
 
 def test_one_boot_without_hits_makes_the_rate_unknown() -> None:
@@ -167,6 +210,14 @@ def test_the_cache_cost_is_that_of_all_clones_in_first_clones() -> None:
     assert cost is not None
     assert (cost.clones, cost.first_bytes, cost.all_bytes) == (3, 100 * MIB, 120 * MIB)
     assert cost.ratio == pytest.approx(1.2)
+    assert cache_cost(boots()[1:]) is None
+
+
+def test_what_a_prefetch_and_boots_after_it_take_in_is_not_the_cost_of_clones() -> None:
+    cold, warm, other = boots()
+    prefetched = replace(cold, phase=Phase.PREFETCHED, cache_added_bytes=3 * MIB)
+    reverse = [replace(boot, run=2) for boot in (prefetched, warm, other, cold)]
+    assert cache_cost([cold, warm, other, prefetched, *reverse]) == cache_cost(boots())
 
 
 def test_the_limit_holds_for_all_warm_boots_together() -> None:
@@ -175,3 +226,11 @@ def test_the_limit_holds_for_all_warm_boots_together() -> None:
     assert warm_enough([cold, warm, other]) is True  # 1 % and 0 %
     assert warm_enough([cold, replace(warm, backend_bytes=MIB + MIB // 10), other]) is True
     assert warm_enough([cold, replace(warm, backend_bytes=2 * MIB + MIB // 10), other]) is False
+
+
+def test_each_boot_after_a_prefetch_is_held_to_its_limit() -> None:
+    cold, *_ = boots()
+    fetched = [replace(cold, phase=Phase.PREFETCHED, backend_bytes=count) for count in (0, MIB)]
+    assert prefetched_enough([cold]) is None
+    assert prefetched_enough([cold, *fetched]) is True
+    assert prefetched_enough([*fetched, replace(fetched[0], backend_bytes=MIB + 4096)]) is False
