@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from appliance.measure.histogram import ascii_form
-from appliance.measure.report import percent
+from appliance.measure.result import percent
 from appliance.model import MIB
 from bench.steps import clock
 

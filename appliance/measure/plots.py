@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import NotReady
-from appliance.measure.histogram import Latency, bounds
-from appliance.measure.result import BootResult, Phase
+from appliance.measure.result import BootResult, Phase, percent, summary
 from appliance.model import MIB
 
 if TYPE_CHECKING:
@@ -14,8 +13,12 @@ if TYPE_CHECKING:
 
 COLOURS = {Phase.COLD: "#004488", Phase.PREFETCHED: "#ddaa33", Phase.WARM: "#bb5566"}
 """Told apart by those who do not see all colours, and in grey (Paul Tol, "Colour schemes", high contrast)."""
-CACHE, BACKEND = "#e8743b", "#3b7dd8"
+CACHE, BACKEND = "#9fc9c3", "#2f5d62"
 INK, FAINT = "#333a45", "#d9dee5"
+WIDTH = 5.6
+"""Inches of a figure that has half of the page."""
+PALE = 0.35
+"""How much of its colour the lesser part of a bar has."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -30,7 +33,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.grid.axis": "y",
+    "axes.grid.axis": "x",
     "grid.color": FAINT,
     "axes.axisbelow": True,
 }
@@ -49,76 +52,71 @@ def require() -> None:
 
 
 def boot_times(boots: Sequence[BootResult]) -> str:
-    """Seconds of each boot, cold and warm in their colours, with the processor time of QEMU marked."""
+    """A line for each boot, from QEMU's start to the login prompt: in full colour the time with I/O under way."""
 
     def draw(axes: "Axes") -> None:
-        at = range(len(boots))
-        bars = axes.bar(at, [boot.seconds for boot in boots], color=[COLOURS[boot.phase] for boot in boots], width=0.7)
-        axes.bar_label(bars, labels=[f"{boot.seconds:.1f}" for boot in boots], padding=2)
-        axes.set_ylabel("seconds to the login prompt")
-        axes.margins(y=0.12)
+        longest = max(boot.seconds for boot in boots)
+        for at, boot in enumerate(boots):
+            colour, waited = COLOURS[boot.phase], boot.io_seconds or 0.0
+            axes.barh(at, waited, color=colour, height=0.7)
+            axes.barh(at, boot.seconds - waited, left=waited, color=_pale(colour), height=0.7)
+            apart = "" if boot.io_seconds is None else f" ({waited:.1f} I/O)"
+            axes.text(boot.seconds + longest / 100, at, f"{boot.seconds:.1f} s{apart}", va="center", fontsize=9)
+        axes.set_xlim(0, longest * 1.35)
+        axes.set_xlabel("seconds to the login prompt")
         _names(axes, boots)
-        _legend(axes, [(phase.value, COLOURS[phase]) for phase in Phase if any(b.phase is phase for b in boots)])
+        shown = [phase for phase in Phase if any(boot.phase is phase for boot in boots)]
+        _legend(axes, [(phase.value, COLOURS[phase]) for phase in shown])
 
-    return _svg(draw, 7.2, 3.2)
+    return svg(draw, WIDTH, _height(boots))
 
 
 def sources(boots: Sequence[BootResult]) -> str:
     """Where each boot's bytes came from."""
 
     def draw(axes: "Axes") -> None:
-        at = range(len(boots))
-        backend = [min(boot.backend_bytes, boot.read_bytes) / MIB for boot in boots]
-        cache = [boot.read_bytes / MIB - slow for boot, slow in zip(boots, backend, strict=True)]
-        axes.bar(at, backend, color=BACKEND, width=0.7)
-        bars = axes.bar(at, cache, bottom=backend, color=CACHE, width=0.7)
-        axes.bar_label(bars, labels=[f"{boot.read_bytes / MIB:.0f}" for boot in boots], padding=2)
-        axes.set_ylabel("MiB read by the guest")
-        axes.margins(y=0.12)
+        most = max(boot.read_bytes for boot in boots) / MIB
+        for at, boot in enumerate(boots):
+            read, slow = boot.read_bytes / MIB, min(boot.backend_bytes, boot.read_bytes) / MIB
+            axes.barh(at, slow, color=BACKEND, height=0.7)
+            axes.barh(at, read - slow, left=slow, color=CACHE, height=0.7)
+            axes.text(read + most / 100, at, f"{slow:.1f} of {read:.1f}", va="center", fontsize=9)
+        axes.set_xlim(0, most * 1.25)
+        axes.set_xlabel("MiB read by the guest")
         _names(axes, boots)
         _legend(axes, [("from the backend", BACKEND), ("from the cache", CACHE)])
 
-    return _svg(draw, 7.2, 3.2)
+    return svg(draw, WIDTH, _height(boots))
 
 
 def hit_rates(boots: Sequence[BootResult]) -> str:
-    """Hit rate of each boot, by bytes and by requests."""
+    """Hit rates by phase, by bytes and by requests: a bar for all boots together, a dot for each."""
 
     def draw(axes: "Axes") -> None:
+        shown = [found for phase in Phase if (found := summary(boots, phase)) is not None]
         width = 0.38
-        for offset, colour, values in (
-            (-width / 2, "#5b8c5a", [100 * boot.hit_rate_bytes for boot in boots]),
-            (width / 2, "#a9cf9f", [100 * (boot.hit_rate_requests or 0) for boot in boots]),
-        ):
-            bars = axes.bar([index + offset for index in range(len(boots))], values, color=colour, width=width)
-            axes.bar_label(bars, labels=[f"{value:.1f}" for value in values], padding=2, fontsize=8)
-        axes.set_ylabel("hit rate, %")
-        axes.set_ylim(0, 112)
-        axes.set_yticks(range(0, 101, 20))
-        _names(axes, boots)
-        _legend(axes, [("by bytes", "#5b8c5a"), ("by requests", "#a9cf9f")])
+        for at, found in enumerate(shown):
+            own = [boot for boot in boots if boot.phase is found.phase]
+            colour = COLOURS[found.phase]
+            for place, shade, rate, single in (
+                (at - width / 2, colour, found.hit_rate_bytes, [boot.hit_rate_bytes for boot in own]),
+                (at + width / 2, _pale(colour), found.hit_rate_requests, [boot.hit_rate_requests for boot in own]),
+            ):
+                if rate is None:
+                    axes.text(0.01, place, "not known", va="center", fontsize=9)
+                    continue
+                axes.barh(place, 100 * rate, color=shade, height=width)
+                dots = [100 * each for each in single if each is not None]
+                axes.plot(dots, [place] * len(dots), "o", color=INK, markersize=3, clip_on=False)
+                axes.text(102.5, place, percent(rate), va="center", fontsize=9)
+        axes.set_xlim(0, 116)
+        axes.set_xticks(range(0, 101, 20))
+        axes.set_yticks(range(len(shown)), [found.phase.value for found in shown])
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        axes.set_xlabel("hit rate, %")
 
-    return _svg(draw, 7.2, 3.2)
-
-
-def latency(group: Sequence[Latency]) -> str:
-    """One device's histograms, the phases side by side."""
-
-    def draw(axes: "Axes") -> None:
-        used = [index for item in group for index, count in enumerate(item.counts) if count]
-        first, last = min(used), max(used)
-        width = 0.8 / len(group)
-        for number, item in enumerate(group):
-            counts = [*item.counts, *([0] * (last + 1 - len(item.counts)))][first : last + 1]
-            places = [index + (number - (len(group) - 1) / 2) * width for index in range(len(counts))]
-            axes.bar(places, counts, width=width, color=COLOURS[item.phase])
-        axes.set_xticks(range(last - first + 1), [short(bounds(index)[0]) for index in range(first, last + 1)])
-        axes.tick_params(axis="x", labelsize=8, rotation=45 if last - first > 9 else 0)
-        axes.set_xlabel("latency from")
-        axes.set_ylabel("requests")
-        _legend(axes, [(item.phase.value, COLOURS[item.phase]) for item in group])
-
-    return _svg(draw, 5.2, 2.4)
+    return svg(draw, WIDTH, 3.0)
 
 
 def short(microseconds: int) -> str:
@@ -130,20 +128,39 @@ def short(microseconds: int) -> str:
     return f"{round(microseconds / 1_000_000)}s"
 
 
+def _height(boots: Sequence[BootResult]) -> float:
+    """Inches: a line for each boot, and place for the axis and the legend."""
+    return 1.0 + 0.26 * len(boots)
+
+
 def _names(axes: "Axes", boots: Sequence[BootResult]) -> None:
-    many = len(boots) > 8
-    axes.set_xticks(range(len(boots)), [boot.clone for boot in boots], rotation=60 if many else 0)
-    axes.tick_params(axis="x", labelsize=8 if many else 9, length=0)
+    axes.set_yticks(range(len(boots)), [boot.clone for boot in boots])
+    axes.tick_params(axis="y", labelsize=9, length=0)
+    axes.set_ylim(len(boots) - 0.4, -0.6)
+
+
+def _pale(colour: str) -> str:
+    """The colour mixed with white."""
+    parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return "#" + "".join(f"{round(255 - PALE * (255 - part)):02x}" for part in parts)
 
 
 def _legend(axes: "Axes", entries: Sequence[tuple[str, str]]) -> None:
     from matplotlib.patches import Patch
 
     patches = [Patch(facecolor=colour, label=name) for name, colour in entries]
-    axes.legend(handles=patches, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(patches), frameon=False)
+    axes.legend(
+        handles=patches,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderpad=0,
+        ncols=len(patches),
+        frameon=False,
+        fontsize=9,
+    )
 
 
-def _svg(draw: "Callable[[Axes], None]", width: float, height: float) -> str:
+def svg(draw: "Callable[[Axes], None]", width: float, height: float) -> str:
     """Let ``draw`` draw on fresh axes and return the figure as an ``<svg>`` element."""
     require()
     import matplotlib as mpl

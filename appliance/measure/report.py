@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
-from appliance.measure import plots
-from appliance.measure.histogram import Latency, ascii_form
+from appliance.measure import maps, plots
+from appliance.measure.histogram import ascii_form
 from appliance.measure.result import (
     PREFETCHED_HITS,
     WARM_SHARE,
@@ -19,6 +19,7 @@ from appliance.measure.result import (
     Spread,
     Summary,
     cache_cost,
+    percent,
     prefetched_enough,
     summary,
     warm_enough,
@@ -99,7 +100,7 @@ def comparison_rows(digest: Digest) -> list[list[str]]:
         ["", *digest.phases],
         row("boots", lambda s: str(s.boots)),
         row("boot time, median", lambda s: f"{s.seconds.median:.2f} s"),
-        row("least to most", lambda s: f"{s.seconds.least:.2f} to {s.seconds.most:.2f} s"),
+        row("least to most", lambda s: f"{s.seconds.least:.1f} to {s.seconds.most:.1f} s"),
         row("I/O wait, median", lambda s: _median(s.io_seconds)),
         row("the rest, median", lambda s: _median(s.rest_seconds)),
         row("processor time of QEMU", lambda s: f"{s.cpu_seconds:.1f} s"),
@@ -224,7 +225,10 @@ def page(measurement: Measurement) -> str:
         time_plot=plots.boot_times(measurement.boots),
         source_plot=plots.sources(measurement.boots),
         hit_plot=plots.hit_rates(measurement.boots),
-        devices=_devices(measurement.latencies),
+        heat_maps=maps.heat_maps(measurement.latencies),
+        boot_set=measurement.boot_set,
+        disk_map=maps.disk_map(measurement.boot_set) if measurement.boot_set else "",
+        colours=plots.COLOURS,
         ascii_form=ascii_form,
     )
 
@@ -248,13 +252,6 @@ def cards(digest: Digest) -> list[tuple[str, str, str]]:
     return found
 
 
-def _devices(latencies: Sequence[Latency]) -> list[tuple[str, str, list[Latency]]]:
-    """Histograms of both phases by device: its name, the plot, the histograms."""
-    names = list(dict.fromkeys(latency.device for latency in latencies))
-    grouped = [(name, [latency for latency in latencies if latency.device == name]) for name in names]
-    return [(name, plots.latency(group), group) for name, group in grouped]
-
-
 def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
     """Rows of words as aligned columns; the columns ``right`` are right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -271,11 +268,3 @@ def columns(rows: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
 def mib(count: float) -> str:
     """Bytes as MiB with one decimal."""
     return f"{count / MIB:,.1f}"
-
-
-def percent(share: float | None) -> str:
-    """A share for people; ``-`` when not known. Never rounds what is below 1 up to 100 %."""
-    if share is None:
-        return "-"
-    shown = f"{share:.2%}"
-    return "99.99%" if shown == "100.00%" and share < 1 else shown

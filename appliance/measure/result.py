@@ -278,3 +278,11 @@ def prefetched_enough(boots: Sequence[BootResult]) -> bool | None:
     """Whether each prefetched boot kept to PREFETCHED_HITS; None when there was none."""
     rates = [boot.hit_rate_bytes for boot in boots if boot.phase is Phase.PREFETCHED]
     return min(rates) >= PREFETCHED_HITS if rates else None
+
+
+def percent(share: float | None) -> str:
+    """A share for people; ``-`` when not known. Never rounds what is below 1 up to 100 %."""
+    if share is None:
+        return "-"
+    shown = f"{share:.2%}"
+    return "99.99%" if shown == "100.00%" and share < 1 else shown

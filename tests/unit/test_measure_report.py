@@ -11,7 +11,7 @@ from appliance.errors import NotReady
 from appliance.measure import plots, report
 from appliance.measure.facts import Facts
 from appliance.measure.histogram import Latency
-from appliance.measure.result import BootResult, Phase
+from appliance.measure.result import BootResult, Phase, percent
 from appliance.measure.session import Measurement
 from appliance.schema import BootSetView, PrefetchView
 from bench import results
@@ -106,9 +106,9 @@ def test_text_says_when_warm_boots_were_not_warm() -> None:
 
 
 def test_what_is_nearly_all_is_not_called_all() -> None:
-    assert report.percent(1 - 4096 / (200 * MIB)) == "99.99%"
-    assert report.percent(1.0) == "100.00%"
-    assert report.percent(None) == "-"
+    assert percent(1 - 4096 / (200 * MIB)) == "99.99%"
+    assert percent(1.0) == "100.00%"
+    assert percent(None) == "-"
 
 
 def test_json_has_bytes_and_rates() -> None:
@@ -146,11 +146,34 @@ def test_the_page_stands_alone_and_shows_every_plot() -> None:
     page = report.page(MEASURED)
     tags = Tags()
     tags.feed(page)
-    assert tags.tags.count("svg") == 3 + 2  # time, sources, hits; one for each device
+    assert tags.tags.count("svg") == 3 + 2  # time, sources, hits; the disks' and the clones' latencies
     assert not {"script", "link", "img", "iframe"} & set(tags.tags)
     assert tags.outside == []
     assert "&lt;a&gt; &amp; host" in page
     assert page == report.page(MEASURED), "equal measurements give equal pages"
+
+
+def test_the_page_shows_three_phases_and_the_boot_set_in_pictures_and_in_words() -> None:
+    page = report.page(THREE)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.tags.count("svg") == 3 + 2 + 1
+    assert tags.outside == []
+    assert tags.tags.count("td") == len(report.BOOT_COLUMNS) * 3 + 4 * 13, "every boot, and three phases side by side"
+    assert "70.0 I/O" in page
+    assert "(1.2 I/O)" in page
+    assert "<pre>█▓░ </pre>" in page
+    assert "180.0 MiB in 3 extents of 2,048 MiB" in page
+    assert 'class="word phase prefetched"' in page
+    for phase in ("cold", "prefetched", "warm"):
+        assert f"--{phase}: {plots.COLOURS[Phase(phase)]};" in page
+
+
+def test_a_page_of_cold_boots_alone() -> None:
+    page = report.page(replace(MEASURED, boots=(COLD,), latencies=()))
+    assert "No latencies were recorded." in page
+    assert "not known" not in page
+    assert "not known" in report.page(replace(MEASURED, boots=(replace(COLD, hits=None, misses=None),)))
 
 
 def test_a_page_without_matplotlib_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
