@@ -92,9 +92,9 @@ def root(
 
 
 def wants_json(words: Sequence[str]) -> bool:
-    """Whether errors are wanted as JSON. After ``measure``, ``--json`` names a file for the results."""
-    before = words[: words.index("measure")] if "measure" in words else words
-    return "--json" in before
+    """Whether errors are wanted as JSON. After ``measure boot``, ``--json`` names a file for the results."""
+    at = words.index("measure") if "measure" in words else len(words)
+    return "--json" in (words[:at] if words[at + 1 : at + 2] == ["boot"] else words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

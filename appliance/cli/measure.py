@@ -23,6 +23,11 @@ HISTORY = typer.Option(
 )
 
 
+CLIENT = typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
+
+NBD = typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens.")
+
+
 @app.callback()
 def measure() -> None:
     """Measurements."""
@@ -42,13 +47,8 @@ def boot(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the results here as a page.")] = None,
     text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
-    client: Annotated[
-        str | None, typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
-    ] = None,
-    nbd: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens."),
-    ] = None,
+    client: Annotated[str | None, CLIENT] = None,
+    nbd: Annotated[str | None, NBD] = None,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "measure",
     memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="The guest's memory.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="The guest's processors.")] = 2,
@@ -96,6 +96,37 @@ def boot(
     typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
 
 
+@app.command("storm")
+def storm(
+    context: typer.Context,
+    template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="Boot clones of it.")],
+    clones: Annotated[int, typer.Option(min=1, max=100, help="So many fresh clones at once.")] = 10,
+    cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
+    client: Annotated[str | None, CLIENT] = None,
+    nbd: Annotated[str | None, NBD] = None,
+    name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "storm",
+    memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="Each guest's memory.")] = 1024,
+    cpus: Annotated[int, typer.Option(min=1, help="Each guest's processors.")] = 2,
+    deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Each boot may take this long.")] = 900,
+    as_json: JsonOption = False,
+) -> None:
+    """Boot fresh clones at once, in real guests: first, median and last login, and what the backend had to read."""
+    from appliance.measure import guest, storm
+
+    run = session(context, as_json)
+    TemplateRef.parse(template)
+    check_name(name, "clone name")
+    hardware = guest.Hardware(memory_mib=memory, cpus=cpus)
+    plan = storm.Plan(template, clones, cache, name, client, nbd, hardware, deadline)
+    console = err()
+    with run.connect() as connection:
+        done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+    if run.as_json:
+        print_json(done.as_json())
+    else:
+        typer.echo(done.text(), nl=False)
+
+
 @app.command("compare")
 def compare(
     context: typer.Context,
@@ -127,13 +158,8 @@ def replay(
     template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="By clones of it.")],
     clones: Annotated[int, typer.Option(min=1, max=1000, help="So many fresh clones at once.")] = 1,
     cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
-    client: Annotated[
-        str | None, typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
-    ] = None,
-    nbd: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens."),
-    ] = None,
+    client: Annotated[str | None, CLIENT] = None,
+    nbd: Annotated[str | None, NBD] = None,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "replay",
     as_json: JsonOption = False,
 ) -> None:

@@ -103,10 +103,22 @@ def booted(
 
     Raises MachineFault when the guest crashes (``fault`` tells how), DeadlineExceeded after ``deadline`` seconds.
     """
+    with started(runner, target, hardware=hardware or Hardware()) as machine:
+        yield machine, stopped_at_prompt(machine, deadline=deadline)
+
+
+@contextmanager
+def started(runner: Runner, target: NbdTarget, *, hardware: Hardware) -> Iterator[qemu.Machine]:
+    """A guest that begins to boot the clone; it ends with the block."""
     with tempfile.TemporaryDirectory(prefix="hatchery-guest-") as name:
         folder = Path(name)
-        words = arguments(target, hardware or Hardware(), qemu.accelerator(), qemu.firmware(folder))
+        words = arguments(target, hardware, qemu.accelerator(), qemu.firmware(folder))
         with qemu.start(runner, words, folder, clock=time.monotonic()) as machine:
-            seen = machine.console.wait_for(PROMPT, deadline=deadline, faults=FAULTS)
-            machine.process.signal(signal.SIGSTOP)
-            yield machine, Boot(seen.at - machine.started, machine.cpu_seconds())
+            yield machine
+
+
+def stopped_at_prompt(machine: qemu.Machine, *, deadline: float) -> Boot:
+    """Wait for the login prompt, and stop the guest there. Raises as ``booted``."""
+    seen = machine.console.wait_for(PROMPT, deadline=deadline, faults=FAULTS)
+    machine.process.signal(signal.SIGSTOP)
+    return Boot(seen.at - machine.started, machine.cpu_seconds())

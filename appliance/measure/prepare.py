@@ -20,6 +20,8 @@ PREFETCH_DEADLINE = 3600.0
 LEARN_DEADLINE = 60.0
 """Seconds for a boot that was recorded to become part of the boot set; the service takes some."""
 
+NOT_DROPPED = "the page cache of the guests' host was not dropped: that needs root there"
+
 DROP_CACHES = Path("/proc/sys/vm/drop_caches")
 
 
@@ -31,21 +33,27 @@ class Begin(StrEnum):
     PREFETCHED = "prefetched"
 
 
-def prepare(client: Client, template: str, begin: Begin, tell: Callable[[str], None]) -> PrefetchView | None:
-    """Make the cache what ``begin`` says. Returns what the prefetch cost, if there was one; raises as it."""
+def prepare(
+    client: Client,
+    template: str,
+    begin: Begin,
+    tell: Callable[[str], None],
+    *,
+    emptied: Callable[[], object] = lambda: None,
+) -> PrefetchView | None:
+    """Make the cache what ``begin`` says; ``emptied`` is called when it is empty, before anything is prefetched.
+
+    Returns what the prefetch cost, if there was one; raises as it.
+    """
     if begin is Begin.AS_IT_IS:
         return None
     tell("emptying the cache")
-    empty(client)
+    client.finish(client.cold(), deadline=COLD_DEADLINE)
+    emptied()
     if begin is Begin.COLD:
         return None
     tell("prefetching")
     return prefetch(client, template)
-
-
-def empty(client: Client) -> None:
-    """Empty the cache and drop the appliance's page caches."""
-    client.finish(client.cold(), deadline=COLD_DEADLINE)
 
 
 def prefetch(client: Client, template: str) -> PrefetchView:

@@ -17,6 +17,9 @@ QEMU = "qemu-system-x86_64"
 TCG = "tcg,thread=multi,tb-size=1024"
 """Emulation, for machines without KVM: one host thread for each virtual CPU, 1 GiB of translated code."""
 
+START_DEADLINE = 120.0
+"""Seconds until QEMU listens. One that cannot start ends at once; one of fifty on two processors takes its time."""
+
 FIRMWARE = (
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -164,4 +167,4 @@ def _connect(path: Path, process: Process, errors: Path) -> socket.socket:
             return None
         return connection
 
-    return until(attempt, f"{QEMU} to open its console", deadline=30, interval=0.005)
+    return until(attempt, f"{QEMU} to open its console", deadline=START_DEADLINE, interval=0.005)

@@ -1,7 +1,7 @@
 """Where clones are found from the machine that measures."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +36,15 @@ def reachable(clone: CloneView, nbd: str | None, host: str | None, runner: Runne
         yield replace(target, host=urlsplit(f"ssh://{host}").hostname or host)
     else:
         yield target
+
+
+@contextmanager
+def all_reachable(
+    clones: Sequence[CloneView], nbd: str | None, host: str | None, runner: Runner
+) -> Iterator[tuple[NbdTarget, ...]]:
+    """Where clones of one client are found: one address has them all. Raises as ``reachable``."""
+    with reachable(clones[0], nbd, host, runner) as first:
+        yield tuple(replace(first, export=NbdTarget.parse(clone.uri or "").export) for clone in clones)
 
 
 def everywhere(host: str) -> bool:

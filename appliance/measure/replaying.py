@@ -1,7 +1,7 @@
 """A recorded boot replayed by fresh clones, all at once: what storage alone takes, and what it costs the backend."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -10,7 +10,7 @@ from appliance.bootset.trace import Read
 from appliance.client import Client
 from appliance.errors import NotFound
 from appliance.measure.prepare import Begin, prepare
-from appliance.measure.reach import choose_client, reachable
+from appliance.measure.reach import all_reachable, choose_client
 from appliance.measure.replay import replay
 from appliance.model import MIB
 from appliance.run import Runner
@@ -80,8 +80,7 @@ def run(
     )
     clones = client.create_clones(wanted)
     try:
-        with ExitStack() as stack:
-            targets = [stack.enter_context(reachable(clone, plan.nbd, host, runner)) for clone in clones]
+        with all_reachable(clones, plan.nbd, host, runner) as targets:
             before = client.counters()
             tell(f"replaying {len(reads)} reads by {len(clones)} clone(s)")
             done = replay([target.uri for target in targets], reads)

@@ -95,9 +95,9 @@ def boot_result(
     *, run: int, clone: str, phase: Phase, seconds: float, cpu_seconds: float, before: Counters, after: Counters
 ) -> BootResult:
     """The result of one boot of ``clone`` between two readings. Raises CannotTell when they do not fit together."""
-    device = _delta(before.clones.get(clone), after.clones.get(clone), f"clone {clone}")
-    backend = _delta(before.backend, after.backend, "the backend array")
-    cache = _delta(before.cache, after.cache, "the cache's partition")
+    device = delta(before.clones.get(clone), after.clones.get(clone), f"clone {clone}")
+    backend = delta(before.backend, after.backend, "the backend array")
+    cache = delta(before.cache, after.cache, "the cache's partition")
     exact = accounted(before, after)
     old, new = before.cache_stats, after.cache_stats
     if device.reads == 0:
@@ -152,7 +152,8 @@ def check_cold(boot: BootResult) -> None:
         )
 
 
-def _delta(before: DeviceCounters | None, after: DeviceCounters | None, what: str) -> DeviceCounters:
+def delta(before: DeviceCounters | None, after: DeviceCounters | None, what: str) -> DeviceCounters:
+    """What a device did between two readings; ``what`` names it. Raises CannotTell when there is none, or another."""
     if before is None or after is None:
         raise CannotTell(f"there are no counters of {what}", why="the device is missing")
     values = {

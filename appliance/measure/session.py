@@ -16,7 +16,7 @@ from appliance.errors import HatcheryError, NotFound
 from appliance.measure import guest
 from appliance.measure.facts import Facts, facts
 from appliance.measure.histogram import Latency, latencies
-from appliance.measure.prepare import drop_host_caches, empty, let_learn, prefetch
+from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
 from appliance.measure.reach import choose_client, reachable
 from appliance.measure.readings import Readings
 from appliance.measure.result import BootResult, Phase, boot_result, check_cold
@@ -90,9 +90,7 @@ class Session:
         ref = self._client.template(self._plan.template).ref
         client = self._plan.client or choose_client(self._client)
         about = facts(self._client.status(), self._runner)
-        self._note_once(
-            "" if os.geteuid() == 0 else "the page cache of the guests' host was not dropped: that needs root there"
-        )
+        self._note_once("" if os.geteuid() == 0 else NOT_DROPPED)
         for number in range(1, self._plan.runs + 1):
             self._run(number, ref, client)
         return Measurement(
@@ -195,14 +193,18 @@ class Session:
         return result
 
     def _prepare(self, template: str, phase: Phase) -> None:
-        """Empty all caches; what is fetched afterwards may be in the memory of this host, if it is the appliance's."""
+        """Empty all caches, and prefetch for the phase that wants it."""
         self._readings.disturbed()
-        self._tell("  emptying the cache")
-        empty(self._client)
-        drop_host_caches(self._runner)
-        if phase is Phase.PREFETCHED:
-            self._tell("  prefetching")
-            self._prefetches.append(prefetch(self._client, template))
+        # What is prefetched afterwards may be in the memory of this host, where the appliance is one of its guests.
+        fetched = prepare(
+            self._client,
+            template,
+            Begin(phase.value),
+            lambda step: self._tell(f"  {step}"),
+            emptied=lambda: drop_host_caches(self._runner),
+        )
+        if fetched is not None:
+            self._prefetches.append(fetched)
 
     @contextmanager
     def _recording(self, phase: Phase) -> Iterator[None]:

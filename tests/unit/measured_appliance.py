@@ -3,6 +3,9 @@
 What is read comes from the backend until a boot or a prefetch has brought it into the cache.
 """
 
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +18,7 @@ from appliance.client import Client
 from appliance.errors import NotFound
 from appliance.measure import guest, readings
 from appliance.measure.facts import Facts
+from appliance.measure.serial import MachineFault
 from appliance.schema import (
     BootSetView,
     CacheCounters,
@@ -56,6 +60,11 @@ class Appliance:
     reads: int = 0
     booted: str = ""
     missing: int = 3
+    crowd: threading.Barrier | None = None
+    hanging: frozenset[str] = frozenset()
+    left: list[str] = field(default_factory=list)
+    running: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def client(self) -> Client:
@@ -161,10 +170,39 @@ class Appliance:
     def booting(self, _: object, target: guest.NbdTarget, **__: object) -> Iterator[tuple[None, guest.Boot]]:
         yield None, self.boot(target.export)
 
+    @contextmanager
+    def starting(self, _: object, target: guest.NbdTarget, **__: object) -> Iterator[SimpleNamespace]:
+        self.running.add(target.export)
+        ended = threading.Event()
+
+        def sent(number: signal.Signals) -> None:
+            assert number is signal.SIGKILL
+            ended.set()
+
+        process = SimpleNamespace(signal=sent)
+        try:
+            yield SimpleNamespace(name=target.export, started=time.monotonic(), process=process, ended=ended)
+        finally:
+            self.running.discard(target.export)
+
+    def coming_to_prompt(self, machine: SimpleNamespace, *, deadline: float) -> guest.Boot:
+        """All of a crowd have to be there before one logs in; one in ``hanging`` never does."""
+        assert deadline
+        if self.crowd is not None:
+            self.crowd.wait(10)
+        with self.lock:
+            if machine.name not in self.hanging:
+                return self.boot(machine.name)
+        if not machine.ended.wait(10):
+            self.left.append(machine.name)
+        raise MachineFault("the machine ended")
+
 
 @pytest.fixture
 def appliance(monkeypatch: pytest.MonkeyPatch) -> Appliance:
     found = Appliance()
     monkeypatch.setattr(guest, "booted", found.booting)
+    monkeypatch.setattr(guest, "started", found.starting)
+    monkeypatch.setattr(guest, "stopped_at_prompt", found.coming_to_prompt)
     monkeypatch.setattr(readings, "SETTLE", 0.0)
     return found

@@ -164,6 +164,8 @@ def test_the_file_of_a_measurement_does_not_ask_for_errors_as_json(appliance: Ap
     assert "missing" in err
     status, out, err = appliance.run("--json", *words)
     assert json.loads(out)["error"]["code"] == "not-found"
+    status, out, err = appliance.run("measure", "storm", "--template", "missing", "--json")
+    assert (status, json.loads(out)["error"]["code"]) == (4, "not-found"), "there it names none"
 
 
 def test_status_shows_every_part(appliance: Appliance) -> None:

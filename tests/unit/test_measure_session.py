@@ -16,9 +16,9 @@ __all__ = ["appliance"]  # the fixture
 
 
 @pytest.fixture(autouse=True)
-def host(monkeypatch: pytest.MonkeyPatch) -> None:
+def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "facts", lambda *_: FACTS)
-    monkeypatch.setattr(session, "drop_host_caches", lambda _: True)
+    monkeypatch.setattr(session, "drop_host_caches", lambda _: appliance.said.append("drop"))
     monkeypatch.setattr(prepare, "LEARN_DEADLINE", 0.0)
 
 
@@ -37,9 +37,9 @@ def test_warm_boots_stand_in_the_middle_and_the_others_change_places() -> None:
 def test_runs_take_turns_once_the_first_cold_boot_has_taught_the_boot_set(appliance: Appliance) -> None:
     found = measured(appliance, Plan("debian-13", runs=2, clones=2, name="m"))
     assert appliance.said == [
-        "cold", "boot m-1-1", "learn m-1-1", "boot m-1-2", "learn m-1-2",
-        "cold", "warm", "boot m-1-prefetched", "learn m-1-prefetched",
-        "cold", "warm", "boot m-2-prefetched", "boot m-2-2", "cold", "boot m-2-1",
+        "cold", "drop", "boot m-1-1", "learn m-1-1", "boot m-1-2", "learn m-1-2",
+        "cold", "drop", "warm", "boot m-1-prefetched", "learn m-1-prefetched",
+        "cold", "drop", "warm", "boot m-2-prefetched", "boot m-2-2", "cold", "drop", "boot m-2-1",
     ]  # fmt: skip
     assert [boot.phase.value for boot in found.boots] == ["cold", "warm", "prefetched", "prefetched", "warm", "cold"]
     assert [boot.backend_bytes for boot in found.boots] == [READ, 0, 0, 0, 0, READ], "a prefetch is not of the boot"
@@ -95,7 +95,7 @@ def test_a_boot_that_was_not_cold_ends_the_measurement(appliance: Appliance, mon
 def test_after_the_emulators_fault_the_phase_begins_anew_with_a_fresh_clone(appliance: Appliance) -> None:
     appliance.faults.append(MachineFault("the machine said it", fault=guest.EMULATOR_FAULT))
     found = measured(appliance, Plan("debian-13", runs=1, clones=1, name="m", prefetched=False))
-    assert appliance.said[:3] == ["cold", "cold", "boot m-spare-1"]
+    assert appliance.said[:5] == ["cold", "drop", "cold", "drop", "boot m-spare-1"]
     assert any("was repeated" in note for note in found.notes)
     appliance.faults.append(MachineFault("the machine said it", fault="Kernel panic"))
     with pytest.raises(MachineFault):

@@ -1,0 +1,194 @@
+"""A boot storm: many fresh clones of a template boot at once, in real guests."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from appliance.client import Client
+from appliance.errors import NotFound, Unhealthy
+from appliance.measure.crowd import Login, boot_all
+from appliance.measure.facts import Facts, facts
+from appliance.measure.guest import Hardware
+from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, prepare
+from appliance.measure.reach import all_reachable, choose_client
+from appliance.measure.readings import Readings
+from appliance.measure.result import COLD_SHARE, PREFETCHED_HITS, accounted, delta, percent
+from appliance.model import MIB
+from appliance.run import Runner
+from appliance.schema import CloneCreate, Counters, PrefetchView
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to boot, see ``session.Plan``. ``deadline``: seconds that each boot may take, beside all the others."""
+
+    template: str
+    clones: int = 10
+    begin: Begin = Begin.AS_IT_IS
+    name: str = "storm"
+    client: str | None = None
+    nbd: str | None = None
+    hardware: Hardware = field(default_factory=Hardware)
+    deadline: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class StormResult:
+    """A storm. ``logins`` in their order; bytes and requests are those of all clones together.
+
+    ``clones`` were started, and those that are missing among the logins were crashed by the emulator. ``hits`` and
+    ``misses`` are bcache's, None when they could not be read exactly.
+    """
+
+    template: str
+    begin: Begin
+    clones: int
+    logins: tuple[Login, ...]
+    requests: int
+    read_bytes: int
+    backend_requests: int
+    backend_bytes: int
+    cache_added_bytes: int
+    hits: int | None
+    misses: int | None
+    prefetch: PrefetchView | None = None
+    facts: Facts | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first login."""
+        return self.logins[0].seconds
+
+    @property
+    def median(self) -> float:
+        """Seconds to the median login."""
+        return median(login.seconds for login in self.logins)
+
+    @property
+    def last(self) -> float:
+        """Seconds to the last login."""
+        return self.logins[-1].seconds
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Processor seconds that all QEMUs used until their logins."""
+        return sum(login.cpu_seconds for login in self.logins)
+
+    @property
+    def hit_rate_bytes(self) -> float:
+        """Share of the bytes that did not need the backend, at least 0."""
+        return max(0.0, 1 - self.backend_bytes / self.read_bytes)
+
+    @property
+    def hit_rate_requests(self) -> float | None:
+        """Share of the requests that bcache answered from the cache alone."""
+        if self.hits is None or self.misses is None or self.hits + self.misses == 0:
+            return None
+        return self.hits / (self.hits + self.misses)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs: sizes in bytes, times in seconds."""
+        found = {name: getattr(self, name) for name in ("first", "median", "last", "cpu_seconds")}
+        rates = {"hit_rate_bytes": self.hit_rate_bytes, "hit_rate_requests": self.hit_rate_requests}
+        prefetch = None if self.prefetch is None else self.prefetch.model_dump()
+        return {**asdict(self), "prefetch": prefetch, **found, **rates}
+
+    def text(self) -> str:
+        """For people."""
+        cpu = self.cpu_seconds
+        lines = [
+            f"{self.clones} fresh clones of {self.template} booted at once, cache {self.begin}",
+            f"logged in after: first {self.first:.1f} s, median {self.median:.1f} s, last {self.last:.1f} s",
+            f"processor time of QEMU: {cpu:.1f} s in all, {cpu / len(self.logins):.1f} s each",
+            f"read: {self.read_bytes / MIB:,.1f} MiB in {self.requests:,} requests",
+            f"from the backend: {self.backend_bytes / MIB:,.1f} MiB in {self.backend_requests:,} reads",
+            f"into the cache: {self.cache_added_bytes / MIB:,.1f} MiB, what the guests wrote included",
+            f"hits: {percent(self.hit_rate_bytes)} of the bytes, {percent(self.hit_rate_requests)} of the requests",
+        ]
+        if self.prefetch is not None:
+            size, took = self.prefetch.total_bytes / MIB, self.prefetch.seconds
+            lines.append(f"the prefetch before: {size:,.1f} MiB in {took:.1f} s, in none of these figures")
+        return "\n".join([*lines, *(f"Note: {note}." for note in self.notes)]) + "\n"
+
+
+def storm_result(
+    template: str, begin: Begin, clones: Sequence[str], logins: tuple[Login, ...], before: Counters, after: Counters
+) -> StormResult:
+    """What a storm of these clones did between two readings. Pure.
+
+    Raises CannotTell when the readings do not fit together, Unhealthy when it was to begin cold and did not.
+    """
+    devices = [delta(before.clones.get(name), after.clones.get(name), f"clone {name}") for name in clones]
+    backend = delta(before.backend, after.backend, "the backend array")
+    cache = delta(before.cache, after.cache, "the cache's partition")
+    exact = accounted(before, after)
+    read = sum(device.read_bytes for device in devices)
+    if begin is Begin.COLD and backend.read_bytes < COLD_SHARE * read / len(clones):
+        raise Unhealthy(
+            "the storm did not begin cold",
+            why=f"the backend gave {backend.read_bytes} bytes, and one clone alone reads {read // len(clones)}",
+            hint="does anything else use this template, or was the cache filled after it was emptied?",
+        )
+    return StormResult(
+        template=template,
+        begin=begin,
+        clones=len(clones),
+        logins=logins,
+        requests=sum(device.reads for device in devices),
+        read_bytes=read,
+        backend_requests=backend.reads,
+        backend_bytes=backend.read_bytes,
+        cache_added_bytes=cache.write_bytes,
+        hits=after.cache_stats.hits - before.cache_stats.hits if exact else None,
+        misses=after.cache_stats.misses - before.cache_stats.misses if exact else None,
+    )
+
+
+def remarks(found: StormResult) -> list[str]:
+    """What a reader must know about these figures. Pure."""
+    said = []
+    if missing := found.clones - len(found.logins):
+        said.append(
+            f"{missing} of {found.clones} guests did not log in, by a fault of the emulator: the times are those of the"
+            " others, bytes and requests those of all"
+        )
+    if found.begin is Begin.PREFETCHED and found.hit_rate_bytes < PREFETCHED_HITS:
+        said.append(
+            f"after the prefetch {found.backend_bytes / found.read_bytes:.1%} of the bytes still came from the backend:"
+            " the boot set lacks them, or the guests differ"
+        )
+    return said
+
+
+def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: Callable[[str], None]) -> StormResult:
+    """Boot fresh clones at once; they are removed afterwards, also when it fails.
+
+    Raises as ``boot_all``, ``storm_result`` and the API.
+    """
+    template = client.template(plan.template).ref
+    about = facts(client.status(), runner)
+    notes: list[str] = []
+    readings = Readings(client, notes.append)
+    if plan.begin is not Begin.AS_IT_IS and os.geteuid() != 0:
+        notes.append(NOT_DROPPED)
+    wanted = CloneCreate(
+        name=plan.name, template=template, count=plan.clones, client=plan.client or choose_client(client)
+    )
+    clones = client.create_clones(wanted)
+    try:
+        prefetch = prepare(client, template, plan.begin, tell, emptied=lambda: drop_host_caches(runner))
+        with all_reachable(clones, plan.nbd, host, runner) as targets:
+            before = readings.before()
+            tell(f"booting {len(clones)} clones of {template} at once")
+            logins = boot_all(runner, targets, hardware=plan.hardware, deadline=plan.deadline)
+            after = readings.after(before)
+    finally:
+        for clone in clones:
+            with suppress(NotFound):
+                client.remove_clone(clone.name, force=True)
+    found = storm_result(template, plan.begin, [clone.name for clone in clones], logins, before, after)
+    return replace(found, prefetch=prefetch, facts=about, notes=(*notes, *remarks(found)))
