@@ -1,4 +1,4 @@
-"""``hatchery measure``: boots of real guests, or recorded ones, timed and counted. Runs where the guests run."""
+"""``hatchery measure``: boots of real guests, one by one or at once, or recorded ones. Runs where the guests run."""
 
 from dataclasses import asdict
 from pathlib import Path

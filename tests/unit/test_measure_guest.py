@@ -1,13 +1,17 @@
 """How guests are started, and where clones are found."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from appliance.errors import InvalidInput, NotReady
 from appliance.measure import guest, qemu
 from appliance.measure.facts import processor, system
-from appliance.measure.reach import everywhere
+from appliance.measure.reach import all_reachable, everywhere
+from appliance.run import Runner
+from appliance.schema import CloneView
 
 
 def test_addresses_of_clones() -> None:
@@ -71,6 +75,14 @@ def test_the_firmwares_variables_are_the_machines_own_and_stay(tmp_path: Path) -
     assert qemu.firmware(folder, choices).variables.read_bytes() == b"boot entries"
     with pytest.raises(NotReady, match="no UEFI firmware"):
         qemu.firmware(folder, choices[:1])
+
+
+def test_clones_of_one_client_are_found_behind_one_address() -> None:
+    clones = [cast(CloneView, SimpleNamespace(name=name, uri=f"nbd://0.0.0.0:10809/{name}")) for name in ("a-1", "a-2")]
+    with all_reachable(clones, None, "root@box", Runner()) as found:
+        assert found == (guest.NbdTarget("a-1", "box", 10809), guest.NbdTarget("a-2", "box", 10809))
+    with all_reachable(clones, "127.0.0.1:4000", "root@box", Runner()) as found:
+        assert [target.uri for target in found] == ["nbd://127.0.0.1:4000/a-1", "nbd://127.0.0.1:4000/a-2"]
 
 
 def test_addresses_that_mean_all_addresses() -> None:
