@@ -7,6 +7,7 @@ listening, ``READY=1``. When it ends, exports go on.
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from appliance import config
@@ -16,7 +17,7 @@ from appliance.config import Paths
 from appliance.errors import HatcheryError, NotReady, Unhealthy
 from appliance.host.dm import Dm
 from appliance.host.notify import notify
-from appliance.host.units import Direct, Systemd, Units, booted_with_systemd
+from appliance.host.units import Direct, Systemd, Units, booted_with_systemd, run_to_its_end
 from appliance.images.convert import Converter, PlainConverter, SandboxedConverter
 from appliance.model import PoolName
 from appliance.run import Runner
@@ -26,6 +27,12 @@ from appliance.store.machine import Machine
 from appliance.store.pool import Pool
 
 log = logging.getLogger(__name__)
+
+MEND = "hatchery-mend.service"
+"""Does what ``hatchery-store up`` does, with privileges that hatcheryd has not."""
+
+MEND_SECONDS = 660.0
+"""The unit's own limit, and a minute."""
 
 
 def make_service(paths: Paths, runner: Runner) -> Service:
@@ -38,13 +45,14 @@ def make_service(paths: Paths, runner: Runner) -> Service:
     paths.run.mkdir(parents=True, exist_ok=True)
     machine = Machine(settings, runner)
     pools = open_pools(machine.dm, runner)
-    units: Units = Systemd(runner) if booted_with_systemd() else Direct(runner, paths)
-    converter: Converter = SandboxedConverter(runner) if booted_with_systemd() else PlainConverter(runner)
+    managed = booted_with_systemd()
+    units: Units = Systemd(runner) if managed else Direct(runner, paths)
+    converter: Converter = SandboxedConverter(runner) if managed else PlainConverter(runner)
     refuse_lost_catalog(paths.catalog, pools)
     return Service(
         catalog=Catalog(paths.catalog),
         pools=pools,
-        store=KernelStore(machine),
+        store=KernelStore(machine, partial(run_to_its_end, runner, MEND, timeout=MEND_SECONDS) if managed else None),
         units=units,
         converter=converter,
         runner=runner,

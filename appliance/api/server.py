@@ -31,7 +31,10 @@ def listen(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     try:
-        os.chown(path, -1, grp.getgrnam(GROUP).gr_gid)
+        group = grp.getgrnam(GROUP).gr_gid
+        # Its unit runs hatcheryd in this group, and takes the right to change owners away.
+        if path.stat().st_gid != group:
+            os.chown(path, -1, group)
         path.chmod(0o660)
     except KeyError:
         log.warning("there is no group %s: the API is for root alone", GROUP)

@@ -1,21 +1,29 @@
 """``biolatency-libbpf -D``: latency histograms of whole disks, from the block tracepoints by eBPF.
 
+It runs in a unit of its own, which has the privileges that it takes and no others; its output is in a file.
+
 The parser reads what BCC's libbpf-tools/biolatency prints: for each disk a line ``disk = NAME`` and rows
 ``LOW -> HIGH : COUNT |****|``, in microseconds.
 """
 
 import re
-import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
-from appliance.errors import CannotTell, DeadlineExceeded, NotReady
+from appliance.errors import CannotTell, CommandFailed, NotReady
+from appliance.host.units import booted_with_systemd
 from appliance.model import Histogram
-from appliance.run import Process, Runner
+from appliance.run import Runner
 
 PROGRAM = "biolatency-libbpf"
+
+UNIT = "hatchery-latencies.service"
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+"""The kernel's type information, without which the program does not know what it looks at."""
+
+OUTPUT = Path("/run/hatchery/latencies")
+"""What the program printed; the unit's file names it too."""
 
 _DISK = re.compile(r"^disk = (\S+)")
 _ROW = re.compile(r"^\s*(\d+)\s*->\s*(\d+)\s*:\s*(\d+)\s*\|")
@@ -42,40 +50,31 @@ def parse(text: str) -> Mapping[str, Histogram]:
 class Biolatency:
     """One running measurement."""
 
-    def __init__(self, process: Process, output: IO[bytes], errors: IO[bytes]) -> None:
-        self._process = process
+    def __init__(self, runner: Runner, output: Path = OUTPUT) -> None:
+        self._runner = runner
         self._output = output
-        self._errors = errors
 
     @classmethod
     def start(cls, runner: Runner) -> "Biolatency":
-        """Begin. Raises NotReady when the program is not installed or the kernel cannot be traced."""
-        if not Path("/sys/kernel/btf/vmlinux").exists():
+        """Begin. Raises NotReady when the program cannot be started or the kernel cannot be traced."""
+        if not BTF.exists():
             raise NotReady("disks have no histograms here", why="the kernel has no BTF type information for eBPF")
-        output = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
-        errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by stop
+        if not booted_with_systemd():
+            raise NotReady("disks have no histograms here", why=f"{UNIT} needs systemd")
         try:
-            return cls(runner.start([PROGRAM, "-D"], stdout=output, stderr=errors), output, errors)
-        except NotReady:
-            output.close()
-            errors.close()
-            raise
+            # One that a former process left counts from now on too.
+            runner.run(["systemctl", "restart", UNIT])
+        except CommandFailed as error:
+            raise NotReady("disks have no histograms", why=error.why, hint=f"see `journalctl -u {UNIT}`") from error
+        return cls(runner)
 
     def stop(self) -> Mapping[str, Histogram]:
         """End it and return what it counted, by disk. Raises CannotTell."""
         try:
-            self._process.signal(signal.SIGINT)
-            try:
-                status = self._process.wait(15)
-            except DeadlineExceeded as error:
-                raise CannotTell(f"{PROGRAM} does not end") from error
-            self._output.seek(0)
-            self._errors.seek(0)
-            if status != 0:
-                why = self._errors.read().decode(errors="replace").strip()
-                raise CannotTell(f"{PROGRAM} failed with status {status}", why=why)
-            return parse(self._output.read().decode(errors="replace"))
-        finally:
-            self._process.stop(1)
-            self._output.close()
-            self._errors.close()
+            if self._runner.run(["systemctl", "is-active", UNIT], check=False).returncode != 0:
+                raise CannotTell(f"{PROGRAM} ended by itself", hint=f"see `journalctl -u {UNIT}`")
+            # It is sent SIGINT and prints; this returns when it has ended.
+            self._runner.run(["systemctl", "stop", UNIT])
+            return parse(self._output.read_text(encoding="utf-8", errors="replace"))
+        except (CommandFailed, OSError) as error:
+            raise CannotTell(f"what {PROGRAM} counted cannot be read", why=str(error)) from error

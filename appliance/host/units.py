@@ -11,7 +11,7 @@ from typing import Protocol
 
 from appliance import wait
 from appliance.config import Paths
-from appliance.errors import CommandFailed, HatcheryError, NotReady
+from appliance.errors import CommandFailed, HatcheryError, NotReady, Unhealthy
 from appliance.host.storage_daemon import Files
 from appliance.run import Runner
 
@@ -43,6 +43,17 @@ class Units(Protocol):
 def booted_with_systemd() -> bool:
     """Whether systemd is the service manager (sd_booted(3))."""
     return Path("/run/systemd/system").is_dir()
+
+
+def run_to_its_end(runner: Runner, unit: str, *, timeout: float) -> None:
+    """Start a unit that does one thing, and wait until that is done; at most ``timeout`` seconds.
+
+    Raises Unhealthy when it fails, DeadlineExceeded.
+    """
+    try:
+        runner.run(["systemctl", "start", unit], timeout=timeout)
+    except CommandFailed as error:
+        raise Unhealthy(f"{unit} failed", why=error.why, hint=f"see `journalctl -u {unit}`") from error
 
 
 class Systemd:

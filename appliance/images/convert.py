@@ -9,7 +9,7 @@ from typing import Protocol
 from appliance.errors import BadImage, CommandFailed, HatcheryError, NoSpace, Unhealthy
 from appliance.run import Runner
 
-UNIT_PREFIX = "hatchery-convert-"
+UNIT_PREFIX = "hatchery-import@"
 """Units of conversions are named after it and the staging volume's id."""
 
 MEMORY_MAX = "1G"
@@ -17,6 +17,16 @@ MEMORY_MAX = "1G"
 
 TIME_MAX = 6 * 3600
 """Seconds after which a conversion is ended."""
+
+
+SYSTEM_CALLS = (
+    *("@aio", "@basic-io", "@default", "@file-system", "@io-event", "@ipc", "@memlock", "@network-io", "@process"),
+    *("@signal", "@sync", "@timer"),
+    *("capget", "copy_file_range", "fadvise64", "flock", "get_mempolicy", "getcpu", "getpriority", "ioctl", "madvise"),
+    *("mremap", "sched_get_priority_max", "sched_get_priority_min", "sched_getattr", "sched_getparam"),
+    *("sched_getscheduler", "sysinfo", "umask", "uname"),
+)
+"""What a conversion may ask of the kernel (systemd.exec(5))."""
 
 
 class Converter(Protocol):
@@ -58,12 +68,16 @@ def sandbox(unit: str, source: Path, target: Path) -> tuple[str, ...]:
         f"DeviceAllow={source} r",
         f"DeviceAllow={target} rw",
         "PrivateNetwork=yes",
+        "IPAddressDeny=any",
         # Not "none": systemd-run cannot say it. Without a network, a unix socket leads nowhere that it may see.
         "RestrictAddressFamilies=AF_UNIX",
         "ProtectSystem=strict",
         "ProtectHome=yes",
         "PrivateTmp=yes",
+        "PrivateMounts=yes",
+        "PrivateUsers=yes",
         "ProtectProc=invisible",
+        "ProcSubset=pid",
         "ProtectKernelTunables=yes",
         "ProtectKernelModules=yes",
         "ProtectKernelLogs=yes",
@@ -77,8 +91,10 @@ def sandbox(unit: str, source: Path, target: Path) -> tuple[str, ...]:
         "RestrictRealtime=yes",
         "RestrictSUIDSGID=yes",
         "LockPersonality=yes",
+        "MemoryDenyWriteExecute=yes",
         "SystemCallArchitectures=native",
-        "SystemCallFilter=@system-service",
+        # One list of what is allowed: @system-service without what only the privileged need.
+        f"SystemCallFilter={' '.join(SYSTEM_CALLS)}",
         # What QEMU tries and can do without (io_uring) must fail, not kill.
         "SystemCallErrorNumber=EPERM",
         "UMask=0077",

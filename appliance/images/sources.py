@@ -52,7 +52,8 @@ class FileSource:
                     raise self._closed(parent)
             status = self._path.stat()
         except FileNotFoundError as error:
-            raise NotFound(f"{self._path} does not exist", hint="the path is meant on the appliance") from error
+            hint = "the path is meant on the appliance; the service does not see /home, /root, /tmp and /var/tmp"
+            raise NotFound(f"{self._path} does not exist", hint=hint) from error
         except OSError as error:
             raise InvalidInput(f"{self._path} cannot be read", why=str(error)) from error
         if not stat.S_ISREG(status.st_mode):

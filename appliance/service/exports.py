@@ -5,7 +5,6 @@ back with what the catalog says or is about to say.
 """
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
@@ -25,9 +24,6 @@ log = logging.getLogger(__name__)
 
 GROUP = "hatchery"
 """Its members may use the API and the exports of the local client."""
-
-USER = "hatchery-nbd"
-"""The user of the storage daemons."""
 
 
 def export_of(clone: Clone) -> Export:
@@ -148,22 +144,10 @@ class Exports:
 
     def _write(self, client: Client, without: int | None = None) -> None:
         files = self.files(client.name)
-        self._make_folder(files.folder)
+        # Its owner and its mode are its unit's to set, which may.
+        files.folder.mkdir(parents=True, exist_ok=True)
         config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without))
         fresh = files.config.with_suffix(".new")
         fresh.write_text(storage_daemon.render(config), encoding="utf-8")
         fresh.chmod(0o644)
         fresh.replace(files.config)
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.is_dir():
-            return
-        folder.mkdir(parents=True)
-        if os.geteuid() == 0:
-            try:
-                shutil.chown(folder, user=USER)
-                shutil.chown(folder, group=GROUP)
-            except LookupError as error:
-                log.warning("%s stays root's: %s", folder, error)
-        # Files made in it, the sockets above all, inherit its group.
-        folder.chmod(0o2750)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from appliance import config
 from appliance.errors import HatcheryError
-from appliance.host import block
+from appliance.host import block, glance
 from appliance.model import Histogram, Problem
 from appliance.schema import (
     ArrayView,
@@ -31,7 +31,9 @@ from appliance.store.machine import Machine
 class KernelStore:
     """See ``ports.Store``."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, change_elsewhere: Callable[[], None] | None = None) -> None:
+        """``change_elsewhere`` does what ``hatchery-store up`` does, where that is allowed; by default it is here."""
+        self._change_elsewhere = change_elsewhere
         self._machine = machine
         self._store = health.Store(machine)
         self._drives = Drives()
@@ -68,14 +70,22 @@ class KernelStore:
 
     def heal(self) -> None:
         """See Store."""
-        with self._machine.exclusive(deadline=0.0):
-            start.up(self._machine)
+        self._change(start.up)
 
     def finish_growth(self) -> None:
         """See Store."""
         if start.growth_is_due(self._machine):
-            with self._machine.exclusive(deadline=0.0):
-                start.finish_growth(self._machine)
+            self._change(start.finish_growth)
+
+    def _change(self, work: Callable[[Machine], object]) -> None:
+        """Change the store. Raises InUse at once while somebody else does."""
+        with self._machine.exclusive(deadline=0.0):
+            if self._change_elsewhere is None:
+                work(self._machine)
+                return
+        # Who takes the lock at this moment is waited for there.
+        with glance.anew():
+            self._change_elsewhere()
 
     def _adopt_settings(self) -> None:
         """Know the drives and disks that were named since: setup changes the settings under a running service."""

@@ -14,6 +14,9 @@ EXTRA = ROOT / "mkosi.extra"
 FOLDER = "usr/lib/systemd/system"
 KINDS = {".service", ".target", ".socket", ".timer", ".mount", ".path", ".slice"}
 UNITS = sorted(file for file in (EXTRA / FOLDER).iterdir() if file.suffix in KINDS)
+FROM_PACKAGES = {"/usr/sbin/biolatency-libbpf": "libbpf-tools"}
+"""Programs that are the image's and need not be the host's, and the packages of the image that bring them."""
+
 EXEC = re.compile(r"^Exec\w+=[-@:+!|]*(/\S+)", re.MULTILINE)
 
 
@@ -27,9 +30,13 @@ def image(tmp_path: Path) -> Path:
     for unit in UNITS:
         for program in EXEC.findall(unit.read_text(encoding="utf-8")):
             inside = root / program.removeprefix("/")
-            if not inside.exists() and Path(program).exists():
-                inside.parent.mkdir(parents=True, exist_ok=True)
+            if inside.exists():
+                continue
+            inside.parent.mkdir(parents=True, exist_ok=True)
+            if Path(program).exists():
                 shutil.copy2(program, inside)
+            elif program in FROM_PACKAGES:
+                inside.touch(mode=0o755)
     return root
 
 
@@ -44,6 +51,11 @@ def test_unit_is_valid(unit: Path, image: Path) -> None:
     done = verify(image, unit)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_programs_that_the_host_need_not_have_are_in_the_image() -> None:
+    settings = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "mkosi.conf.d").glob("*.conf")))
+    assert set(FROM_PACKAGES.values()) <= set(settings.split())
 
 
 def test_a_missing_program_and_a_wrong_setting_are_seen(image: Path) -> None:

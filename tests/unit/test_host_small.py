@@ -2,13 +2,15 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from appliance.errors import CannotTell
+from appliance.errors import CannotTell, CommandFailed, NotReady, Unhealthy
 from appliance.host import biolatency, notify, units
 from appliance.model import Histogram
+from appliance.run import Completed, Runner
 
 
 def test_notify_is_one_datagram(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +75,63 @@ disk = sda\t
          0 -> 1          : 2        |****************************************|
       4096 -> 8191       : 1        |********************                    |
 """
+
+
+class Manager(Runner):
+    """Answers ``systemctl``; the verbs of ``failing`` fail. A stop leaves what is printed in ``output``."""
+
+    def __init__(self, *failing: str, output: Path | None = None) -> None:
+        super().__init__()
+        self.failing = set(failing)
+        self.output = output
+        self.asked: list[tuple[str, ...]] = []
+
+    def run(self, argv: Sequence[str | Path], *, check: bool = True, **_: object) -> Completed:
+        verb, *rest = map(str, argv[1:])
+        self.asked.append((verb, *rest))
+        if verb in self.failing and check:
+            raise CommandFailed(f"systemctl {verb}", 1, "Job failed.")
+        if verb == "stop" and self.output is not None:
+            self.output.write_text(PRINTED)
+        return Completed((), 3 if verb in self.failing else 0, "", "")
+
+
+def test_a_unit_that_does_one_thing_and_fails_says_where_to_look() -> None:
+    manager = Manager()
+    units.run_to_its_end(manager, "hatchery-mend.service", timeout=1)
+    assert manager.asked == [("start", "hatchery-mend.service")]
+    with pytest.raises(Unhealthy) as caught:
+        units.run_to_its_end(Manager("start"), "hatchery-mend.service", timeout=1)
+    assert "Job failed" in caught.value.why
+    assert "journalctl -u hatchery-mend.service" in caught.value.hint
+
+
+def test_disks_are_traced_by_a_unit_that_prints_when_it_is_stopped(tmp_path: Path) -> None:
+    output = tmp_path / "latencies"
+    manager = Manager(output=output)
+    counted = biolatency.Biolatency(manager, output).stop()
+    assert counted["sda"].counts[:2] == (2, 0)
+    assert [words[0] for words in manager.asked] == ["is-active", "stop"]
+
+
+def test_a_tracer_that_ended_by_itself_counted_nothing_that_can_be_believed(tmp_path: Path) -> None:
+    output = tmp_path / "latencies"
+    output.write_text(PRINTED)
+    with pytest.raises(CannotTell, match="ended by itself"):
+        biolatency.Biolatency(Manager("is-active", output=output), output).stop()
+    with pytest.raises(CannotTell, match="cannot be read"):
+        biolatency.Biolatency(Manager("stop"), output).stop()
+
+
+def test_where_nothing_can_be_traced_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.host.biolatency.BTF", Path("/usr"))
+    monkeypatch.setattr("appliance.host.biolatency.booted_with_systemd", lambda: True)
+    biolatency.Biolatency.start(Manager())
+    with pytest.raises(NotReady, match="no histograms"):
+        biolatency.Biolatency.start(Manager("restart"))
+    monkeypatch.setattr("appliance.host.biolatency.booted_with_systemd", lambda: False)
+    with pytest.raises(NotReady, match="here"):
+        biolatency.Biolatency.start(Manager())
 
 
 def test_biolatency_is_read_by_disk() -> None:

@@ -169,7 +169,7 @@ def test_a_sender_learns_that_nobody_takes_its_bytes() -> None:
 
 def test_nothing_is_probed_and_nothing_but_two_devices_is_seen() -> None:
     source, target = Path("/dev/mapper/hatchery-staging-1"), Path("/dev/mapper/hatchery-template-2")
-    words = convert.sandbox("hatchery-convert-1.service", source, target)
+    words = convert.sandbox("hatchery-import@1.service", source, target)
     command = words[words.index("qemu-img") :]
     assert command == convert.command(source, target)
     assert [command[command.index(option) + 1] for option in ("-f", "-O")] == ["qcow2", "raw"]
