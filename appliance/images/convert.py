@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from appliance.errors import BadImage, CommandFailed, HatcheryError, NoSpace, Unhealthy
+from appliance.images import sandbox as confined
 from appliance.run import Runner
 
 UNIT_PREFIX = "hatchery-import@"
@@ -17,16 +18,6 @@ MEMORY_MAX = "1G"
 
 TIME_MAX = 6 * 3600
 """Seconds after which a conversion is ended."""
-
-
-SYSTEM_CALLS = (
-    *("@aio", "@basic-io", "@default", "@file-system", "@io-event", "@ipc", "@memlock", "@network-io", "@process"),
-    *("@signal", "@sync", "@timer"),
-    *("capget", "copy_file_range", "fadvise64", "flock", "get_mempolicy", "getcpu", "getpriority", "ioctl", "madvise"),
-    *("mremap", "sched_get_priority_max", "sched_get_priority_min", "sched_getattr", "sched_getparam"),
-    *("sched_getscheduler", "sysinfo", "umask", "uname"),
-)
-"""What a conversion may ask of the kernel (systemd.exec(5))."""
 
 
 class Converter(Protocol):
@@ -57,10 +48,8 @@ def command(source: Path, target: Path) -> tuple[str, ...]:
 
 
 def sandbox(unit: str, source: Path, target: Path) -> tuple[str, ...]:
-    """A transient unit that sees the two devices and nothing else worth seeing, and ends with hatcheryd."""
-    properties = (
-        "BindsTo=hatcheryd.service",
-        "DynamicUser=yes",
+    """The conversion in a unit that sees the two devices and nothing else worth seeing."""
+    settings = (
         # Block devices belong to this group; the list below says which of them may be opened.
         "SupplementaryGroups=disk",
         # QEMU wants /dev/null; "closed" allows the pseudo devices and what is listed here.
@@ -71,43 +60,10 @@ def sandbox(unit: str, source: Path, target: Path) -> tuple[str, ...]:
         "IPAddressDeny=any",
         # Not "none": systemd-run cannot say it. Without a network, a unix socket leads nowhere that it may see.
         "RestrictAddressFamilies=AF_UNIX",
-        "ProtectSystem=strict",
-        "ProtectHome=yes",
-        "PrivateTmp=yes",
-        "PrivateMounts=yes",
-        "PrivateUsers=yes",
-        "ProtectProc=invisible",
-        "ProcSubset=pid",
-        "ProtectKernelTunables=yes",
-        "ProtectKernelModules=yes",
-        "ProtectKernelLogs=yes",
-        "ProtectControlGroups=yes",
-        "ProtectClock=yes",
-        "ProtectHostname=yes",
-        "InaccessiblePaths=-/var/lib/hatchery -/etc/hatchery -/run/hatchery",
-        "NoNewPrivileges=yes",
-        "CapabilityBoundingSet=",
-        "RestrictNamespaces=yes",
-        "RestrictRealtime=yes",
-        "RestrictSUIDSGID=yes",
-        "LockPersonality=yes",
-        "MemoryDenyWriteExecute=yes",
-        "SystemCallArchitectures=native",
-        # One list of what is allowed: @system-service without what only the privileged need.
-        f"SystemCallFilter={' '.join(SYSTEM_CALLS)}",
-        # What QEMU tries and can do without (io_uring) must fail, not kill.
-        "SystemCallErrorNumber=EPERM",
-        "UMask=0077",
         f"MemoryMax={MEMORY_MAX}",
-        "MemorySwapMax=0",
-        "TasksMax=32",
-        "CPUWeight=20",
-        "IOWeight=20",
         f"RuntimeMaxSec={TIME_MAX}",
     )
-    words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", f"--unit={unit}"]
-    words += [f"--property={value}" for value in properties]
-    return (*words, *command(source, target))
+    return confined.unit(unit, settings, command(source, target))
 
 
 class SandboxedConverter:

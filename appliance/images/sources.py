@@ -118,15 +118,20 @@ class DeviceSource:
         self._closed = True
 
 
+def check_url(url: str) -> str:
+    """The URL, if it is an http or https one. Raises InvalidInput."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise InvalidInput(f"{url!r} is not an http or https URL")
+    return url
+
+
 class UrlSource:
     """An http or https URL. Certificates are checked; a compressed transfer is not asked for."""
 
     def __init__(self, url: str, *, timeout: float = 60.0, transport: httpx.BaseTransport | None = None) -> None:
         """``timeout`` is seconds without a byte; ``transport`` is for tests."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidInput(f"{url!r} is not an http or https URL")
-        self._url = url
+        self._url = check_url(url)
         self._client = httpx.Client(follow_redirects=True, timeout=timeout, transport=transport)
         self._request = self._client.build_request("GET", url, headers={"Accept-Encoding": "identity"})
         self._response: httpx.Response | None = None

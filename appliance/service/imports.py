@@ -8,7 +8,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,10 +41,13 @@ CHECK_SPACE_EVERY = 64 * MIB
 class Imports:
     """The imports that run."""
 
-    def __init__(self, core: Core, operations: Operations, converter: Converter) -> None:
+    def __init__(
+        self, core: Core, operations: Operations, converter: Converter, open_url: Callable[[str], Source]
+    ) -> None:
         self._core = core
         self._operations = operations
         self._converter = converter
+        self._open_url = open_url
         self._uploads: dict[str, tuple[UploadSource, Job]] = {}
         self._promised: dict[int, int] = {}
         self._running: dict[str, tuple[Source, Job]] = {}
@@ -56,7 +59,7 @@ class Imports:
         """
         check_name(request.name, "template name")
         boot_set = None if request.boot_set is None else file.load(request.boot_set)
-        source, words = _source(request)
+        source, words = self._source(request)
         try:
             size = _expected_size(source, request.size)
             with self._core.lock:
@@ -222,23 +225,22 @@ class Imports:
             self._core.catalog.remove_staging(staging.thin_id, "an import has ended", self._core.now())
             self._core.discard_quietly([staging.thin_id])
 
+    def _source(self, request: TemplateCreate) -> tuple[Source, str]:
+        """The source of a request, and its name in the catalog."""
+        if isinstance(request.source, PathSource):
+            return sources.FileSource(Path(request.source.path)), request.source.path
+        if isinstance(request.source, UrlSource):
+            return self._open_url(request.source.url), request.source.url
+        if request.size is None:
+            raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
+        return UploadSource(request.size), "upload"
+
     def _take_back(self, template: Template) -> None:
         with self._core.lock:
             self._core.catalog.remove_template(
                 template.thin_id, f"the import of {template.ref} was not finished", self._core.now()
             )
             self._core.discard_quietly([template.thin_id])
-
-
-def _source(request: TemplateCreate) -> tuple[Source, str]:
-    """The source of a request, and its name in the catalog."""
-    if isinstance(request.source, PathSource):
-        return sources.FileSource(Path(request.source.path)), request.source.path
-    if isinstance(request.source, UrlSource):
-        return sources.UrlSource(request.source.url), request.source.url
-    if request.size is None:
-        raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
-    return UploadSource(request.size), "upload"
 
 
 def _expected_size(source: Source, stated: int | None) -> int:

@@ -1,7 +1,7 @@
 """The service: all use cases over one catalog, one pool, one store and the storage daemons."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from appliance.bootset import file
 from appliance.bootset.extents import pages_read
@@ -13,6 +13,7 @@ from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
 from appliance.images.convert import Converter
+from appliance.images.sources import Source, UrlSource
 from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
@@ -72,6 +73,7 @@ class Service:
         settings: StoreConfig | None = None,
         find_fast: Find | None = None,
         tracer: Tracer | None = None,
+        open_url: Callable[[str], Source] = UrlSource,
     ) -> None:
         settings = settings or StoreConfig()
         self.core = Core(catalog, pools, settings.overcommit_percent)
@@ -85,7 +87,7 @@ class Service:
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
-        self.imports = Imports(self.core, self.operations, converter)
+        self.imports = Imports(self.core, self.operations, converter, open_url)
         self.boot_sets = BootSets(self.core)
         ports = Ports(
             store.flow,

@@ -1,11 +1,12 @@
 """What the units could do if they were taken over, held to a limit each: ``systemd-analyze security``."""
 
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from appliance.images import convert
+from appliance.images import convert, fetch
 from appliance.run import Completed, Runner
 from tests.lint.files import ROOT
 from tests.tier import require
@@ -13,7 +14,7 @@ from tests.tier import require
 FOLDER = ROOT / "mkosi.extra/usr/lib/systemd/system"
 
 LIMITS = {
-    "hatcheryd.service": 2.3,
+    "hatcheryd.service": 1.8,
     "hatchery-nbd@.service": 1.5,
     "hatchery-latencies.service": 1.5,
     "hatchery-backup.service": 2.0,
@@ -28,7 +29,12 @@ LIMITS = {
 ONCE = {"hostname-credential.service", "ssh-hostkeys.service"}
 """They write a file below /etc at the first start, and are gone."""
 
-IMPORTER = 0.5
+IMPORTER = "hatchery-import@.service"
+TRANSIENT = {
+    "hatchery-fetch@.service": (fetch.command("hatchery-fetch@1.service"), 1.5),
+    IMPORTER: (convert.sandbox("hatchery-import@1.service", Path("/dev/mapper/a"), Path("/dev/mapper/b")), 0.5),
+}
+"""Units that have no file: what systemd-run is asked for, and their limits."""
 
 
 def judged(unit: Path, limit: float) -> Completed:
@@ -40,6 +46,17 @@ def judged(unit: Path, limit: float) -> Completed:
 
 def test_every_service_has_a_limit() -> None:
     assert {unit.name for unit in FOLDER.glob("*.service")} == LIMITS.keys() | ONCE
+
+
+def test_the_limits_are_those_of_the_documentation() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Privileges\n")[2].partition("\n## ")[0]
+    told: dict[str, float] = {}
+    for line in section.splitlines():
+        if row := re.fullmatch(r"\| (`.*`) \|.*\| ([0-9.]+) \|", line):
+            told |= {name.partition("@")[0]: float(row[2]) for name in re.findall(r"`([^`]+)`", row[1])}
+    limits = {**LIMITS, **{name: limit for name, (_, limit) in TRANSIENT.items()}}
+    assert told == {name.removesuffix(".service").rstrip("@"): limit for name, limit in limits.items()}
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -65,20 +82,24 @@ def test_a_setting_that_is_lost_is_noticed(name: str, setting: str, tmp_path: Pa
     assert judged(weaker, LIMITS[name]).returncode != 0
 
 
-def importer(folder: Path) -> Path:
-    """The importer's unit as systemd-run is asked for it, as a file."""
-    words = convert.sandbox("hatchery-import@1.service", Path("/dev/mapper/a"), Path("/dev/mapper/b"))
+def as_file(name: str, folder: Path) -> Path:
+    """A unit that has no file, as one."""
+    words, _ = TRANSIENT[name]
     settings = [word.removeprefix("--property=") for word in words if word.startswith("--property=")]
     of_unit = [line for line in settings if line.startswith("BindsTo=")]
     of_service = [line for line in settings if line not in of_unit]
-    made = folder / "hatchery-import@.service"
-    made.write_text("\n".join(["[Unit]", *of_unit, "[Service]", "ExecStart=/usr/bin/qemu-img", *of_service, ""]))
+    made = folder / name
+    made.write_text("\n".join(["[Unit]", *of_unit, "[Service]", "ExecStart=/usr/bin/true", *of_service, ""]))
     return made
 
 
-def test_the_importer_can_do_next_to_nothing(tmp_path: Path) -> None:
-    unit = importer(tmp_path)
-    done = judged(unit, IMPORTER)
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_a_unit_without_a_file_is_not_more_exposed_than_it_may_be(name: str, tmp_path: Path) -> None:
+    done = judged(as_file(name, tmp_path), TRANSIENT[name][1])
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_importer_with_a_network_is_noticed(tmp_path: Path) -> None:
+    unit = as_file(IMPORTER, tmp_path)
     unit.write_text(unit.read_text().replace("PrivateNetwork=yes", ""))
-    assert judged(unit, IMPORTER).returncode != 0
+    assert judged(unit, TRANSIENT[IMPORTER][1]).returncode != 0

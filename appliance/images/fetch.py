@@ -1,0 +1,200 @@
+"""Fetching an image from a URL by a process that can reach the network and nothing else.
+
+What a server sends is read by many lines of code, TLS and HTTP, before the first byte of the image. So it is done
+without hatcheryd's rights, and hatcheryd has no network. The process gets the URL on its standard input and answers on
+its standard output: a line of JSON, ``{"size": BYTES or null}`` or ``{"error": {"code", "what", "why", "hint"}}``, and
+then the image as it is. Its exit status says whether it came whole.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Protocol
+
+from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady
+from appliance.images import sandbox
+from appliance.images.sources import CHUNK, UrlSource, check_url
+from appliance.run import Runner
+
+UNIT_PREFIX = "hatchery-fetch@"
+"""Units that fetch are named after it and a number of their own."""
+
+MEMORY_MAX = "512M"
+TIME_MAX = 24 * 3600
+"""What it may use; more ends it. Bytes and seconds."""
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+"""Variables of hatcheryd's environment that it gets too, in small or capital letters."""
+
+END_PATIENCE = 30.0
+"""Seconds in which it has ended after its last byte."""
+
+_HEADER_MAX = 64 * 1024
+_ERRORS: dict[str, type[HatcheryError]] = {error.code: error for error in (InvalidInput, NotFound, NotReady)}
+
+
+class Transfer(Protocol):
+    """A process that fetches."""
+
+    def read(self, count: int) -> bytes:
+        """The next bytes that it wrote, ``count`` unless they end before. Waits for them."""
+
+    def readline(self, count: int) -> bytes:
+        """The next line, at most ``count`` bytes of it."""
+
+    def end(self) -> str:
+        """Wait for its end; why it failed, or nothing. Raises DeadlineExceeded."""
+
+    def stop(self) -> None:
+        """End it. A reader in another thread gets what there is, and then the end."""
+
+
+class FetchedSource:
+    """An http or https URL, fetched by another process. See ``sources.Source``."""
+
+    def __init__(self, url: str, begin: Callable[[str], Transfer]) -> None:
+        """Raises InvalidInput. ``begin`` starts to fetch; it is called when the size is asked for."""
+        self._url = check_url(url)
+        self._begin = begin
+        self._transfer: Transfer | None = None
+        self._size: int | None = None
+
+    def size(self) -> int | None:
+        """See Source. Begins to fetch."""
+        self._open()
+        return self._size
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        transfer = self._open()
+        while chunk := transfer.read(CHUNK):
+            yield chunk
+        if why := transfer.end():
+            raise BadImage(f"{self._url} broke off", why=why, hint="try again")
+
+    def close(self) -> None:
+        """See Source."""
+        if self._transfer is not None:
+            self._transfer.stop()
+
+    def _open(self) -> Transfer:
+        if self._transfer is None:
+            self._transfer = self._begin(self._url)
+            line = self._transfer.readline(_HEADER_MAX)
+            try:
+                answer = json.loads(line)
+                said = answer.get("error")
+                self._size = answer.get("size")
+            except (ValueError, AttributeError):
+                why = self._transfer.end() or "its fetching said nothing"
+                raise NotReady(f"{self._url} cannot be fetched", why=why) from None
+            if said is not None:
+                raise _ERRORS.get(said["code"], NotReady)(said["what"], why=said["why"], hint=said["hint"])
+        return self._transfer
+
+
+def command(unit: str) -> tuple[str, ...]:
+    """What fetches in a unit of its own."""
+    settings = (
+        "PrivateDevices=yes",
+        # Names are asked for at systemd-resolved's socket and by netlink.
+        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
+        f"MemoryMax={MEMORY_MAX}",
+        f"RuntimeMaxSec={TIME_MAX}",
+        *(
+            f"Environment={name}={os.environ[name]}"
+            for small in PROXIES
+            for name in (small, small.upper())
+            if name in os.environ
+        ),
+    )
+    return sandbox.unit(unit, settings, (sys.executable, "-m", "appliance.images.fetch"))
+
+
+class _Unit:
+    """A transfer by a transient unit of systemd."""
+
+    def __init__(self, runner: Runner, url: str) -> None:
+        self._runner = runner
+        self._unit = f"{UNIT_PREFIX}{secrets.token_hex(4)}.service"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  its reader may outlive `stop`
+        pipe = subprocess.PIPE
+        self._process = runner.start(command(self._unit), stdin=pipe, stdout=pipe, stderr=self._errors)
+        popen = self._process.popen
+        if popen.stdin is None or popen.stdout is None:
+            raise AssertionError("unreachable: both were asked for")
+        self._output: IO[bytes] = popen.stdout
+        # If it did not start, its end says so.
+        with contextlib.suppress(BrokenPipeError), popen.stdin as stdin:
+            stdin.write(f"{url}\n".encode())
+
+    def read(self, count: int) -> bytes:
+        """See Transfer."""
+        return self._output.read(count)
+
+    def readline(self, count: int) -> bytes:
+        """See Transfer."""
+        return self._output.readline(count)
+
+    def end(self) -> str:
+        """See Transfer."""
+        status = self._process.wait(END_PATIENCE)
+        if status == 0:
+            return ""
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        return said[-1] if said else f"its fetching ended with status {status}"
+
+    def stop(self) -> None:
+        """See Transfer."""
+        if self._process.running():
+            self._runner.run(["systemctl", "stop", self._unit], check=False)
+        self._process.stop()
+
+
+def confined(runner: Runner) -> Callable[[str], FetchedSource]:
+    """What opens URLs by units of systemd."""
+
+    def begin(url: str) -> Transfer:
+        return _Unit(runner, url)
+
+    return lambda url: FetchedSource(url, begin)
+
+
+def serve(url: str, output: IO[bytes], open_url: Callable[[str], UrlSource] = UrlSource) -> None:
+    """Fetch, and write what is above. Raises HatcheryError when it breaks off after the first line."""
+    try:
+        source = open_url(url)
+        answer: dict[str, object] = {"size": source.size()}
+    except HatcheryError as error:
+        words = {"code": error.code, "what": error.what, "why": error.why, "hint": error.hint}
+        output.write(json.dumps({"error": words}).encode() + b"\n")
+        output.flush()
+        return
+    output.write(json.dumps(answer).encode() + b"\n")
+    output.flush()
+    try:
+        for chunk in source.chunks():
+            output.write(chunk)
+        output.flush()
+    finally:
+        source.close()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        serve(sys.stdin.readline().rstrip("\n"), sys.stdout.buffer)
+    except HatcheryError as error:
+        raise SystemExit(error.why or str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Transient units for work on what strangers sent: by a user that nobody else is, without rights, within bounds."""
+
+from collections.abc import Sequence
+
+SYSTEM_CALLS = (
+    *("@aio", "@basic-io", "@default", "@file-system", "@io-event", "@ipc", "@memlock", "@network-io", "@process"),
+    *("@signal", "@sync", "@timer"),
+    *("capget", "copy_file_range", "fadvise64", "flock", "get_mempolicy", "getcpu", "getpriority", "ioctl", "madvise"),
+    *("mremap", "sched_get_priority_max", "sched_get_priority_min", "sched_getattr", "sched_getparam"),
+    *("sched_getscheduler", "sysinfo", "umask", "uname"),
+)
+"""@system-service without what only the privileged need, as one list (systemd.exec(5))."""
+
+CONFINED = (
+    "BindsTo=hatcheryd.service",
+    "DynamicUser=yes",
+    "ProtectSystem=strict",
+    "ProtectHome=yes",
+    "PrivateTmp=yes",
+    "PrivateMounts=yes",
+    "PrivateUsers=yes",
+    "ProtectProc=invisible",
+    "ProcSubset=pid",
+    "ProtectKernelTunables=yes",
+    "ProtectKernelModules=yes",
+    "ProtectKernelLogs=yes",
+    "ProtectControlGroups=yes",
+    "ProtectClock=yes",
+    "ProtectHostname=yes",
+    "InaccessiblePaths=-/var/lib/hatchery -/etc/hatchery -/run/hatchery",
+    "NoNewPrivileges=yes",
+    "CapabilityBoundingSet=",
+    "RestrictNamespaces=yes",
+    "RestrictRealtime=yes",
+    "RestrictSUIDSGID=yes",
+    "LockPersonality=yes",
+    "MemoryDenyWriteExecute=yes",
+    "SystemCallArchitectures=native",
+    f"SystemCallFilter={' '.join(SYSTEM_CALLS)}",
+    # What programs try and can do without (QEMU and io_uring) must fail, not kill.
+    "SystemCallErrorNumber=EPERM",
+    "UMask=0077",
+    "MemorySwapMax=0",
+    "TasksMax=32",
+    "CPUWeight=20",
+    "IOWeight=20",
+)
+"""Settings that all of these units have; devices, network, memory and time are each one's own."""
+
+
+def unit(name: str, settings: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
+    """What runs a command in a confined unit that ends with hatcheryd, and is gone when it ends.
+
+    Standard input, output and error are the caller's, and so is the exit status.
+    """
+    words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", f"--unit={name}"]
+    words += [f"--property={setting}" for setting in (*CONFINED, *settings)]
+    return (*words, *command)
