@@ -1,0 +1,151 @@
+"""The services have few rights, and what they are for still works with them, or is done by a unit that has others.
+
+Clones, recordings and prefetches are the other stories'. Runs after test_life.py, whose first tests need an appliance
+that was not deployed yet.
+"""
+
+import hashlib
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from appliance.client import Client
+from appliance.errors import BadImage, NotFound
+from appliance.model import CloneKind, ImageFormat
+from appliance.schema import CloneCreate, TemplateCreate, UrlSource
+from appliance.wait import until
+from bench.vm import LOOPBACK
+from tests.appliance.site import CLIENT, DISKS, Play, Site
+
+MIB = 1 << 20
+GATEWAY = "10.0.2.2"
+"""Where the appliance finds this machine's loopback (QEMU: docs/system/devices/net.rst)."""
+
+IMAGE = random.Random(5).randbytes(3 * MIB)
+SYS_ADMIN, DAC_OVERRIDE = 1 << 21, 1 << 1
+"""Bits of /proc/PID/status (capability.h)."""
+
+
+@pytest.fixture(autouse=True)
+def deployed_site(deployed: Play) -> None:
+    if deployed.failed:
+        pytest.fail(deployed.said)
+
+
+class Images(BaseHTTPRequestHandler):
+    """Answers with an image, half of one, or nothing."""
+
+    def do_GET(self) -> None:
+        if self.path == "/missing.raw":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(IMAGE)))
+        self.end_headers()
+        self.wfile.write(IMAGE if self.path == "/whole.raw" else IMAGE[: len(IMAGE) // 2])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
+        """Nobody reads it."""
+
+
+@contextmanager
+def web() -> Iterator[str]:
+    """A web server on this machine, as the appliance finds it."""
+    with ThreadingHTTPServer((LOOPBACK, 0), Images) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://{GATEWAY}:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def rights(site: Site, unit: str) -> dict[str, int]:
+    """What the kernel says of a unit's main process: capabilities that it has and may ever have, and its filter."""
+    pid = site.vm.ssh(["systemctl", "show", "--property=MainPID", "--value", unit]).stdout.strip()
+    lines = site.vm.ssh(["cat", f"/proc/{pid}/status"]).stdout.splitlines()
+    said = dict(line.split(":\t") for line in lines if ":\t" in line)
+    return {key: int(said[key], 16) for key in ("CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
+
+
+def test_a_service_has_no_right_that_its_unit_does_not_name(site: Site) -> None:
+    few = SYS_ADMIN | DAC_OVERRIDE
+    assert rights(site, "hatcheryd") == {"CapEff": few, "CapBnd": few, "NoNewPrivs": 1, "Seccomp": 2}
+    assert rights(site, f"hatchery-nbd@{CLIENT}") == {"CapEff": 0, "CapBnd": 0, "NoNewPrivs": 1, "Seccomp": 2}
+
+
+def add(api: Client, name: str, url: str) -> None:
+    wanted = TemplateCreate(name=name, format=ImageFormat.RAW, source=UrlSource(url=url))
+    api.finish(api.import_template(wanted), deadline=300)
+
+
+def test_an_image_is_fetched_from_a_url_whole_or_not_at_all(site: Site) -> None:
+    with web() as url, site.api() as api:
+        before = {view.ref for view in api.templates()}
+        add(api, "fetched", f"{url}/whole.raw")
+        assert api.template("fetched").sha256 == hashlib.sha256(IMAGE).hexdigest()
+        api.remove_template("fetched")
+        with pytest.raises(BadImage, match="broke off"):
+            add(api, "half", f"{url}/half.raw")
+        with pytest.raises(NotFound, match=r"missing\.raw cannot be fetched"):
+            add(api, "missing", f"{url}/missing.raw")
+        assert {view.ref for view in api.templates()} == before
+    assert site.vm.ssh(["systemctl", "list-units", "--plain", "--no-legend", "hatchery-fetch@*"]).stdout == ""
+
+
+def test_disks_are_traced_and_a_cold_start_is_made(site: Site) -> None:
+    with site.api() as api:
+        api.start_histograms()
+        api.finish(api.cold(), deadline=900)
+        # Something for the disks to do, whatever the cache holds.
+        site.vm.ssh(["dd", f"if={DISKS[0].by_id}", "of=/dev/null", "bs=1M", "count=4", "iflag=direct"])
+        counted = api.stop_histograms()
+    assert counted.disks_missing == ""
+    assert sum(sum(disk.histogram.counts) for disk in counted.disks if disk.role == "backend") >= 4
+    assert site.vm.ssh(["systemctl", "is-active", "hatchery-latencies"], check=False).stdout.strip() == "inactive"
+
+
+def test_an_ephemeral_clone_is_made_and_removed(site: Site) -> None:
+    with site.api() as api:
+        template = api.templates()[0].ref
+        (made,) = api.create_clones(
+            CloneCreate(name="brief", template=template, client=CLIENT, kind=CloneKind.EPHEMERAL)
+        )
+        assert made.state == "ready"
+        api.remove_clone("brief", force=True)
+
+
+DETACH = 'echo 1 > "/sys/block/$(basename "$(readlink -f "$0")")/device/delete"'
+RESCAN = 'for host in /sys/class/scsi_host/*/scan; do echo "- - -" > "$host"; done'
+
+
+def test_a_disk_that_answers_again_is_taken_back(site: Site) -> None:
+    disk = DISKS[1].by_id
+    before = runs(site)
+    with site.api() as api:
+        site.vm.ssh(["sh", "-c", DETACH, disk])
+        until(lambda: api.status().health != "ok", "the loss to be seen", deadline=120, interval=1)
+        site.vm.ssh(["sh", "-c", RESCAN])
+        try:
+            until(lambda: api.status().health == "ok", "the disk to be taken back", deadline=600, interval=2)
+        except BaseException:
+            print(api.status().problems)
+            raise
+    assert runs(site) > before
+    assert site.failed_units() == ""
+
+
+def runs(site: Site) -> int:
+    """How often the store was mended."""
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit=hatchery-mend", "--grep=^Finished"]
+    return len(site.vm.ssh(words, check=False).stdout.splitlines())
+
+
+def test_a_backup_is_made_by_its_unit(site: Site) -> None:
+    site.vm.ssh(["systemctl", "start", "hatchery-backup"], timeout=300)
+    assert site.failed_units() == ""
