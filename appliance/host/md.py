@@ -243,6 +243,8 @@ def rejoin(runner: Runner, array: Array, member: Path) -> str:
 
 def widen(runner: Runner, array: Array, count: int) -> None:
     """Give an array places for ``count`` members; one with parity is then rearranged. Raises CommandFailed."""
+    # mdadm refuses while the array is being checked.
+    end_check(array)
     runner.run(["mdadm", "--grow", array.device.path, f"--raid-devices={count}"], timeout=120)
 
 
@@ -257,12 +259,40 @@ def go_on(array: Array) -> None:
         block.write_text(array.device.sysfs / "md/array_state", "active")
 
 
+def begin_check(array: Array, speed: int) -> None:
+    """Let the kernel read and compare all of the array, at most ``speed`` bytes a second. Raises Unhealthy."""
+    block.write_text(array.device.sysfs / "md/sync_speed_max", str(speed // KIB))
+    block.write_text(array.device.sysfs / "md/sync_action", "check")
+
+
+def end_check(array: Array) -> None:
+    """Break off a check, and let what comes after it be as fast as it can; fine when none runs. Raises Unhealthy."""
+    if block.read_text_or(array.device.sysfs / "md/sync_action") == "check":
+        block.write_text(array.device.sysfs / "md/sync_action", "idle")
+    block.write_text(array.device.sysfs / "md/sync_speed_max", "system")
+
+
+def mismatches(array: Array) -> int:
+    """Sectors that the last check found to differ from their copy or parity. Raises CannotTell."""
+    return int(block.read_text(array.device.sysfs / "md/mismatch_cnt"))
+
+
+def again(array: Array) -> Array:
+    """The same array as it is now. Raises NotFound when it is gone."""
+    found = _array(array.device.sysfs)
+    if found is None:
+        raise NotFound(f"the array {array.device.name} is gone")
+    return found
+
+
 def hold_writes(array: Array, deadline: float = 30.0) -> None:
     """Let all writes to the array wait until ``release_writes``, and those under way end. Raises DeadlineExceeded.
 
     Readers go on. At rest means: for a while nothing is under way in the array or on a member, where the flushes of
     the partial parity log come after the writes that they belong to have been answered.
     """
+    # Its reads would never end.
+    end_check(array)
     folder = array.device.sysfs / "md"
     members = [found for found in (block.by_name(member.name) for member in array.members) if found is not None]
     block.write_text(folder / "suspend_hi", str(array.device.size // 512))

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from appliance import config
 from appliance.config import Part
 from appliance.errors import HatcheryError, InvalidInput
-from appliance.store import setup, start
+from appliance.store import scrub, setup, start
 from appliance.store.machine import Machine
 from appliance.store.setup import Doing, Result
 
@@ -30,6 +30,7 @@ def parser(add: Callable[[Verbs], None] | None = None) -> argparse.ArgumentParse
     verbs = top.add_subparsers(dest="verb", required=True)
     verbs.add_parser("up", help="bring the store up; may be repeated")
     verbs.add_parser("down", help="take the store down")
+    verbs.add_parser("scrub", help="read and compare all that the arrays hold, below the guests' I/O")
     status = verbs.add_parser("status", help="how the store is")
     status.add_argument("--json", action="store_true", help="for programs")
     anew = verbs.add_parser("recreate-fast", help="make the fast pool anew: all ephemeral clones are lost")
@@ -71,6 +72,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.verb == "recreate-fast":
         start.recreate_fast(machine)
         return OK
+    if arguments.verb == "scrub":
+        return OK if scrub.run(machine) else FAILED
     if arguments.verb == "status":
         return _status(machine, bool(arguments.json))
     part: Part = arguments.part

@@ -17,7 +17,8 @@ LIMITS = {
     "hatcheryd.service": 1.8,
     "hatchery-nbd@.service": 1.5,
     "hatchery-latencies.service": 1.5,
-    "hatchery-backup.service": 2.0,
+    "hatchery-backup.service": 1.5,
+    "hatchery-scrub.service": 1.5,
     # It has to work while the system's disk dies, so it has no view of the file system of its own.
     "hatchery-retry.service": 4.0,
     # These assemble arrays, load modules and mount for everybody.

@@ -67,6 +67,12 @@ def test_a_missing_program_and_a_wrong_setting_are_seen(image: Path) -> None:
     assert "perhaps" in verify(image, unit).stderr
 
 
+def test_the_arrays_are_scrubbed_by_themselves() -> None:
+    units = {unit.name: unit.read_text(encoding="utf-8") for unit in UNITS}
+    assert re.search(r"^Wants=.*\bhatchery-scrub\.timer\b", units["hatchery.target"], re.MULTILINE)
+    assert "OnCalendar=Sun *-*-1..7" in units["hatchery-scrub.timer"]
+
+
 def test_the_backup_runs_by_itself_and_at_an_orderly_stop() -> None:
     units = {unit.name: unit.read_text(encoding="utf-8") for unit in UNITS}
     assert "hatchery-backup.timer" in next(

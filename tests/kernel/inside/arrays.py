@@ -46,6 +46,12 @@ def reshaped(deadline: float = 200.0) -> None:
     wait.until(lambda: not look()["backend"]["reshaping"], "the reshape to end", deadline=deadline, interval=0.2)
 
 
+def being_checked(deadline: float = 30.0) -> None:
+    """Wait until the backend is being scrubbed."""
+    wanted = Machine(config.load()).config.require_backend()
+    wait.until(lambda: backend.running(wanted).sync_action == "check", "a scrub", deadline=deadline)
+
+
 def slow_reshape(kib_per_second: int) -> None:
     """Let the backend take its time, so that something can happen meanwhile."""
     array = backend.running(Machine(config.load()).config.require_backend())
