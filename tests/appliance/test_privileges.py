@@ -149,3 +149,11 @@ def runs(site: Site) -> int:
 def test_a_backup_is_made_by_its_unit(site: Site) -> None:
     site.vm.ssh(["systemctl", "start", "hatchery-backup"], timeout=300)
     assert site.failed_units() == ""
+
+
+def test_the_arrays_are_scrubbed_by_their_unit(site: Site) -> None:
+    site.vm.ssh(["systemctl", "start", "hatchery-scrub"], timeout=900)
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit=hatchery-scrub"]
+    said = site.vm.ssh(words).stdout
+    assert "hatchery:backend: everything can be read, and no copy differs" in said
+    assert site.failed_units() == ""
