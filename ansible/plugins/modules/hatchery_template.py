@@ -57,7 +57,7 @@ options:
         description: An http or https URL that the appliance fetches the image from.
         type: str
       path:
-        description: An image file on the appliance.
+        description: An image file on the appliance, not below /home, /root, /tmp or /var/tmp.
         type: str
       format:
         description: The image's format. It is never guessed.
