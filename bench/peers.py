@@ -13,7 +13,7 @@ from typing import Any
 from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read, parse_trace
 from appliance.errors import InvalidInput, NotReady
-from appliance.model import MIB
+from appliance.model import GIB, MIB
 from bench import peers_rows, store
 from bench.report import Report
 from tests.kernel import requirements
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent
 TRACES = ROOT / "traces"
 INSIDE = "tests.kernel.inside.peers.run"
 
-OPTIONS = Options(nvme_bytes=2816 * MIB, disk_bytes=1792 * MIB, disks=Disks.SLOW, memory_bytes=1280 * MIB)
+OPTIONS = Options(nvme_bytes=2816 * MIB, disk_bytes=1792 * MIB, disks=Disks.SLOW, memory_bytes=3 * GIB)
 """The NVMe drive holds Hatchery's metadata, a cache of 1 GiB, and the image raw."""
 
 DEADLINE = 3600.0

@@ -8,6 +8,7 @@ than they must. libnbd is a package of the system (Debian: python3-libnbd), not 
 import select
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -132,5 +133,6 @@ class _Client:
         return self.ask() if self._handle.aio_command_completed(self._cookie) else True
 
     def close(self) -> None:
-        """Disconnect."""
-        self._handle.shutdown()
+        """Disconnect, if the server has not."""
+        with suppress(self._nbd.Error):
+            self._handle.shutdown()
