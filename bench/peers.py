@@ -28,6 +28,9 @@ INSIDE = "tests.kernel.inside.peers.run"
 OPTIONS = Options(nvme_bytes=2816 * MIB, disk_bytes=1792 * MIB, disks=Disks.SLOW, memory_bytes=3 * GIB)
 """The NVMe drive holds Hatchery's metadata, a cache of 1 GiB, and the image raw."""
 
+MAPPINGS = 1 << 20
+"""What ``vm.max_map_count`` must be for 50 clients: User-Mode Linux maps each page of its programs apart."""
+
 DEADLINE = 3600.0
 PIECE = 4 * MIB
 
@@ -61,6 +64,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
+    check_mappings()
     traces = chosen.trace or sorted(TRACES.glob("*.trace"))
     others = peers_rows.merged([_report(path) for path in chosen.others])
     reads = {path.stem: load(path) for path in traces}
@@ -82,6 +86,17 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before)}
     rows = (*(peers_rows.rows(found, distinct(reads)) if "hatchery" in found else ()), *others)
     return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
+
+
+def check_mappings(file: Path = Path("/proc/sys/vm/max_map_count")) -> None:
+    """Raise NotReady where the storage daemon of 50 clients would be killed in the middle."""
+    found = int(file.read_text(encoding="ascii"))
+    if found < MAPPINGS:
+        raise NotReady(
+            "the bench cannot run",
+            why=f"a program may have {found} mappings here, and 50 clients' storage daemon needs more in the lab",
+            hint=f"run `sysctl vm.max_map_count={MAPPINGS}`",
+        )
 
 
 def plan_for(key: str, quick: bool) -> Plan:

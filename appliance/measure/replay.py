@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -86,8 +87,15 @@ def _run(clients: Sequence["_Client"]) -> None:
 
 def _buffers(nbd: ModuleType, reads: Sequence[Read]) -> Mapping[int, Any]:
     """A buffer for each length. All are in one place, for all clients: nobody looks at what is read."""
-    memory = memoryview(bytearray(max(read.length for read in reads)))
+    longest = max(read.length for read in reads)
+    memory = _memory(1 << (longest - 1).bit_length())
     return {length: nbd.Buffer.from_buffer(memory[:length]) for length in {read.length for read in reads}}
+
+
+@cache
+def _memory(length: int) -> memoryview:
+    """So many bytes, the same ones in each replay: libnbd holds on to what was read into."""
+    return memoryview(bytearray(length))
 
 
 class _Client:

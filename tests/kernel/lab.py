@@ -62,11 +62,11 @@ class InsideError(Exception):
 
 
 class Disks(StrEnum):
-    """What the disks are made of. Faulty ones can die and come back (inside/disks.py); slow ones take 20 ms or so."""
+    """What the disks are made of. Faulty ones can die and come back (inside/disks.py); slow ones take 20 ms for each request."""
 
     PLAIN = "plain"
     FAULTY = "faulty"
-    SLOW = "slow:10"
+    SLOW = "slow:20"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.bootset.trace import Read
-from appliance.errors import InvalidInput
+from appliance.errors import InvalidInput, NotReady
 from appliance.model import MIB
 from bench import peers, peers_rows, suite
 from bench.report import Report
@@ -186,3 +186,13 @@ def test_only_what_is_compared_is_measured_five_times() -> None:
     assert (chosen.quick, chosen.peer, chosen.others) == (True, ["lvm"], [Path("boots.json")])
     assert [peers.plan_for(key, False).rounds for key in ("hatchery", "lvm", "qcow2")] == [2, 5, 2]
     assert peers.plan_for("lvm", True).storms == (10,)
+
+
+def test_a_machine_that_would_kill_the_storage_daemon_of_50_clients_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "max_map_count"
+    file.write_text("65530\n")
+    with pytest.raises(NotReady, match="65530") as refused:
+        peers.check_mappings(file)
+    assert "sysctl vm.max_map_count=1048576" in refused.value.hint
+    file.write_text("1048576\n")
+    peers.check_mappings(file)

@@ -12,6 +12,7 @@ Requests: ``{"do": "run", "argv": [...], "stdin": "", "env": {}, "timeout": SECO
 
 import contextlib
 import dataclasses
+import faulthandler
 import importlib
 import json
 import os
@@ -134,6 +135,7 @@ class Agent:
             file = os.open(self.folder / f"{name}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
             os.dup2(file, stream)
             os.close(file)
+        faulthandler.enable()  # to the file that is standard error now
         status = 1
         try:
             if request["do"] == "run":
