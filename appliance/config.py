@@ -57,6 +57,11 @@ class Paths:
         return self.run / "api.sock"
 
     @property
+    def read_socket(self) -> Path:
+        """The same API for those who may look and change nothing."""
+        return self.run / "read" / "api.sock"
+
+    @property
     def catalog(self) -> Path:
         """The catalog's database file, on the mirrored state file system."""
         return self.state / "catalog.db"

@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     # Imported late, for they are slow to load: who makes a service without serving its API has no use for them.
     from appliance.api.app import make_app
-    from appliance.api.server import Server, listen
+    from appliance.api.server import READERS, Reader, Server, listen
 
     parser = argparse.ArgumentParser(prog="hatcheryd", description="Hatchery's service.")
     parser.add_argument("--debug", action="store_true", help="log every command")
@@ -118,12 +118,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         service.start()
         app = make_app(service)
         listener = listen(paths.api_socket)
+        reader = Reader(app, listen(paths.read_socket, READERS))
     except HatcheryError as error:
         notify(f"STATUS={error}")
         raise SystemExit(f"hatcheryd: {error}") from error
     service.watch()
     try:
-        Server(app, service).run(sockets=[listener])
+        with reader:
+            Server(app, service).run(sockets=[listener])
     finally:
         service.close()
 

@@ -5,24 +5,35 @@ import grp
 import logging
 import os
 import socket
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 
-from appliance.errors import HatcheryError
+from appliance.api import problems
+from appliance.errors import HatcheryError, Refused
 from appliance.host.notify import notify, watchdog_seconds
 from appliance.service.exports import GROUP
 from appliance.service.service import Service
 
 log = logging.getLogger(__name__)
 
+READERS = "hatchery-status"
+"""Group of those who may look at everything by the API, and change nothing."""
+
+CLOSE_SECONDS = 5.0
+"""How long requests that only look may take to an orderly end."""
+
 BACKLOG = 128
 """Connections that may wait to be accepted."""
 
 
-def listen(path: Path) -> socket.socket:
-    """The API's socket: for root and the group that may use it, and nobody else."""
+def listen(path: Path, group: str = GROUP) -> socket.socket:
+    """A socket of the API: for root and the group that may use it, and nobody else."""
+    path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)
@@ -31,15 +42,53 @@ def listen(path: Path) -> socket.socket:
     finally:
         os.umask(before)
     try:
-        group = grp.getgrnam(GROUP).gr_gid
-        # Its unit runs hatcheryd in this group, and takes the right to change owners away.
-        if path.stat().st_gid != group:
-            os.chown(path, -1, group)
+        wanted = grp.getgrnam(group).gr_gid
+        # Its unit takes the right to change owners away: there, hatcheryd's own group or the folder's gives the socket's.
+        if path.stat().st_gid != wanted:
+            os.chown(path, -1, wanted)
         path.chmod(0o660)
     except KeyError:
-        log.warning("there is no group %s: the API is for root alone", GROUP)
+        log.warning("there is no group %s: %s is for root alone", group, path)
     listener.listen(BACKLOG)
     return listener
+
+
+class Reader:
+    """The application for those who may look: whatever would change something is refused.
+
+    It listens on a socket of its own, in a thread of its own, so that who looks holds up nobody who works.
+    """
+
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            read_only(app), lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="readers", daemon=True
+        )
+
+    def __enter__(self) -> "Reader":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(CLOSE_SECONDS)
+
+
+def read_only(app: FastAPI) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The application without the methods that change something."""
+
+    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
+            what, code = f"{scope['method']} {scope['path']} is refused", Refused.code
+            refusal = problems.answer(code, what, "this socket is for looking alone", "", problems.status_of(code))
+            await refusal(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return guarded
 
 
 class Server(uvicorn.Server):

@@ -1,10 +1,12 @@
-"""Telling the service manager: ready, alive, and how it goes (sd_notify(3)).
+"""The service manager: telling it how it goes (sd_notify(3)), and taking the sockets that it opened.
 
-Without a service manager all of it does nothing.
+Without a service manager telling does nothing.
 """
 
 import os
 import socket
+
+from appliance.errors import NotReady
 
 
 def notify(*assignments: str) -> None:
@@ -23,3 +25,17 @@ def watchdog_seconds() -> float | None:
     if not limit.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     return int(limit) / 1_000_000 / 2
+
+
+FIRST_PASSED = 3
+"""The service manager passes its sockets from this file descriptor on (sd_listen_fds(3))."""
+
+
+def passed_sockets() -> list[socket.socket]:
+    """The sockets that the service manager opened for this process. Raises NotReady when there are none."""
+    count = os.environ.get("LISTEN_FDS", "")
+    if not count.isdigit() or int(count) < 1 or os.environ.get("LISTEN_PID") != str(os.getpid()):
+        raise NotReady(
+            "there is no socket to listen on", why="the service manager passed none", hint="start its .socket"
+        )
+    return [socket.socket(fileno=number) for number in range(FIRST_PASSED, FIRST_PASSED + int(count))]

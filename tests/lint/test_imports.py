@@ -40,6 +40,8 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "client": frozenset({"config", "schema", "remote"}),
     "measure": frozenset({"bootset", "client"}),
     "cli": frozenset({"measure"}),
+    # what is public
+    "web": frozenset({"client", "host"}),
 }
 
 # Outside the package: bench uses it as an operator does; tests may look everywhere.

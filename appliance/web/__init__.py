@@ -1,0 +1,1 @@
+"""What is public of the appliance: read-only, and served by a process without privileges."""

@@ -1,0 +1,71 @@
+"""The routes of what is public: metrics, the status page, and whether all is well for a load balancer or a probe.
+
+Each request asks the API anew, so that nothing here can be older than its answer.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from appliance.client import Client
+from appliance.errors import HatcheryError
+from appliance.model import Health
+from appliance.web import metrics, page
+from appliance.web.metrics import Answers
+
+Connect = Callable[[], AbstractContextManager[Client]]
+
+HEADERS = {
+    # Nothing is loaded from anywhere else, nothing may frame it, and no browser keeps it.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def make_app(connect: Connect) -> FastAPI:
+    """The application; ``connect`` opens a connection to the API that may only read."""
+    app = FastAPI(title="Hatchery status", openapi_url=None, docs_url=None, redoc_url=None)
+
+    @app.exception_handler(HatcheryError)
+    def unanswered(_: Request, error: Exception) -> Response:
+        """The API does not answer: say so, and why."""
+        return PlainTextResponse(f"{error}\n", status_code=503, headers=HEADERS)
+
+    @app.get("/")
+    def show() -> HTMLResponse:
+        """The status page."""
+        with connect() as client:
+            found = gather(client)
+            maps = {each.ref: client.boot_set(each.ref) for each in found.templates if each.boot_set is not None}
+        return HTMLResponse(page.render(found, maps), headers=HEADERS)
+
+    @app.get("/metrics")
+    def show_metrics() -> Response:
+        """All metrics, for Prometheus."""
+        with connect() as client:
+            found = gather(client)
+        return Response(metrics.text(found), media_type=CONTENT_TYPE_LATEST, headers=HEADERS)
+
+    @app.get("/health")
+    def health() -> PlainTextResponse:
+        """One word; status 503 when something has failed."""
+        with connect() as client:
+            found = client.status().health
+        return PlainTextResponse(f"{found}\n", status_code=503 if found is Health.FAILED else 200, headers=HEADERS)
+
+    return app
+
+
+def gather(client: Client) -> Answers:
+    """All that is shown. A store whose counters cannot be read is shown without. Raises NotReady."""
+    status = client.status()
+    try:
+        counters = client.counters()
+    except HatcheryError:
+        counters = None  # the reason is among the status's problems
+    return Answers(status, counters, client.templates(), client.clones())

@@ -1,0 +1,167 @@
+"""The status page: one look at the appliance, made anew for each request. Pure but for its template's file.
+
+Nothing on it needs a script, and nothing comes from elsewhere: it works without the internet, on a phone, with a
+keyboard and in the dark, and it renews itself.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import log
+
+import jinja2
+
+from appliance import schema
+from appliance.model import GIB, KIB, MIB, Health, Histogram
+from appliance.web.metrics import Answers
+
+RENEW_SECONDS = 10
+
+CELLS = 240
+"""A boot set's map has so many cells, from the first byte of the disk to the last."""
+
+SHADES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Something that fills: its name, how full it is (0 to 100), and that in words."""
+
+    name: str
+    percent: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A disk of the heat map: a shade (0 to SHADES) and words for each bucket."""
+
+    disk: str
+    role: str
+    cells: tuple[tuple[int, str], ...]
+    half: str
+    most: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heat:
+    """How long disks take: the buckets' names, the quickest first, and a row for each disk."""
+
+    buckets: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def render(answers: Answers, maps: Mapping[str, schema.BootSetView], now: float | None = None) -> str:
+    """The page. ``maps`` has boot sets by their template."""
+    status = answers.status
+    return _template().render(
+        status=status,
+        answers=answers,
+        bars=bars(status.store),
+        heat=heat(status.disks),
+        hit_percent=hit_percent(answers.counters),
+        arrays=[array for array in (status.store.backend, status.store.meta) if array is not None],
+        attached=sum(clone.client is not None for clone in answers.clones),
+        maps={ref: cells(view.places, view.size) for ref, view in maps.items()},
+        prefetch=prefetch_words,
+        size=size,
+        renew=RENEW_SECONDS,
+        now=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
+        Health=Health,
+    )
+
+
+def bars(store: schema.StoreView) -> tuple[Bar, ...]:
+    """How full the pools are."""
+    found = []
+    for pool in (store.pool, store.fast):
+        if pool is None:
+            continue
+        for what, used, total in (
+            ("data", pool.data_used, pool.data_total),
+            ("metadata", pool.metadata_used, pool.metadata_total),
+        ):
+            percent = 100 * used / total if total else 0.0
+            found.append(Bar(f"{pool.name} pool, {what}", percent, f"{size(used)} of {size(total)}, {percent:.1f} %"))
+    return tuple(found)
+
+
+def hit_percent(counters: schema.Counters | None) -> float | None:
+    """The cache's hits of a hundred requests, since it was last set up; None before any."""
+    if counters is None:
+        return None
+    asked = counters.cache_stats.hits + counters.cache_stats.misses
+    return 100 * counters.cache_stats.hits / asked if asked else None
+
+
+def heat(disks: Sequence[schema.DiskHistogram]) -> Heat:
+    """The disks' latencies as shades: each disk's fullest bucket is the darkest, on a scale of logarithms."""
+    used = [index for disk in disks for index, count in enumerate(disk.histogram.counts) if count]
+    if not used:
+        return Heat((), ())
+    first, last = min(used), max(used)
+    rows = []
+    for disk in disks:
+        counts = (*disk.histogram.counts, *(0 for _ in range(last + 1)))[first : last + 1]
+        top = max(counts)
+        shown = tuple((shade(count, top), f"{count:,} requests") for count in counts)
+        found = Histogram(disk.histogram.counts)
+        rows.append(Row(disk.disk, disk.role, shown, micros(found.bound(0.5)), micros(found.bound(0.99))))
+    return Heat(tuple(micros(2 ** (index + 1)) for index in range(first, last + 1)), tuple(rows))
+
+
+def shade(count: int, top: int) -> int:
+    """0 for none, SHADES for ``top``, and logarithms between."""
+    return 0 if count <= 0 else 1 + round((SHADES - 1) * log(count + 1) / log(top + 1))
+
+
+def cells(places: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:
+    """A disk of ``length`` bytes as CELLS shades: how much of each cell the places (offset, length) cover."""
+    covered = [0.0] * CELLS
+    each = length / CELLS
+    for offset, count in places:
+        at, end = float(offset), float(min(offset + count, length))
+        while at < end:
+            cell = min(int(at / each), CELLS - 1)
+            stop = end if cell == CELLS - 1 else min(end, (cell + 1) * each)
+            covered[cell] += max(stop - at, 0.0)
+            at = stop if stop > at else end
+    return tuple(0 if found <= 0 else max(1, min(SHADES, round(SHADES * found / each))) for found in covered)
+
+
+def prefetch_words(view: schema.PrefetchView) -> str:
+    """How a prefetch went or goes."""
+    if view.state in ("waiting", "running"):
+        return f"{view.state}: {size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes}"
+    words = {"warm": "in the cache", "incomplete": "not all in the cache", "failed": "failed"}[view.state]
+    return f"{words}, {view.seconds:.1f} s" if view.seconds else words
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.3g} {name}" if count < 1000 * unit else f"{count / unit:.0f} {name}"
+    return f"{count:.0f} B"
+
+
+def micros(bound: int | None) -> str:
+    """Microseconds for people."""
+    if bound is None:
+        return "-"
+    if bound < 1000:
+        return f"{bound} µs"
+    return f"{bound / 1000:.3g} ms" if bound < 1_000_000 else f"{bound / 1_000_000:.3g} s"
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("appliance.web", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")

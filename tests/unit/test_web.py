@@ -1,0 +1,248 @@
+"""Metrics and the status page over the real API, which may be read there and not changed."""
+
+import grp
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from appliance import schema
+from appliance.api import server
+from appliance.api.app import make_app
+from appliance.client import connect
+from appliance.errors import NotReady, Refused
+from appliance.host import notify
+from appliance.model import MIB, Health
+from appliance.web import app, main, metrics, page
+from tests.unit.service_harness import Box, box
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Box]:
+    with box(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def reading(appliance: Box) -> Iterator[Path]:
+    listener = server.listen(appliance.paths.read_socket, grp.getgrgid(os.getgid()).gr_name)
+    with server.Reader(make_app(appliance.service), listener):
+        yield appliance.paths.read_socket
+
+
+@contextmanager
+def served(api: Path) -> Iterator[httpx.Client]:
+    """The public server on a port of its own, over the API's socket."""
+    with main.bound("127.0.0.1:0") as listener:
+        address, port = listener.getsockname()[:2]
+        public = app.make_app(lambda: connect(socket=api))
+        with server.Reader(public, listener), httpx.Client(base_url=f"http://{address}:{port}", timeout=20) as client:
+            yield client
+
+
+@pytest.fixture
+def web(reading: Path) -> Iterator[httpx.Client]:
+    with served(reading) as client:
+        yield client
+
+
+def values(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def filled(appliance: Box) -> None:
+    appliance.add_template("debian")
+    appliance.service.create_clones(schema.CloneCreate(name="web", template="debian", count=2))
+
+
+def test_the_reading_socket_lets_look_and_lets_nothing_change(appliance: Box, reading: Path) -> None:
+    filled(appliance)
+    with connect(socket=reading) as client:
+        assert [clone.name for clone in client.clones()] == ["web-1", "web-2"]
+        with pytest.raises(Refused, match="looking"):
+            client.remove_clone("web-1")
+        with pytest.raises(Refused):
+            client.cold()
+        assert len(client.clones()) == 2
+    assert reading.stat().st_mode & 0o777 == 0o660
+
+
+def test_metrics_say_what_the_api_says(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    answer = web.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = values(answer.text)
+    status = appliance.service.status()
+    assert found["hatchery_health", (("hatchery_health", status.health.value),)] == 1
+    assert found["hatchery_templates", ()] == 1
+    assert found["hatchery_template_clones", (("template", "debian@1"),)] == 2
+    assert found["hatchery_clones", (("kind", "durable"), ("state", "ready"), ("template", "debian@1"))] == 2
+    assert found["hatchery_client_clones", (("client", "local"),)] == 2
+    counters = appliance.service.measure.counters()
+    device = (("device", counters.backend.name), ("role", "backend"))
+    assert found["hatchery_device_read_bytes_total", device] == counters.backend.read_bytes
+
+
+def test_every_metric_has_help_and_a_conventional_name(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    families = list(text_string_to_metric_families(web.get("/metrics").text))
+    assert len(families) > 40
+    for family in families:
+        assert family.documentation, family.name
+        assert family.name.startswith("hatchery"), family.name
+        if family.type == "counter":
+            assert all(sample.name.endswith("_total") for sample in family.samples), family.name
+
+
+def test_a_disks_histogram_is_cumulative_and_in_seconds() -> None:
+    assert metrics._buckets((1, 0, 3)) == [("2e-06", 1), ("4e-06", 1), ("8e-06", 4), ("+Inf", 4)]
+
+
+def test_arrays_cache_and_pools_are_told(appliance: Box) -> None:
+    members = (schema.MemberView(device="sda1", state="in-sync"), schema.MemberView(device="sdb1", state="faulty"))
+    backend = schema.ArrayView(
+        health=Health.DEGRADED, name="hatchery-backend", level="raid5", state="clean", size=7, sync_action="recover",
+        sync_percent=12.5, members=members,
+    )  # fmt: skip
+    cache = schema.CacheView(
+        health=Health.OK, attached=True, mode="writethrough", size=MIB, settings_ok=True, bypassed_bytes=0,
+        available_percent=99,
+    )  # fmt: skip
+    pool = schema.PoolView(
+        health=Health.OK, name="durable", mode="rw", data_used=3, data_total=9, metadata_used=1, metadata_total=2,
+        block_bytes=65536, transaction_id=1,
+    )  # fmt: skip
+    store = schema.StoreView(backend=backend, meta=None, cache=cache, pool=pool)
+    status = appliance.service.status().model_copy(update={"store": store, "health": Health.DEGRADED})
+    answers = metrics.Answers(status, None, (), ())
+    found = values(metrics.text(answers).decode())
+    array = (("array", "hatchery-backend"),)
+    assert found["hatchery_health", (("hatchery_health", "degraded"),)] == 1
+    assert found["hatchery_array_members", array] == 2
+    assert found["hatchery_array_members_in_sync", array] == 1
+    assert found["hatchery_array_sync_ratio", (("action", "recover"), *array)] == 0.125
+    assert found["hatchery_cache_attached", ()] == 1
+    assert found["hatchery_cache_available_ratio", ()] == 0.99
+    assert found["hatchery_pool_data_used_bytes", (("pool", "durable"),)] == 3
+    shown = page.render(answers, {})
+    for words in ("sdb1: faulty", "recover 12.5 %", "durable pool, data", "3 B of 9 B, 33.3 %"):
+        assert words in shown
+
+
+def test_prefetch_is_told_with_its_useful_and_wasted_bytes(appliance: Box) -> None:
+    filled(appliance)
+    boot_set = schema.BootSetSummary(
+        total_bytes=10 * MIB, extents=3, runs=2, guessed=False, changed=1.0, wasted_bytes=MIB
+    )
+    prefetch = schema.PrefetchView(
+        state="warm", why="asked for", total_bytes=10 * MIB, passes=2, backend_bytes=11 * MIB, seconds=2.5, began=7.0
+    )
+    service = appliance.service
+    template = service.show_template("debian").model_copy(update={"boot_set": boot_set, "prefetch": prefetch})
+    found = values(metrics.text(metrics.Answers(service.status(), None, (template,), ())).decode())
+    label = (("template", "debian@1"),)
+    assert found["hatchery_boot_set_useful_bytes", label] == 9 * MIB
+    assert found["hatchery_boot_set_wasted_bytes", label] == MIB
+    assert found["hatchery_prefetch_backend_bytes", label] == 11 * MIB
+    states = {
+        state: found["hatchery_prefetch_state", (("hatchery_prefetch_state", state), *label)]
+        for state in metrics.PREFETCH_STATES
+    }
+    assert states == {"waiting": 0, "running": 0, "warm": 1, "incomplete": 0, "failed": 0}
+    assert not any(name.startswith("hatchery_device") for name, _ in found)
+
+
+def test_the_page_shows_the_appliance_and_loads_nothing(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    answer = web.get("/")
+    assert answer.status_code == 200
+    assert "debian@1" in answer.text
+    assert "none yet" in answer.text
+    assert "<script" not in answer.text
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_page_shows_problems_and_escapes_names(appliance: Box) -> None:
+    status = appliance.service.status()
+    problem = schema.ProblemView(severity=Health.FAILED, what="disk <b>sda</b> is gone", hint="replace it")
+    shown = page.render(
+        metrics.Answers(status.model_copy(update={"health": Health.FAILED, "problems": (problem,)}), None, (), ()), {}
+    )
+    assert "disk &lt;b&gt;sda&lt;/b&gt; is gone" in shown
+    assert "Do: replace it" in shown
+    assert "<title>Hatchery: failed</title>" in shown
+
+
+def test_a_boot_sets_map_covers_what_it_reads_and_no_more() -> None:
+    length = page.CELLS * MIB
+    shown = page.cells([(0, MIB), (2 * MIB, MIB // 2), (length - 4096, 8192)], length)
+    assert shown[:4] == (page.SHADES, 0, page.SHADES // 2, 0)
+    assert shown[-1] == 1
+    assert sum(map(bool, shown)) == 3
+    assert page.cells([(0, length)], length) == (page.SHADES,) * page.CELLS
+
+
+def test_the_heat_maps_darkest_cell_is_the_fullest() -> None:
+    assert [page.shade(count, 1000) for count in (0, 1, 1000)] == [0, 2, page.SHADES]
+    disk = schema.DiskHistogram(role="backend", disk="sda", histogram=schema.HistogramView(counts=(0, 0, 5, 0, 900)))
+    heat = page.heat((disk,))
+    assert heat.buckets == ("8 µs", "16 µs", "32 µs")
+    assert [level for level, _ in heat.rows[0].cells][-1] == page.SHADES
+    assert heat.rows[0].cells[1] == (0, "0 requests")
+
+
+def test_health_is_a_word_and_a_status(web: httpx.Client, appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = web.get("/health")
+    expected = appliance.service.status().health
+    assert (answer.status_code, answer.text) == (200, f"{expected}\n")
+    failed = appliance.service.status().model_copy(update={"health": Health.FAILED})
+    monkeypatch.setattr(appliance.service, "status", lambda: failed)
+    assert (web.get("/health").status_code, web.get("/health").text) == (503, "failed\n")
+
+
+# httpcore leaves a unix socket that nobody listens on to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_without_hatcheryd_it_says_why(tmp_path: Path) -> None:
+    with served(tmp_path / "none") as web:
+        for path in ("/", "/metrics", "/health"):
+            answer = web.get(path)
+            assert answer.status_code == 503
+            assert "hatcheryd" in answer.text
+
+
+def test_nothing_to_listen_on_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LISTEN_FDS", raising=False)
+    with pytest.raises(NotReady) as refused:
+        notify.passed_sockets()
+    assert "socket" in refused.value.hint
+    for wrong in ("nonsense", "127.0.0.1:99999", "256.0.0.1:80"):
+        with pytest.raises(NotReady, match="ADDRESS:PORT"):
+            main.bound(wrong)
+
+
+def test_passed_sockets_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with main.bound("127.0.0.1:0") as listener:
+        duplicate = os.dup(listener.fileno())
+        monkeypatch.setattr(notify, "FIRST_PASSED", duplicate)
+        monkeypatch.setenv("LISTEN_FDS", "1")
+        monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+        [passed] = notify.passed_sockets()
+        with passed, socket.create_connection(listener.getsockname()):
+            assert passed.getsockname() == listener.getsockname()
+
+
+def test_httpx_speaks_to_the_reader_as_to_the_api(reading: Path) -> None:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(reading)), base_url="http://hatchery") as http:
+        refused = http.put("/v1/clients/x", json={"transport": "unix"})
+        assert refused.status_code == 403
+        assert refused.headers["content-type"] == schema.PROBLEM_TYPE
