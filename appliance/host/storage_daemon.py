@@ -105,7 +105,8 @@ def command(config: ServerConfig, files: Files, aio: str) -> tuple[str, ...]:
     """The daemon's command line. It forks away once it listens, with all its exports."""
     words = ["qemu-storage-daemon", "--daemonize", "--pidfile", str(files.pid)]
     words += ["--chardev", f"socket,id=qmp,path={files.qmp},server=on,wait=off", "--monitor", "chardev=qmp"]
-    words += ["--object", f"iothread,id={IOTHREAD}"]
+    # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
+    words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]
     words += ["--nbd-server", json.dumps({"addr": config.listen.words(), "max-connections": 0})]
     for export in config.exports:
         words += ["--blockdev", json.dumps(export.blockdev(aio)), "--export", json.dumps(export.export())]

@@ -52,6 +52,7 @@ def test_the_command_line_serves_past_the_page_cache(files: Files) -> None:
         ("host_device", True, "unmap", "io_uring")
     ] * 2
     assert [(e["name"], e["writable"], e["iothread"]) for e in exports] == [("web", True, "io0"), ("db", True, "io0")]
+    assert words[words.index("--object") + 1] == "iothread,id=io0,poll-max-ns=0"
     # What an option refers to comes before it.
     assert words.index("--object") < words.index("--nbd-server") < words.index("--blockdev")
 
