@@ -157,3 +157,18 @@ def test_the_arrays_are_scrubbed_by_their_unit(site: Site) -> None:
     said = site.vm.ssh(words).stdout
     assert "hatchery:backend: everything can be read, and no copy differs" in said
     assert site.failed_units() == ""
+
+
+ASK = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=60).read().decode())"
+
+
+def test_who_may_only_look_serves_metrics_and_a_page(site: Site) -> None:
+    def ask(path: str) -> str:
+        return site.vm.ssh(["python3", "-c", ASK, f"http://127.0.0.1:9750/{path}"], timeout=120).stdout
+
+    assert ask("health").strip() == "ok"
+    assert "hatchery_cache_attached 1.0" in ask("metrics")
+    assert "<title>Hatchery: ok</title>" in ask("")
+    assert rights(site, "hatchery-status") == {"CapEff": 0, "CapBnd": 0, "NoNewPrivs": 1, "Seccomp": 2}
+    socket = site.vm.ssh(["stat", "--format=%U:%G %a", "/run/hatchery/read/api.sock"]).stdout.strip()
+    assert socket == "root:hatchery-status 660"
