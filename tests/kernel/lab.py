@@ -62,7 +62,7 @@ class InsideError(Exception):
 
 
 class Disks(StrEnum):
-    """What the disks are made of. Faulty ones can die and come back (inside/disks.py); slow ones take 20 ms a request."""
+    """What disks are made of. Faulty ones can die and come back (inside/disks.py); slow ones take 20 ms a request."""
 
     PLAIN = "plain"
     FAULTY = "faulty"
