@@ -43,7 +43,7 @@ def listen(path: Path, group: str = GROUP) -> socket.socket:
         os.umask(before)
     try:
         wanted = grp.getgrnam(group).gr_gid
-        # Its unit takes the right to change owners away: there, the group of hatcheryd or of the folder is the right one.
+        # Its unit takes the right to change owners away: there, the group of hatcheryd or of the folder is right.
         if path.stat().st_gid != wanted:
             os.chown(path, -1, wanted)
         path.chmod(0o660)
