@@ -77,6 +77,8 @@ def test_status_is_healthy(site: Site) -> None:
     assert status["problems"] == []
     assert status["store"]["cache"]["settings_ok"] is True
     assert {client["name"] for client in status["clients"]} == {"local", CLIENT}
+    learning = site.remote_command().get("template", "show", TEMPLATE)["learning"]
+    assert learning["cannot"] == "", "its clones' boots are not learned"
     assert site.failed_units() == ""
 
 
