@@ -79,6 +79,11 @@ def test_a_service_has_no_right_that_its_unit_does_not_name(site: Site) -> None:
     assert rights(site, f"hatchery-nbd@{CLIENT}") == {"CapEff": 0, "CapBnd": 0, "NoNewPrivs": 1, "Seccomp": 2}
 
 
+def test_the_group_may_use_the_local_clients_socket(site: Site) -> None:
+    words = ["stat", "--format=%G %a", "/run/hatchery/nbd/local/nbd.sock"]
+    assert site.vm.ssh(words).stdout.strip() == "hatchery 770"
+
+
 def add(api: Client, name: str, url: str) -> None:
     wanted = TemplateCreate(name=name, format=ImageFormat.RAW, source=UrlSource(url=url))
     api.finish(api.import_template(wanted), deadline=300)

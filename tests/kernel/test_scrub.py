@@ -36,7 +36,8 @@ def test_a_scrub_that_runs_does_not_keep_the_array_from_being_changed(whole: Lab
     scrub = lab.begin(["hatchery-store", "scrub"])
     lab.call(arrays.being_checked)
     lab.call(arrays.switch_log, 1, timeout=120)
-    assert lab.call(arrays.look)["backend"]["policy"] == "ppl"
+    found = lab.call(arrays.look)["backend"]
+    assert (found["action"], found["policy"]) == ("idle", "ppl")
     assert scrub.completed(60).returncode == 0
     assert actions(program(lab, "backend")) == []
     up(lab)

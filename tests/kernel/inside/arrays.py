@@ -24,6 +24,7 @@ def look() -> dict[str, dict[str, Any]]:
             "degraded": array.degraded,
             "policy": array.policy,
             "reshaping": array.reshaping,
+            "action": array.sync_action,
             "size": array.device.size,
             "members": {member.name: sorted(member.state) for member in array.members},
         }
