@@ -315,15 +315,14 @@ def _io(
 
 
 def _gauge(name: str, help_: str, labels: Labels, rows: Rows) -> Metric:
-    family = GaugeMetricFamily(name, help_, labels=labels)
-    for key, value in rows:
-        if value is not None:
-            family.add_metric(key, value)
-    return family
+    return _filled(GaugeMetricFamily(name, help_, labels=labels), rows)
 
 
 def _counter(name: str, help_: str, labels: Labels, rows: Rows) -> Metric:
-    family = CounterMetricFamily(name, help_, labels=labels)
+    return _filled(CounterMetricFamily(name, help_, labels=labels), rows)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metric:
     for key, value in rows:
         if value is not None:
             family.add_metric(key, value)

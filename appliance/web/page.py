@@ -13,7 +13,8 @@ from math import log
 import jinja2
 
 from appliance import schema
-from appliance.model import GIB, KIB, MIB, Health, Histogram
+from appliance.bootset.picture import shares
+from appliance.model import GIB, KIB, MIB, Extent, Histogram
 from appliance.web.metrics import Answers
 
 RENEW_SECONDS = 10
@@ -68,7 +69,6 @@ def render(answers: Answers, maps: Mapping[str, schema.BootSetView], now: float 
         size=size,
         renew=RENEW_SECONDS,
         now=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
-        Health=Health,
     )
 
 
@@ -118,16 +118,8 @@ def shade(count: int, top: int) -> int:
 
 def cells(places: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:
     """A disk of ``length`` bytes as CELLS shades: how much of each cell the places (offset, length) cover."""
-    covered = [0.0] * CELLS
-    each = length / CELLS
-    for offset, count in places:
-        at, end = float(offset), float(min(offset + count, length))
-        while at < end:
-            cell = min(int(at / each), CELLS - 1)
-            stop = end if cell == CELLS - 1 else min(end, (cell + 1) * each)
-            covered[cell] += max(stop - at, 0.0)
-            at = stop if stop > at else end
-    return tuple(0 if found <= 0 else max(1, min(SHADES, round(SHADES * found / each))) for found in covered)
+    found = shares((Extent(offset, count) for offset, count in places), length, CELLS)
+    return tuple(0 if share <= 0 else max(1, round(SHADES * share)) for share in found)
 
 
 def prefetch_words(view: schema.PrefetchView) -> str:

@@ -41,7 +41,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "measure": frozenset({"bootset", "client"}),
     "cli": frozenset({"measure"}),
     # what is public
-    "web": frozenset({"client", "host"}),
+    "web": frozenset({"bootset", "client", "host"}),
 }
 
 # Outside the package: bench uses it as an operator does; tests may look everywhere.
