@@ -8,9 +8,10 @@ import typer
 
 from appliance import schema
 from appliance.cli.options import JsonOption, session
-from appliance.cli.output import out, print_json, print_removals, size
+from appliance.cli.output import out, print_json, print_removals
 from appliance.errors import AlreadyExists, InvalidInput
 from appliance.model import TemplateRef
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Boot sets: what is fetched into the cache before clones boot.")
 

@@ -8,9 +8,10 @@ import typer
 
 from appliance import schema
 from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
-from appliance.cli.output import out, print_fields, print_json, print_removals, size, state, table, when
+from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import CloneKind, TemplateRef, check_name
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
 

@@ -4,8 +4,9 @@ import typer
 
 from appliance import schema
 from appliance.cli.options import JsonOption, follow, session
-from appliance.cli.output import out, print_json, size, table
+from appliance.cli.output import out, print_json, table
 from appliance.cli.store import DryRunOption
+from appliance.words import size
 
 DEADLINE = 24 * 3600.0
 """Seconds after which a collection counts as hung; one that gives way to guests takes its time."""

@@ -13,6 +13,7 @@ from rich.text import Text
 from appliance.errors import HatcheryError, NotFound
 from appliance.model import Health
 from appliance.schema import Removal
+from appliance.words import size
 
 STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "failed": "bold red"}
 """Colours of states; others are plain."""
@@ -96,18 +97,6 @@ def state(word: str) -> Text:
 def health(value: Health) -> Text:
     """A health in its colour."""
     return state(value.value)
-
-
-def size(count: int | None) -> str:
-    """Bytes for people: ``1.2 GiB``; ``-`` when not known."""
-    if count is None:
-        return "-"
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024 or unit == "TiB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError(count)  # the last unit takes everything
 
 
 def share(part: int, whole: int) -> str:

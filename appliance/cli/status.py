@@ -7,8 +7,9 @@ from rich.text import Text
 from appliance import schema
 from appliance.cli.client import clients_table
 from appliance.cli.options import JsonOption, follow, session
-from appliance.cli.output import health, out, print_json, share, size, table
+from appliance.cli.output import health, out, print_json, share, table
 from appliance.model import Histogram
+from appliance.words import micros, size
 
 cache_app = typer.Typer(no_args_is_help=True, help="The cache.")
 
@@ -58,14 +59,8 @@ def _disks(views: tuple[schema.DiskHistogram, ...]) -> Table:
     rows = table("DISK", "FOR", ">REQUESTS", ">HALF WITHIN", ">99 % WITHIN")
     for view in views:
         found = Histogram(view.histogram.counts)
-        rows.add_row(view.disk, view.role, str(found.total), _micros(found.bound(0.5)), _micros(found.bound(0.99)))
+        rows.add_row(view.disk, view.role, str(found.total), micros(found.bound(0.5)), micros(found.bound(0.99)))
     return rows
-
-
-def _micros(bound: int | None) -> str:
-    if bound is None:
-        return "-"
-    return f"{bound} us" if bound < 1000 else f"{bound / 1000:.3g} ms"
 
 
 def _array(view: schema.ArrayView | None) -> tuple[Text, str]:

@@ -8,7 +8,8 @@ from rich.text import Text
 from appliance import schema
 from appliance.cli import rescue
 from appliance.cli.options import JsonOption, session
-from appliance.cli.output import health, out, print_json, size
+from appliance.cli.output import health, out, print_json
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="The store as a whole.")
 for command in (rescue.backup, rescue.restore, rescue.repair):

@@ -13,9 +13,10 @@ from rich.text import Text
 from appliance import schema
 from appliance.cli import boot_set, learn
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
-from appliance.cli.output import out, print_fields, print_json, print_removals, size, state, table, when
+from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import MIB, ImageFormat, TemplateRef, check_name
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
 app.add_typer(boot_set.app, name="boot-set")

@@ -14,8 +14,9 @@ import jinja2
 
 from appliance import schema
 from appliance.bootset.picture import shares
-from appliance.model import GIB, KIB, MIB, Extent, Histogram
+from appliance.model import Extent, Histogram
 from appliance.web.metrics import Answers
+from appliance.words import micros, size
 
 RENEW_SECONDS = 10
 
@@ -128,23 +129,6 @@ def prefetch_words(view: schema.PrefetchView) -> str:
         return f"{view.state}: {size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes}"
     words = {"warm": "in the cache", "incomplete": "not all in the cache", "failed": "failed"}[view.state]
     return f"{words}, {view.seconds:.1f} s" if view.seconds else words
-
-
-def size(count: float) -> str:
-    """Bytes for people."""
-    for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}" if count < 1000 * unit else f"{count / unit:.0f} {name}"
-    return f"{count:.0f} B"
-
-
-def micros(bound: int | None) -> str:
-    """Microseconds for people."""
-    if bound is None:
-        return "-"
-    if bound < 1000:
-        return f"{bound} µs"
-    return f"{bound / 1000:.3g} ms" if bound < 1_000_000 else f"{bound / 1_000_000:.3g} s"
 
 
 @cache

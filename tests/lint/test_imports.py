@@ -19,6 +19,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "config": frozenset({"model"}),
     "run": frozenset({"errors"}),
     "wait": frozenset({"errors"}),
+    "words": frozenset(),
     # what the machine can do
     "host": frozenset({"config", "run", "wait"}),
     "reconcile": frozenset({"host"}),
@@ -39,9 +40,9 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "remote": frozenset({"run", "wait"}),
     "client": frozenset({"config", "schema", "remote"}),
     "measure": frozenset({"bootset", "client"}),
-    "cli": frozenset({"measure"}),
+    "cli": frozenset({"measure", "words"}),
     # what is public
-    "web": frozenset({"bootset", "client", "host"}),
+    "web": frozenset({"bootset", "client", "host", "words"}),
 }
 
 # Outside the package: bench uses it as an operator does; tests may look everywhere.
