@@ -31,4 +31,6 @@ mkdir "$root/dev/shm"
 # The kernel maps its memory from a file here, executable.
 mount -t tmpfs -o mode=1777,exec hatchery-lab "$root/dev/shm"
 cd /
-env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/dev/shm chroot "$root" /usr/bin/linux.uml "$@"
+# xstate.so: for processors whose extended state is larger than User-Mode Linux knows (mkosi.images/lab/xstate.c).
+env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root TMPDIR=/dev/shm \
+    chroot "$root" /usr/bin/env LD_PRELOAD=/usr/lib/uml/xstate.so /usr/bin/linux.uml "$@"
