@@ -35,7 +35,7 @@ DEADLINE = 3600.0
 PIECE = 4 * MIB
 
 
-FULL = Plan(rounds=5, pairs=5, storms=(10, 50), storm_rounds=3, present=(1, 100, 1000), creations=5)
+FULL = Plan(rounds=5, pairs=15, storms=(10, 50), storm_rounds=3, present=(1, 100, 1000), creations=5)
 QUICK = Plan(rounds=1, pairs=3, storms=(10,), storm_rounds=1, present=(1, 100), creations=2)
 COMPARED = "lvm"
 """Rows are held to its first and second boots; the others' are measured fewer times."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from tests.kernel.inside import setup
 ARRAY = Path("/dev/md/peers")
 CHUNK_KIB = 64
 """As the product's array has it."""
+
+REST = 0.5
+"""Seconds without a write after which disks are taken to rest: md writes its last superblock 0.2 s after the last write."""
 
 _SERVERS = ("qemu-storage-daemon", "nbdkit", "hatcheryd", "hatchery-retry")
 
@@ -102,6 +106,26 @@ def drop_page_cache() -> None:
     """Nothing is in the machine's own memory afterwards, and nothing waits to be written."""
     os.sync()
     block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
+
+
+def rest() -> None:
+    """Write out what waits to be written, and return when no disk has written anything for a while.
+
+    What a clone's making and removal leave to be written would take the time of whatever is measured next: dm-delay
+    looks at its clock all the time while it holds a request. Raises DeadlineExceeded.
+    """
+    os.sync()
+    devices = [block.get(path) for path in (*setup.disks(), nvme())]
+    seen: list[tuple[int, float]] = []
+
+    def quiet() -> bool:
+        written = sum(block.statistics(device).writes for device in devices)
+        busy = any(block.inflight(device) for device in devices)
+        if busy or not seen or seen[-1][0] != written:
+            seen.append((written, time.monotonic()))
+        return time.monotonic() - seen[-1][1] > REST
+
+    wait.until(quiet, "the disks to rest", deadline=60, interval=0.05)
 
 
 def array_reads() -> int:

@@ -84,13 +84,13 @@ class Booting:
         self._prefetch(peer, "prefetch")
         self._boots("prefetched", 1)
         self._boots("warm", 1)
-        self._note("raw NVMe", replay([peer.raw_uri], self.reads), Io(0, 0))
+        self._raw(peer, "raw NVMe", 1)
 
     def _storm_prefetched(self, peer: Hatchery, clients: int) -> None:
         peer.cold()
         self._prefetch(peer, f"storm {clients} prefetch")
         self._boots(f"storm {clients} prefetched", clients)
-        self._note(f"storm {clients} raw NVMe", replay([peer.raw_uri] * clients, self.reads), Io(0, 0))
+        self._raw(peer, f"storm {clients} raw NVMe", clients)
 
     def _prefetch(self, peer: Hatchery, what: str) -> None:
         before, begin = peer.io(), time.perf_counter()
@@ -99,9 +99,14 @@ class Booting:
         added = peer.io().since(before)
         self._keep(what, seconds=took, backend=added.backend, cache=added.cache)
 
+    def _raw(self, peer: Hatchery, what: str, clients: int) -> None:
+        disks.rest()
+        self._note(what, replay([peer.raw_uri] * clients, self.reads), Io(0, 0))
+
     def _boots(self, what: str, clients: int) -> None:
         uris = self.peer.hatch(clients)
         try:
+            disks.rest()
             before = self.peer.io()
             done = replay(uris, self.reads)
             self._note(what, done, self.peer.io().since(before))
