@@ -14,7 +14,7 @@ from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read, parse_trace
 from appliance.errors import InvalidInput, NotReady
 from appliance.model import GIB, MIB
-from bench import peers_rows, store
+from bench import peers_rows, processors, store
 from bench.report import Report
 from tests.kernel import requirements
 from tests.kernel.inside.peers.peer import Plan
@@ -69,7 +69,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     others = peers_rows.merged([_report(path) for path in chosen.others])
     reads = {path.stem: load(path) for path in traces}
     keys = [key for key in peers_rows.NAMES if not chosen.peer or key in chosen.peer]
-    begin, load_before = time.monotonic(), os.getloadavg()[0]
+    begin, load_before, ticks = time.monotonic(), os.getloadavg()[0], processors.read()
     found: dict[str, Any] = {}
     with ExitStack() as stack:
         lab = Lab(requirements.tree(), OPTIONS)
@@ -83,7 +83,8 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
             found[key] = one(lab, key, [path.name for path in traces], plan_for(key, chosen.quick), tell)
         inside: Mapping[str, str] = lab.call(f"{INSIDE}:describe")
     took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
-    host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before)}
+    busy = processors.words(ticks, processors.read(), processors.bound())
+    host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
     rows = (*(peers_rows.rows(found, distinct(reads)) if "hatchery" in found else ()), *others)
     return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
 
