@@ -21,7 +21,7 @@ from appliance.model import GIB
 from appliance.remote import OPTIONS_VARIABLE
 from appliance.run import Runner
 from appliance.wait import until
-from bench import keep, results
+from bench import keep, results, sections
 from bench.steps import Steps, clock
 from bench.vm import HARD_DISK, LOOPBACK, VM, Bus, Drive, Hardware, Key
 
@@ -135,7 +135,8 @@ def demo(chosen: argparse.Namespace) -> int:
         measured = json.loads((output / "results.json").read_text(encoding="utf-8"))
         if chosen.update_docs:
             page = ROOT / "docs" / "results.md"
-            page.write_text(results.page(measured, steps.taken, total), encoding="utf-8")
+            fresh = results.page(measured, steps.taken, total)
+            page.write_text(sections.carry(page.read_text(encoding="utf-8"), fresh), encoding="utf-8")
             steps.tell(f"{page.relative_to(ROOT)} was written from this run")
         if chosen.keep:
             vm.detach()

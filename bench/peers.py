@@ -15,7 +15,7 @@ from appliance.bootset.trace import Read, parse_trace
 from appliance.errors import InvalidInput, NotReady
 from appliance.model import GIB, MIB
 from bench import peers_rows, processors, store
-from bench.report import Report
+from bench.report import Report, Row
 from tests.kernel import requirements
 from tests.kernel.inside.peers.peer import Plan
 from tests.kernel.lab import Disks, Lab, Options
@@ -54,6 +54,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--trace", action="append", type=Path, metavar="FILE", help="replay this trace instead of all in bench/traces"
     )
     parser.add_argument(
+        "--measured", type=Path, metavar="FILE",
+        help="measure nothing: report anew what an earlier run's JSON holds, for instance with rows from elsewhere",
+    )  # fmt: skip
+    parser.add_argument(
         "--with", dest="others", action="append", type=Path, default=[], metavar="FILE",
         help=f"take rows from another bench's JSON: {', '.join(peers_rows.ELSEWHERE)}",
     )  # fmt: skip
@@ -61,13 +65,16 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     """Everything, in one machine that is removed afterwards. Raises LabError, InsideError, NotReady, InvalidInput."""
+    traces = chosen.trace or sorted(TRACES.glob("*.trace"))
+    others = peers_rows.merged([_report(path) for path in chosen.others])
+    reads = {path.stem: load(path) for path in traces}
+    if chosen.measured:
+        before = _report(chosen.measured)
+        return report(before["host"], before.get("figures", {}), reads, others)
     reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
     check_mappings()
-    traces = chosen.trace or sorted(TRACES.glob("*.trace"))
-    others = peers_rows.merged([_report(path) for path in chosen.others])
-    reads = {path.stem: load(path) for path in traces}
     keys = [key for key in peers_rows.NAMES if not chosen.peer or key in chosen.peer]
     begin, load_before, ticks = time.monotonic(), os.getloadavg()[0], processors.read()
     found: dict[str, Any] = {}
@@ -85,6 +92,21 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
     busy = processors.words(ticks, processors.read(), processors.bound())
     host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
+    return report(host, found, reads, others)
+
+
+def report(
+    host: Mapping[str, str], found: Mapping[str, Any], reads: Mapping[str, Sequence[Read]], others: Sequence[Row]
+) -> Report:
+    """What was measured, as rows and tables. Pure. Raises InvalidInput when a trace's figures are missing."""
+    for key, figures in found.items():
+        missing = set(reads) - set(figures)
+        if missing:
+            raise InvalidInput(
+                "these figures are of other traces",
+                why=f"{peers_rows.NAMES.get(key, key)} was not measured with {', '.join(sorted(missing))}",
+                hint="name those that it was measured with by --trace",
+            )
     rows = (*(peers_rows.rows(found, distinct(reads)) if "hatchery" in found else ()), *others)
     return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
 
@@ -153,6 +175,7 @@ def _report(path: Path) -> Mapping[str, Any]:
         found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path} is not a bench's report", why=str(error)) from error
-    if not isinstance(found, dict) or "rows" not in found:
-        raise InvalidInput(f"{path} is not a bench's report", why="it has no rows")
+    missing = {"bench", "host", "rows"} - set(found) if isinstance(found, dict) else {"rows"}
+    if missing:
+        raise InvalidInput(f"{path} is not a bench's report", why=f"it has no {', '.join(sorted(missing))}")
     return found

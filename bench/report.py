@@ -116,6 +116,16 @@ class Report:
         rows = _columns([_HEAD, *(_cells(row) for row in self.rows)], {_VALUE})
         return "\n\n".join([rows, *(each.text() for each in self.tables)])
 
+    def section(self) -> str:
+        """The rows and how to repeat them, as a section of the page of results."""
+        facts = [f"- {name.capitalize()}: {self.host[name]}" for name in ("taken", "host") if name in self.host]
+        more = (
+            f"`script/bench {self.bench} --update-docs` repeats it; [bench-{self.bench}.md](bench-{self.bench}.md) has"
+            " all figures, [bench.md](bench.md) what they mean."
+        )
+        rows = table(_HEAD, [_cells(row) for row in self.rows], right={_VALUE})
+        return "\n\n".join([f"## Bench: {self.bench}", "\n".join(facts), more, rows])
+
     def page(self) -> str:
         """The report as a page of Markdown."""
         origin = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from appliance.errors import HatcheryError
-from bench import boots, learn, peers, store
+from bench import boots, learn, peers, sections, store
 from bench.report import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name, bench in BENCHES.items():
         one = names.add_parser(name, help=bench.summary, description=bench.summary)
         one.add_argument("--json", type=Path, metavar="FILE", help="write rows, single runs and host to FILE")
-        one.add_argument("--update-docs", action="store_true", help=f"write docs/bench-{name}.md from this run")
+        one.add_argument(
+            "--update-docs",
+            action="store_true",
+            help=f"write docs/bench-{name}.md and its part of docs/results.md from this run",
+        )
         bench.options(one)
     return parser.parse_args(argv)
 
@@ -68,11 +72,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen.json:
         chosen.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     if chosen.update_docs:
-        (ROOT / "docs" / f"bench-{report.bench}.md").write_text(report.page(), encoding="utf-8")
+        update_docs(report, ROOT / "docs")
     if report.missed:
         tell(missed(report.missed))
         return 1
     return 0
+
+
+def update_docs(report: Report, docs: Path) -> None:
+    """Write the bench's page, and its rows into the page of results."""
+    (docs / f"bench-{report.bench}.md").write_text(report.page(), encoding="utf-8")
+    results = docs / "results.md"
+    page = sections.put(results.read_text(encoding="utf-8"), report.bench, report.section())
+    results.write_text(page, encoding="utf-8")
 
 
 def missed(rows: Sequence[Row]) -> str:

@@ -172,6 +172,20 @@ def test_the_exit_status_tells_of_a_missed_figure(
     assert ("slow is 1.3, held to <= 1.2" in capsys.readouterr().err) is (status == 1)
 
 
+def test_docs_are_written_from_a_run_and_the_page_of_results_keeps_the_rest(tmp_path: Path) -> None:
+    results = tmp_path / "results.md"
+    results.write_text("# Results\n\nOf the demo.\n", encoding="utf-8")
+    for report in (Report("store", {"taken": "today"}, (SLOW,)), Report("peers", {}, (LIGHT,))):
+        suite.update_docs(report, tmp_path)
+        suite.update_docs(report, tmp_path)
+    page = results.read_text(encoding="utf-8")
+    assert page.startswith("# Results\n\nOf the demo.\n")
+    assert page.count("## Bench: store\n\n- Taken: today") == page.count("## Bench: peers") == 1
+    assert "| slow | 1.3 |" in page
+    assert "`script/bench store --update-docs` repeats it" in page
+    assert (tmp_path / "bench-store.md").read_text(encoding="utf-8").startswith("# Bench: store")
+
+
 def test_lvm_snapshots_are_copied_with_ids_of_their_own() -> None:
     text = GROUP.read_text(encoding="utf-8")
     made, before = lvm.with_snapshots(text, 3)

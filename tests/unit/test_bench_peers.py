@@ -155,6 +155,23 @@ def test_tables_are_part_of_the_page_and_figures_of_the_json() -> None:
     assert json.loads(json.dumps(report.as_json()))["figures"] == {"hatchery": {}}
 
 
+def test_an_earlier_run_can_be_reported_anew_with_rows_from_elsewhere(tmp_path: Path) -> None:
+    trace = tmp_path / f"{TRACE}.trace"
+    trace.write_text("0 4096 0\n", encoding="utf-8")
+    (tmp_path / "peers.json").write_text(
+        json.dumps(peers.report({"host": "a machine"}, found(), {TRACE: peers.load(trace)}, ()).as_json())
+    )
+    row = {"name": "learning_cost", "value": 0.01, "unit": "share", "note": "real boots", "runs": {"s": [1.0]}}
+    (tmp_path / "learn.json").write_text(json.dumps({"bench": "learn", "host": {}, "rows": [row]}))
+    words = ["--measured", str(tmp_path / "peers.json"), "--with", str(tmp_path / "learn.json"), "--trace"]
+    told = peers.measure(suite.parse(["peers", *words, str(trace)]), lambda _: None)
+    assert told.host == {"host": "a machine"}
+    names = [each.name for each in told.rows]
+    assert {"prefetched_over_warm", "learning_cost"} <= set(names)
+    with pytest.raises(InvalidInput, match="other traces"):
+        peers.report({}, found(), {OTHER: []}, ())
+
+
 def test_blocks_that_are_read_twice_count_once() -> None:
     reads = [Read(0, 512), Read(512, 512), Read(4095, 2), Read(1 << 20, 8192)]
     assert peers.distinct({TRACE: reads}) == {TRACE: 4 * 4096}
