@@ -83,7 +83,7 @@ def arguments(target: NbdTarget, hardware: Hardware, accel: qemu.Accelerator, fi
     """QEMU's arguments for a guest whose only disk is the clone."""
     disk = (
         f"driver=nbd,node-name=clone,{target.server},export={target.export},"
-        "reconnect-delay=60,discard=unmap,cache.direct=on"
+        "reconnect-delay=600,discard=unmap,cache.direct=on"
     )
     return [
         "-machine", "q35", *accel.words, "-smp", str(hardware.cpus), "-m", str(hardware.memory_mib), "-nodefaults",

@@ -6,8 +6,9 @@ from pathlib import Path
 from appliance.catalog import Client, Clone
 from appliance.host.storage_daemon import Files, Listen
 
-RECONNECT_SECONDS = 60
-"""How long a guest's requests wait for a storage daemon that restarts; QEMU's default is not at all."""
+RECONNECT_SECONDS = 600
+"""How long a guest's requests wait: for a storage daemon that restarts, and for the appliance itself, whose firmware
+may take minutes. QEMU's default is not at all."""
 
 
 def listen(client: Client, folder: Path) -> Listen:

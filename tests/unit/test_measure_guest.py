@@ -39,7 +39,7 @@ def test_a_guest_never_uses_the_hosts_page_cache_and_outlives_a_restarted_server
     )
     disk = words[words.index("-blockdev") + 1]
     assert disk.startswith("driver=nbd,")
-    assert {"cache.direct=on", "reconnect-delay=60", "discard=unmap", "server.port=7", "export=web-1"} <= set(
+    assert {"cache.direct=on", "reconnect-delay=600", "discard=unmap", "server.port=7", "export=web-1"} <= set(
         disk.split(",")
     )
     assert "if=pflash,format=raw,file=/a,,b" in words

@@ -41,7 +41,7 @@ def test_qemu_s_words_make_guests_wait_for_a_restart_and_pause_when_the_pool_is_
     words = ready.service.show_clone("web").qemu
     blockdev = json.loads(words[words.index("-blockdev") + 1])
     assert blockdev["export"] == "web"
-    assert blockdev["reconnect-delay"] >= 30
+    assert blockdev["reconnect-delay"] >= 600
     assert blockdev["discard"] == "unmap"
     assert blockdev["cache"] == {"direct": True, "no-flush": False}
     device = words[words.index("-device") + 1]
