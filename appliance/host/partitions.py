@@ -7,7 +7,7 @@ import binascii
 import struct
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appliance import wait
 from appliance.errors import CannotTell, NotFound
@@ -27,12 +27,14 @@ _MAX_TABLE = 1 * MIB
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition: its name and its place on the disk."""
+    """A partition: its name and its place on the disk; as it was read also its type and number, which begins at 1."""
 
     name: str
     start: int
     size: int
     guid: str = ""
+    kind: str = field(default="", compare=False)
+    number: int = field(default=0, compare=False)
 
     @property
     def end(self) -> int:
@@ -94,7 +96,8 @@ def parse(data: bytes, logical_block: int) -> Table | None:
             continue
         text = name.decode("utf-16-le", "replace").partition("\0")[0]
         place = start * logical_block, (end - start + 1) * logical_block
-        found.append(Partition(text, *place, str(uuid.UUID(bytes_le=own))))
+        kind_id, own_id = str(uuid.UUID(bytes_le=kind)), str(uuid.UUID(bytes_le=own))
+        found.append(Partition(text, *place, own_id, kind_id, index + 1))
     found.sort(key=lambda partition: partition.start)
     own = str(uuid.UUID(bytes_le=guid))
     return Table(own, first * logical_block, (last + 1) * logical_block, tuple(found))
@@ -217,6 +220,13 @@ def write(runner: Runner, disk: Device, partitions: Sequence[Partition], label_i
     runner.run(["sfdisk", *options, *append, disk.path], stdin=text)
     block.settle(runner)
     tell_kernel(runner, disk)
+
+
+def rename(runner: Runner, disk: Device, partition: Partition, name: str) -> None:
+    """Give a partition that was read another name, while others of the disk are in use. Raises CommandFailed."""
+    forget(disk)
+    options = ["--quiet", "--no-reread", "--no-tell-kernel", "--lock=yes"]
+    runner.run(["sfdisk", *options, "--part-label", disk.path, str(partition.number), name])
 
 
 def tell_kernel(runner: Runner, disk: Device) -> None:
