@@ -33,6 +33,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "bootset": frozenset({"model"}),
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
+    "update": frozenset({"catalog", "client", "reconcile"}),
     "service": frozenset({"bootset", "catalog", "images", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),
@@ -40,6 +41,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "remote": frozenset({"run", "wait"}),
     "client": frozenset({"config", "schema", "remote"}),
     "measure": frozenset({"bootset", "client"}),
+    "rollout": frozenset({"client"}),
     "cli": frozenset({"measure", "words"}),
     # what is public
     "web": frozenset({"bootset", "client", "host", "words"}),

@@ -67,6 +67,48 @@ def test_a_missing_program_and_a_wrong_setting_are_seen(image: Path) -> None:
     assert "perhaps" in verify(image, unit).stderr
 
 
+TRIAL = (EXTRA / FOLDER / "hatchery-update-trial.service").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"),
+    [
+        ("hatchery_0.2.0+2-1.efi", True),
+        ("hatchery_0.2.0+1-2.efi", True),
+        ("hatchery_0.2.0+0-3.efi", True),
+        ("hatchery_0.2.0+12-1.efi", True),
+        # Started for want of anything else: it must not be restarted for ever.
+        ("hatchery_0.2.0+0-4.efi", False),
+        ("hatchery_0.2.0+0-10.efi", False),
+        # Found good.
+        ("hatchery_0.2.0.efi", False),
+        ("", False),
+    ],
+)
+def test_only_a_start_that_was_counted_is_judged(name: str, counted: bool, tmp_path: Path) -> None:
+    variable = tmp_path / "LoaderBootCountPath"
+    variable.write_bytes(b"\x06\0\0\0" + f"\\EFI\\Linux\\{name}\0".encode("utf-16-le"))
+    done = Runner().run([EXTRA / "usr/lib/hatchery/on-trial", variable], check=False)
+    assert (done.returncode, done.stderr) == (0 if counted else 1, "")
+
+
+def test_a_version_that_fails_its_trial_is_restarted_and_no_other() -> None:
+    lines = TRIAL.splitlines()
+    variable = "/sys/firmware/efi/efivars/LoaderBootCountPath-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+    # A condition that does not hold is no failure, so that FailureAction= is for starts that are counted.
+    assert {
+        f"ConditionPathExists={variable}",
+        f"ExecCondition=/usr/lib/hatchery/on-trial {variable}",
+        "FailureAction=reboot",
+        "Before=boot-complete.target",
+        "RemainAfterExit=yes",
+        "RefuseManualStart=yes",
+    } <= set(lines)
+    assert not any(line.startswith("WantedBy=") for line in lines)
+    wants = EXTRA / FOLDER / "boot-complete.target.requires/hatchery-update-trial.service"
+    assert wants.resolve() == EXTRA / FOLDER / "hatchery-update-trial.service"
+
+
 def test_the_arrays_are_scrubbed_by_themselves() -> None:
     units = {unit.name: unit.read_text(encoding="utf-8") for unit in UNITS}
     assert re.search(r"^Wants=.*\bhatchery-scrub\.timer\b", units["hatchery.target"], re.MULTILINE)

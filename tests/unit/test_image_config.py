@@ -80,6 +80,7 @@ def test_partitions_of_the_image_match_those_of_the_first_boot() -> None:
         ("sbin/hatcheryd", "appliance.daemon"),
         ("sbin/hatchery-store", "appliance.rescue.main"),
         ("sbin/hatchery-retry", "appliance.retry"),
+        ("sbin/hatchery-update", "appliance.update.main"),
         ("lib/hatchery/nbd-server", "appliance.nbd_server"),
     ],
 )

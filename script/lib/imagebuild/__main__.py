@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from imagebuild import bundle
 from imagebuild.command import BuildError, say
 from imagebuild.disk import Existing, identity, write
 from imagebuild.kinds import KINDS, build, place, tools_tree
@@ -38,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--ssh-key", type=Path, required=True, metavar="FILE", help="public key that may log in as root")
     one.add_argument("--hostname", help="the box's name (default: hatchery)")
     one.add_argument("--wipe", action="store_true", help="lose what is on the target; without it a used one is refused")
+    summary = "make an update of the appliance: both halves of /usr and a kernel, signed with your SSH key"
+    one = commands.add_parser("bundle", help=summary, description=f"{summary.capitalize()}.")
+    one.add_argument(
+        "--key", type=Path, required=True, metavar="FILE", help="SSH key that signs (a .pub: ask the agent)"
+    )
+    one.add_argument("--version", metavar="N.N.N", help="the version that it gets (default: that of mkosi.conf)")
+    one.add_argument("--to", type=Path, metavar="DIR", help="a folder that is made for it (default: beside the image)")
     return made
 
 
@@ -51,6 +59,13 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
         existing = Existing.WIPE if words.wipe else Existing.REFUSE
         write(image, words.target, who, tools_tree=tools, existing=existing)
         sys.stdout.write(f"{words.target}\n")
+        return
+    if words.image == "bundle":
+        version = bundle.version(words.version)
+        bundle.check_key(words.key)
+        image = build(bundle.kind(version), cache, mkosi=mkosi, fresh=False)
+        made = bundle.make(image, version, words.key, words.to or image.parent / f"hatchery_{version}")
+        sys.stdout.write(f"{made}\n")
         return
     for kind in KINDS.values() if words.image == "all" else [KINDS[words.image]]:
         path = place(kind, cache) / kind.result if words.where else build(kind, cache, mkosi=mkosi, fresh=words.force)

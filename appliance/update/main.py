@@ -1,0 +1,152 @@
+"""``hatchery-update``: put a bundle's version on trial, go back, and say how the slots stand."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from appliance import reconcile
+from appliance.catalog import form
+from appliance.config import Part, Paths
+from appliance.errors import HatcheryError, NotReady
+from appliance.run import Runner
+from appliance.update import bundle, plan, slots, trial
+from appliance.update.bundle import Contents
+from appliance.update.plan import Box, Forms, Steps, Wish, explain
+from appliance.update.record import Record
+from appliance.update.slots import Slots
+from appliance.update.view import as_json, as_text, verdict
+
+OK, BAD, REFUSED = 0, 1, 2
+"""Exit statuses: done; not good; an error that says why, before anything was half done."""
+
+SIGNERS = "update-signers"
+LOGINS = Path("/root/.ssh/authorized_keys")
+
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="hatchery-update", description=__doc__)
+    verbs = top.add_subparsers(dest="verb", required=True)
+    for verb, text in (("check", "only say what would be done"), ("apply", "put a bundle's version on trial")):
+        one = verbs.add_parser(verb, help=text)
+        one.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+        one.add_argument("--again", action="store_true", help="try a version again that was given up")
+        one.add_argument("--older", action="store_true", help="accept a version that is older than the one that runs")
+        one.add_argument("--no-way-back", action="store_true", help="accept a version that changes the catalog's form")
+        one.add_argument("--unhealthy", action="store_true", help="although this appliance would not be found good now")
+        one.add_argument("--json", action="store_true", help="for programs")
+        if verb == "check":
+            one.add_argument("--no-contents", action="store_true", help="look at the signed list of files alone")
+    back = verbs.add_parser("back", help="let the next start be that of the older version in the other slot")
+    back.add_argument("--json", action="store_true", help="for programs")
+    status = verbs.add_parser("status", help="how the slots stand, and how the last update went")
+    status.add_argument("--json", action="store_true", help="for programs")
+    verbs.add_parser("self-test", help="ask this appliance what a new version is asked after its start")
+    verbs.add_parser("trial", help="the same, and remember the answer (done by systemd after a start)")
+    verbs.add_parser("verdict", help="log why a version was given up (done by systemd after a start)")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    arguments = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        return _run(arguments, Runner(), Paths())
+    except HatcheryError as error:
+        if getattr(arguments, "json", False):
+            sys.stdout.write(json.dumps({"error": explain(error)}) + "\n")
+        sys.stderr.write(f"hatchery-update: {error}\n")
+        return REFUSED
+
+
+def _run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
+    record = Record()
+    if arguments.verb == "self-test":
+        return _say_ailments(trial.ailments(runner, paths, patience=0))
+    if arguments.verb == "trial":
+        return _trial(runner, paths, record)
+    boot = slots.boot_folder(runner)
+    seen = slots.observe(boot)
+    if arguments.verb == "status":
+        found = as_json(seen, record.trial())
+        sys.stdout.write(json.dumps(found, indent=2) + "\n" if arguments.json else as_text(found))
+        return OK
+    if arguments.verb == "verdict":
+        said = verdict(seen, record.trial())
+        if said is not None:
+            log.error("%s", said)
+        return OK
+    steps = _steps(arguments, seen, runner, paths, record)
+    if arguments.verb != "check":
+        reconcile.apply(steps, Box(runner, boot, record))
+    _say(steps, done=arguments.verb != "check", as_json=arguments.json, waits=seen.next() != seen.running)
+    return OK
+
+
+def _steps(arguments: argparse.Namespace, seen: Slots, runner: Runner, paths: Paths, record: Record) -> Steps:
+    deployed = (paths.conf_d / Part.STORE.file_name).exists()
+    forms = Forms(form.of(paths.catalog), form.KNOWN)
+    if deployed and forms.there is None and not getattr(arguments, "no_way_back", False):
+        raise NotReady(
+            "whether an older version could open the catalog cannot be told",
+            why="the store is down",
+            hint="start it (`systemctl start hatchery-store`), or say --no-way-back",
+        )
+    if arguments.verb == "back":
+        others = [uki.version for uki in seen.others if uki.good]
+        return plan.back(seen, forms, record.form(others[-1]) if others else None)
+    wish = Wish(arguments.again, arguments.older, arguments.no_way_back, arguments.unhealthy)
+    contents = Contents.IGNORE if getattr(arguments, "no_contents", False) else Contents.VERIFY
+    folder = arguments.bundle.resolve()
+    signers = bundle.signers(paths.etc / SIGNERS, LOGINS)
+    offered = bundle.read(folder, signers, runner, contents)
+    ailing = () if wish.unhealthy else trial.ailments(runner, paths, patience=0)
+    return plan.update(offered, seen, forms, wish, ailing)
+
+
+def _trial(runner: Runner, paths: Paths, record: Record) -> int:
+    """Ask, and remember why not: on the root file system, which the other slot shares."""
+    found = trial.ailments(runner, paths)
+    known = record.trial()
+    mine = known is not None and known.version == str(slots.running())
+    if not found and mine:
+        record.end_trial()
+    if found and known is not None and mine:
+        record.set_trial(known.failed("; ".join(found)))
+    return _say_ailments(found)
+
+
+def _say_ailments(found: Sequence[str]) -> int:
+    for ailment in found:
+        log.error("%s", ailment)
+    if not found:
+        log.info("this appliance is good")
+    return BAD if found else OK
+
+
+def _say(steps: Steps, *, done: bool, as_json: bool, waits: bool) -> None:
+    restart = bool(steps) or waits
+    described = [step.describe() for step in steps]
+    if as_json:
+        words = [{"action": one.action, "target": one.target, "detail": one.detail} for one in described]
+        answer: dict[str, Any] = {"changed": bool(steps), "steps": words, "restart": restart}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        return
+    for one in described:
+        sys.stdout.write(f"{one}\n")
+    if not restart:
+        sys.stdout.write("nothing to do\n")
+    elif done:
+        sys.stdout.write("restart to start it: systemctl reboot\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

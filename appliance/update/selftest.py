@@ -1,0 +1,84 @@
+"""The self-test: a clone is made, written and read over NBD, as a guest would, and removed again."""
+
+import logging
+
+from appliance.client import Client
+from appliance.errors import CannotTell, CommandFailed, NoSpace, NotFound, Unhealthy
+from appliance.model import KIB, TemplateState
+from appliance.run import Runner
+from appliance.schema import LOCAL_CLIENT, CloneCreate, TemplateView
+
+log = logging.getLogger(__name__)
+
+CLONE = "hatchery-self-test"
+LEASE = 3600.0
+"""Seconds after which the clone goes in any case, if this program cannot remove it."""
+
+PIECE = 64 * KIB
+PATTERN = 0xA5
+
+
+def run(client: Client, runner: Runner) -> bool:
+    """Do it. False when it cannot be done and that is nobody's fault: there is no template, or no room for a clone.
+
+    Raises Unhealthy when what was written does not come back, and what the service refuses. The clone is gone.
+    """
+    ready = [one for one in client.templates() if one.state is TemplateState.READY and not one.retired]
+    if not ready:
+        log.info("no self-test: there is no template that a clone could be made of")
+        return False
+    _remove(client)
+    try:
+        # The local client's socket is there without any configuration.
+        [clone] = client.create_clones(
+            CloneCreate(name=CLONE, template=smallest(ready).ref, client=LOCAL_CLIENT, expires_in=LEASE)
+        )
+    except NoSpace as error:
+        log.warning("no self-test: %s", error)
+        return False
+    try:
+        if clone.uri is None:
+            raise CannotTell(f"{clone.name} is not exported", why="the service gave no address for it")
+        exchange(clone.uri, clone.size, runner)
+    finally:
+        _remove(client)
+    log.info("self-test: a clone of %s was written and read over NBD", clone.template)
+    return True
+
+
+def smallest(templates: list[TemplateView]) -> TemplateView:
+    """The template that costs least."""
+    return min(templates, key=lambda one: (one.size, one.ref))
+
+
+def commands(size: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What qemu-io does on a disk of ``size`` bytes, in two connections: write at both ends, and read that back.
+
+    The second also reads what was never written, which is the template's.
+    """
+    last = (size - PIECE) // PIECE * PIECE
+    places = sorted({0, max(last, 0)})
+    length = min(size, PIECE)
+    written = tuple(f"write -q -P {PATTERN:#x} {place} {length}" for place in places)
+    read = tuple(f"read -q -P {PATTERN:#x} {place} {length}" for place in places)
+    middle = (f"read -q {PIECE} {PIECE}",) if last >= 2 * PIECE else ()
+    return ((*written, "flush"), (*read, *middle))
+
+
+def exchange(uri: str, size: int, runner: Runner) -> None:
+    """Write and read a disk of ``size`` bytes. Raises Unhealthy when it does not keep what is written to it."""
+    for words in commands(size):
+        argv = ["qemu-io", "-f", "raw", "-t", "none"]
+        for word in words:
+            argv += ["-c", word]
+        try:
+            runner.run([*argv, uri])
+        except CommandFailed as error:
+            raise Unhealthy("a clone does not keep what is written to it over NBD", why=error.why) from error
+
+
+def _remove(client: Client) -> None:
+    try:
+        client.remove_clone(CLONE, force=True)
+    except NotFound:
+        return
