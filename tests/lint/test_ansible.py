@@ -44,7 +44,7 @@ def test_ansible_lint() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("playbook", ["deploy", "templates"])
+@pytest.mark.parametrize("playbook", ["deploy", "templates", "update"])
 def test_playbook_syntax(playbook: str) -> None:
     done = play(playbook, ROOT / "ansible/inventories/example", "--syntax-check")
     assert done.returncode == 0, done.stdout + done.stderr
