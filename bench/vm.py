@@ -257,6 +257,11 @@ class VM:
         until(again, "the machine to come back", deadline=deadline, interval=1)
         self._open_master()
 
+    def reconnect(self, *, deadline: float) -> None:
+        """Log in anew, after somebody else restarted it. Raises as ``wait_ssh``."""
+        self._close_master()
+        self.wait_ssh(deadline=deadline)
+
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property

@@ -73,8 +73,8 @@ class Site:
         file.write_text(json.dumps({"hatchery": {"hosts": {"box": variables}}}), encoding="utf-8")
         return file
 
-    def play(self, *words: str, timeout: float = 900, **change: Any) -> Play:
-        """Run the playbook that deploys, as a user would."""
+    def play(self, *words: str, playbook: str = "deploy", timeout: float = 900, **change: Any) -> Play:
+        """Run a playbook, the one that deploys unless told otherwise, as a user would."""
         env = {
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
             "ANSIBLE_LOCAL_TEMP": str(self.vm.folder / "ansible"),
@@ -82,8 +82,8 @@ class Site:
             "ANSIBLE_NOCOLOR": "1",
             "PYTHONPATH": str(ROOT),
         }
-        playbook = Path(sys.executable).with_name("ansible-playbook")
-        argv: list[str | Path] = [playbook, "-i", self.inventory(change), *words, ROOT / "ansible/deploy.yml"]
+        program = Path(sys.executable).with_name("ansible-playbook")
+        argv: list[str | Path] = [program, "-i", self.inventory(change), *words, ROOT / f"ansible/{playbook}.yml"]
         done = Runner(env).run(argv, timeout=timeout, check=False)
         said = done.stdout + done.stderr
         recap = _RECAP.search(said)
