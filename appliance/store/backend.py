@@ -251,13 +251,18 @@ def _partitioned(found: Backend, array_uuid: str) -> bool:
     return found.table is not None and found.table.guid == str(uuid.UUID(array_uuid))
 
 
-def _refuse_impossible(wanted: BackendConfig, found: Backend, meta_bytes: int, block_bytes: int) -> None:
+def require_count(wanted: BackendConfig) -> None:
+    """Raise Refused when the level needs more disks than are named."""
     if len(wanted.disks) < wanted.level.minimum_disks:
         raise Refused(
             f"{wanted.level} needs {wanted.level.minimum_disks} disks",
             why=f"{len(wanted.disks)} were named",
             hint="name more disks or choose another level",
         )
+
+
+def _refuse_impossible(wanted: BackendConfig, found: Backend, meta_bytes: int, block_bytes: int) -> None:
+    require_count(wanted)
     usable = min(disk.size for disk in found.disks) * md.data_disks(wanted.level, len(wanted.disks))
     data = usable - meta_bytes
     if data < _DATA_MIN:

@@ -106,7 +106,7 @@ def take(disk: Disk, wipe: frozenset[str]) -> tuple["WipeDisk", ...]:
         raise Refused(
             f"{disk.path} is not empty",
             why=f"it holds {content(disk)}",
-            hint=f"to destroy that, put the disk's serial number into `wipe`: {' or '.join(sorted(disk.serials))}",
+            hint=f"to destroy that, have it wiped by its serial number: {' or '.join(sorted(disk.serials))}",
         )
     return (WipeDisk(disk.path, content(disk)),)
 

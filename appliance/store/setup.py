@@ -92,8 +92,16 @@ def _refuse_odd(section: Section) -> None:
             )
 
 
-def _refuse_unsafe(config: Config) -> None:
-    """Raise Refused for writeback with one NVMe drive."""
+def refuse_unsafe(config: Config) -> None:
+    """Raise Refused for writeback with one NVMe drive, and for a drive that is to be cache and backend at once."""
+    named = {_identity(path): path for path in (config.nvme.devices if config.nvme is not None else ())}
+    for path in config.backend.disks if config.backend is not None else ():
+        if _identity(path) in named:
+            raise Refused(
+                f"{path} is named for the backend and for the cache",
+                why=f"it is the drive {named[_identity(path)]}",
+                hint="name each drive once",
+            )
     if config.store is None or config.store.cache_mode is not CacheMode.WRITEBACK:
         return
     if config.nvme is not None and len(config.nvme.devices) < 2:
@@ -104,10 +112,16 @@ def _refuse_unsafe(config: Config) -> None:
         )
 
 
+def _identity(path: str) -> str:
+    """What is the same for two names of one drive."""
+    device = block.find(path)
+    return device.number if device is not None else path
+
+
 def run(machine: Machine, part: Part, spec: Spec, doing: Doing) -> Result:
     """Plan a part and, unless it is only checked, carry the plan out. Raises HatcheryError."""
     machine = Machine(_with(machine.config, part, spec.section), machine.runner)
-    _refuse_unsafe(machine.config)
+    refuse_unsafe(machine.config)
     if doing is Doing.APPLY:
         kernel.require()
         kernel.load_modules(machine.runner)
@@ -259,8 +273,18 @@ def write_file(path: Path, text: str) -> None:
     finally:
         os.close(fd)
     temporary.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(path.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, on stable storage when this returns; fine when there is none."""
+    path.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(fd)
     finally:
-        os.close(folder)
+        os.close(fd)

@@ -81,4 +81,4 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def deployed(site: Site) -> Play:
     """The playbook's run on it, after which it serves. The second disk may be wiped: it holds a file system."""
-    return site.play(backend_raid_wipe=[DISKS[1].serial])
+    return site.play(backend_raid_wipe=True, backend_raid_wipe_serials=[DISKS[1].serial])

@@ -61,6 +61,11 @@ clients:
   type: list
   elements: str
   sample: [lab]
+error:
+  description: Why it was refused.
+  returned: failure
+  type: dict
+  sample: {"code": "in-use", "what": "...", "why": "...", "hint": "..."}
 """
 
 

@@ -1,4 +1,4 @@
-"""Ansible module: the NVMe drive of a Hatchery appliance."""
+"""Ansible module: the NVMe drives of a Hatchery appliance."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from ansible.module_utils.hatchery import set_up, size_in_bytes
 
 DOCUMENTATION = r"""
 module: hatchery_nvme
-short_description: Partition the NVMe drive of a Hatchery appliance
+short_description: Partition the NVMe drives of a Hatchery appliance
 description:
-  - Makes the partitions for metadata, cache and fast pool in the free space of an NVMe drive.
+  - Makes the partitions for metadata, cache and fast pool in the free space of an NVMe drive, or of two.
   - Other partitions are never touched. A drive that holds something foreign is refused, unless its serial number is
     given in O(wipe).
   - Runs C(hatchery-store setup nvme) on the appliance, in check mode with C(--check).
@@ -17,7 +17,7 @@ author:
   - Hatchery authors (@hatchery)
 options:
   devices:
-    description: The drive, as a list of one path in C(/dev/disk/by-id).
+    description: The drive, or the two that mirror the cache, by their paths in C(/dev/disk/by-id).
     type: list
     elements: str
     required: true
