@@ -21,7 +21,6 @@ _ENTRY = struct.Struct("<16s16sQQQ72s")
 _USUAL_TABLE = 32 * KIB
 """Holds a table of 128 entries, also on a disk with blocks of 4096 bytes."""
 
-_USUAL_TABLE = 32 * 1024
 _MAX_TABLE = 1 * MIB
 
 
@@ -227,6 +226,28 @@ def rename(runner: Runner, disk: Device, partition: Partition, name: str) -> Non
     forget(disk)
     options = ["--quiet", "--no-reread", "--no-tell-kernel", "--lock=yes"]
     runner.run(["sfdisk", *options, "--part-label", disk.path, str(partition.number), name])
+
+
+def delete(runner: Runner, disk: Device, names: Sequence[str]) -> None:
+    """Take the partitions of these names out of the table; the others stay as they are, and may be in use.
+
+    The kernel knows all of them (``tell_kernel``). Raises NotFound, CannotTell, CommandFailed, DeadlineExceeded.
+    """
+    table = read(disk)
+    found = [partition for partition in (table.partitions if table else ()) if partition.name in names]
+    devices = [node(disk, partition) for partition in found]
+    numbers = [block.read_text(device.sysfs / "partition") for device in devices]
+    forget(disk)
+    runner.run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--lock=yes", "--delete", disk.path, *numbers])
+    block.settle(runner)
+    for device, number in zip(devices, numbers, strict=True):
+        # udev may have read the table again and taken it away by itself.
+        if device.sysfs.exists():
+            runner.run(["partx", "--delete", "--nr", number, disk.path], check=False)
+    block.settle(runner)
+    wait.until(
+        lambda: not any(device.sysfs.exists() for device in devices), f"partitions of {disk.name} to go", deadline=15
+    )
 
 
 def tell_kernel(runner: Runner, disk: Device) -> None:

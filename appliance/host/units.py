@@ -6,6 +6,7 @@ import select
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -54,6 +55,30 @@ def run_to_its_end(runner: Runner, unit: str, *, timeout: float) -> None:
         runner.run(["systemctl", "start", unit], timeout=timeout)
     except CommandFailed as error:
         raise Unhealthy(f"{unit} failed", why=error.why, hint=f"see `journalctl -u {unit}`") from error
+
+
+_OF_THE_STORE = (
+    *("hatcheryd.service", "hatchery-nbd@*.service", "hatchery-import@*.service", "hatchery-fetch@*.service"),
+    *("hatchery-mend.service", "hatchery-scrub.service", "hatchery-backup.service", "hatchery-latencies.service"),
+    *("hatchery-store.service", "hatchery-retry.service"),
+)
+"""What uses the store. The target, timers and sockets are not among them: they are there before there is a store."""
+
+
+def of_the_store(runner: Runner) -> tuple[str, ...]:
+    """The services that run and use the store. Raises CommandFailed."""
+    words = ["systemctl", "list-units", "--plain", "--no-legend", "--full", "--state=active,activating,deactivating"]
+    return parse_list_units(runner.run([*words, *_OF_THE_STORE]).stdout)
+
+
+def parse_list_units(text: str) -> tuple[str, ...]:
+    """The units' names in the output of ``systemctl list-units --plain --no-legend``."""
+    return tuple(line.split()[0] for line in text.splitlines() if line.split())
+
+
+def stop_all(runner: Runner, names: Sequence[str]) -> None:
+    """Stop services; systemd knows in which order. Raises CommandFailed, DeadlineExceeded."""
+    runner.run(["systemctl", "stop", *names], timeout=300)
 
 
 class Systemd:

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from appliance import config
 from appliance.config import Part
 from appliance.errors import HatcheryError, InvalidInput
-from appliance.store import scrub, setup, start
+from appliance.store import remove, scrub, setup, start
 from appliance.store.machine import Machine
 from appliance.store.setup import Doing, Result
 
@@ -35,6 +35,11 @@ def parser(add: Callable[[Verbs], None] | None = None) -> argparse.ArgumentParse
     status.add_argument("--json", action="store_true", help="for programs")
     anew = verbs.add_parser("recreate-fast", help="make the fast pool anew: all ephemeral clones are lost")
     anew.add_argument("--lose-ephemeral-clones", action="store_true", required=True, help="yes, that is what I want")
+    gone = verbs.add_parser("remove", help="take the store off its drives: all templates and clones are lost")
+    gone.add_argument("--serial", action="append", default=[], metavar="NUMBER", help="of a drive; once for each drive")
+    gone.add_argument("--lose-attached-clones", action="store_true", help="also while clones are attached")
+    gone.add_argument("--check", action="store_true", help="only say what would be done")
+    gone.add_argument("--json", action="store_true", help="for programs")
     make = verbs.add_parser("setup", help="make a part of the store; may be repeated")
     make.add_argument("part", choices=list(Part), type=Part)
     make.add_argument("--spec", required=True, metavar="FILE", help="JSON object with the part's settings; - is stdin")
@@ -76,8 +81,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return OK if scrub.run(machine) else FAILED
     if arguments.verb == "status":
         return _status(machine, bool(arguments.json))
-    part: Part = arguments.part
     doing = Doing.CHECK if arguments.check else Doing.APPLY
+    if arguments.verb == "remove":
+        wish = remove.Wish(tuple(arguments.serial), bool(arguments.lose_attached_clones))
+        _say_result(remove.run(machine, wish, doing), bool(arguments.json))
+        return OK
+    part: Part = arguments.part
     spec = setup.parse_spec(part, _read(arguments.spec))
     with machine.exclusive() if doing is Doing.APPLY else contextlib.nullcontext():
         result = setup.run(machine, part, spec, doing)

@@ -133,6 +133,16 @@ def test_an_unreadable_answer_is_an_error() -> None:
         set_up(Task(1, "Traceback"))
 
 
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_removal_names_every_serial_number(check_mode: bool) -> None:
+    task = Task(0, json.dumps(DONE), check_mode=check_mode)
+    assert utils.remove(task, ["S1", "S2"], lose_attached=check_mode)["changed"] is True
+    words = ["--serial=S1", "--serial=S2", *(["--lose-attached-clones"] if check_mode else [])]
+    assert task.ran == [["/usr/sbin/hatchery-store", "remove", *words, "--json", *(["--check"] if check_mode else [])]]
+    with pytest.raises(FailedTask, match="sda is refused"):
+        utils.remove(Task(2, refusal("refused"), check_mode=check_mode), ["S1"], lose_attached=False)
+
+
 def version(number: int, digest: str | None, *, retired: bool = False, ready: bool = True) -> TemplateView:
     return TemplateView(
         ref=f"debian@{number}",

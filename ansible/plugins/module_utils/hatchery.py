@@ -44,23 +44,43 @@ def set_up(module: AnsibleModule, part: str, spec: dict[str, Any]) -> dict[str, 
     In check mode a part whose foundations are not there yet cannot be planned: that it would change is all that can
     be said.
     """
-    program = module.get_bin_path(STORE_PROGRAM, required=True, opt_dirs=["/usr/sbin"])
-    argv = [program, "setup", part, "--spec", "-", "--json"]
-    if module.check_mode:
-        argv.append("--check")
-    status, stdout, stderr = module.run_command(argv, data=json.dumps(spec))
-    try:
-        answer = json.loads(stdout)
-    except ValueError:
-        module.fail_json(
-            msg=f"{STORE_PROGRAM} setup {part} ended with status {status} and no readable answer: {stderr.strip()}",
-            stdout=stdout,
-            stderr=stderr,
-            rc=status,
-        )
+    answer = _ask(module, ["setup", part, "--spec", "-"], json.dumps(spec))
     if error := answer.get("error"):
         if module.check_mode and error["code"] == "not-ready":
             module.warn(f"{part} cannot be planned before what it stands on is set up: {error['what']}")
             return {"changed": True, "steps": [], "diff": {"before": "", "after": ""}}
         fail(module, error)
+    return _result(answer)
+
+
+def remove(module: AnsibleModule, serials: list[str], *, lose_attached: bool) -> dict[str, Any]:
+    """Run ``hatchery-store remove``; return what the task reports."""
+    words = [f"--serial={serial}" for serial in serials]
+    if lose_attached:
+        words.append("--lose-attached-clones")
+    answer = _ask(module, ["remove", *words])
+    if error := answer.get("error"):
+        fail(module, error)
+    return _result(answer)
+
+
+def _ask(module: AnsibleModule, words: list[str], given: str = "") -> dict[str, Any]:
+    """The answer of one verb of the appliance's program; in check mode it only says what it would do."""
+    program = module.get_bin_path(STORE_PROGRAM, required=True, opt_dirs=["/usr/sbin"])
+    argv = [program, *words, "--json", *(["--check"] if module.check_mode else [])]
+    status, stdout, stderr = module.run_command(argv, data=given)
+    try:
+        answer: dict[str, Any] = json.loads(stdout)
+    except ValueError:
+        module.fail_json(
+            msg=f"{STORE_PROGRAM} {words[0]} ended with status {status} and no readable answer: {stderr.strip()}",
+            stdout=stdout,
+            stderr=stderr,
+            rc=status,
+        )
+        raise AssertionError("fail_json returned") from None
+    return answer
+
+
+def _result(answer: dict[str, Any]) -> dict[str, Any]:
     return {"changed": answer["changed"], "steps": answer["steps"], "diff": answer["config_diff"]}
