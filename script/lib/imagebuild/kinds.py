@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from imagebuild import sbom, usr
 from imagebuild.command import BuildError, need_tools, run, say
 from imagebuild.inputs import digest
 from imagebuild.mkosi import Mkosi
@@ -151,9 +152,17 @@ def copy_inputs(kind: Kind, into: Path) -> None:
 
 
 def finish(kind: Kind, scratch: Path) -> None:
-    """Make what a kind offers beside mkosi's own output."""
+    """Make what a kind offers beside mkosi's own output, and check what it promises.
+
+    Raises:
+        BuildError: the appliance's /usr is too large, or something that belongs beside an image cannot be made.
+    """
     if kind.name == "guest":
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", scratch / "guest.raw", scratch / "guest.qcow2"])
+    if kind.name == "appliance":
+        taken = usr.check(scratch)
+        say(f"/usr takes {taken / 1e6:.0f} MB of {usr.MOST / 1e6:.0f} MB")
+        sbom.write(scratch / "appliance.manifest", scratch / "appliance.cdx.json")
 
 
 def _prune(kind: Kind, cache: Path, current: Path) -> None:
