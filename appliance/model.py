@@ -78,11 +78,12 @@ class Health(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something an operator should know: how bad, what it is, what to do."""
+    """Something an operator should know: how bad, what it is, what to do; which rule of the data path it concerns."""
 
     severity: Health
     what: str
     hint: str = ""
+    rule: int | None = None
 
 
 def check_name(name: str, kind: str = "name") -> str:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, gc, learning, problems, store
+from appliance.api import boot_sets, description, gc, learning, problems, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -29,7 +29,7 @@ UPLOAD_PIECE = 1 * MIB
 
 def make_app(service: Service) -> FastAPI:
     """The application over ``service``."""
-    app = FastAPI(
+    app = description.Described(
         title="Hatchery",
         version=__version__,
         openapi_url=f"{API_PREFIX}/openapi.json",
@@ -47,7 +47,7 @@ def make_app(service: Service) -> FastAPI:
         store.routes(service),
         gc.routes(service),
     ):
-        app.include_router(router, prefix=API_PREFIX)
+        app.include_router(router, prefix=API_PREFIX, responses=description.FAILS)
     return app
 
 
@@ -105,7 +105,7 @@ def _templates(service: Service) -> APIRouter:
         """Begin an import."""
         return service.imports.begin(request).operation
 
-    @router.put("/templates/{name}/content")
+    @router.put("/templates/{name}/content", openapi_extra=description.body("application/octet-stream"))
     async def content(name: str, request: Request) -> schema.Operation:
         """The image's bytes, for an import whose source is an upload."""
         return await _receive(service, name, request)
@@ -227,7 +227,7 @@ def _clients(service: Service) -> APIRouter:
         """All clients."""
         return service.list_clients()
 
-    @router.put("/clients/{name}")
+    @router.put("/clients/{name}", responses={201: {"model": schema.ClientView, "description": "It is new"}})
     def put(name: str, request: schema.ClientSpec, response: Response) -> schema.ClientView:
         """Make or change a client."""
         view, new = service.put_client(name, request)

@@ -5,6 +5,7 @@ from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
 from appliance import schema
+from appliance.api import description
 from appliance.bootset import file
 from appliance.errors import InvalidInput
 from appliance.service.service import Service
@@ -24,7 +25,7 @@ def routes(service: Service) -> APIRouter:
         """A template's boot set as a file."""
         return service.boot_sets.export(ref)
 
-    @router.put("/templates/{ref}/boot-set/file")
+    @router.put("/templates/{ref}/boot-set/file", openapi_extra=description.body("text/plain"))
     async def put(ref: str, request: Request) -> schema.BootSetView:
         """Give a template the boot set of a file."""
         return await run_in_threadpool(service.put_boot_set, ref, await _text(request))

@@ -1,11 +1,13 @@
 """Errors as HTTP knows them: problem+json (RFC 9457). The only place that knows HTTP's status codes."""
 
 import logging
+from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from appliance import errors
 from appliance.errors import HatcheryError
@@ -25,6 +27,11 @@ STATUS: dict[type[HatcheryError], int] = {
 }
 """By class, the nearest one counts; all others are 500."""
 
+TYPES: Mapping[str, type[HatcheryError]] = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HatcheryError)
+}
+"""Every type of problem that there is: the stable codes, in the order of ``appliance.errors``."""
+
 
 class OperationFailed(HatcheryError):
     """The error of an operation, raised again for a request that waits for it."""
@@ -41,9 +48,8 @@ def code_of(error: HatcheryError) -> str:
 
 def status_of(code: str) -> int:
     """The HTTP status of an error's code."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, HatcheryError)]
-    ancestry = next((kind.__mro__ for kind in kinds if kind.code == code), ())
-    return next((STATUS[kind] for kind in ancestry if kind in STATUS), 500)
+    kind = TYPES.get(code, HatcheryError)
+    return next((STATUS[each] for each in kind.__mro__ if each in STATUS), 500)
 
 
 def answer(code: str, what: str, why: str, hint: str, status: int) -> JSONResponse:
@@ -72,11 +78,24 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     def other(request: Request, error: HTTPException) -> JSONResponse:
         code = errors.NotFound.code if error.status_code == 404 else errors.InvalidInput.code
-        what = f"{request.method} {request.url.path}: {error.detail}"
-        return answer(code, what, "", "see /v1/openapi.json", error.status_code)
+        what = f"{request.method} {request.url.path} is not a request of this API"
+        response = answer(code, what, error.detail, "see /v1/openapi.json", error.status_code)
+        if error.status_code == 405:
+            # RFC 9110 wants them told, and the framework knows those of one route alone.
+            response.headers["Allow"] = ", ".join(_allowed(request))
+        return response
 
     @app.exception_handler(Exception)
     def bug(request: Request, error: Exception) -> JSONResponse:
         # The server logs it with its traceback after this answer.
         what = f"{request.method} {request.url.path} failed unexpectedly"
         return answer(HatcheryError.code, what, type(error).__name__, "see `journalctl -u hatcheryd`", 500)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods that the request's path takes."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)

@@ -32,7 +32,14 @@ EXIT_STATUS = {
     "deadline": 12,
     "command-failed": 13,
 }
-"""Exit status of each error code. 2 is a wrong command line, 130 an interruption."""
+"""Exit status of each error code."""
+
+WRONG_COMMAND_LINE = 2
+"""Exit status of click's own errors."""
+
+INTERRUPTED = 130
+READER_GONE = 141
+"""The statuses that a shell shows for a program that SIGINT, or SIGPIPE, ended."""
 
 app = typer.Typer(
     name="hatchery",
@@ -113,11 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
         err().print("Interrupted.")
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe went away (`hatchery clone list | head`); Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return READER_GONE
     return result if isinstance(result, int) else 0
 
 

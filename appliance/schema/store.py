@@ -34,6 +34,7 @@ class ArrayView(Model):
     sync_action: str = Field(description="idle, resync, recover, check, ...")
     sync_percent: float | None = Field(description="None when nothing is being synchronised")
     members: tuple[MemberView, ...]
+    missing: int = Field(default=0, description="Members that are not there, or that do not have all data yet")
 
 
 class CacheView(Model):
@@ -81,6 +82,9 @@ class StoreView(Model):
     cache: CacheView | None
     pool: PoolView | None
     fast: PoolView | None = None
+    last_backup: float | None = Field(
+        default=None, description="When the last whole backup of metadata and catalog was made; None before the first"
+    )
 
 
 class Status(Model):

@@ -28,7 +28,11 @@ def check(name: str, spec: ClientSpec) -> Client:
     if name == LOCAL_CLIENT:
         raise Refused(f"client {LOCAL_CLIENT} is this machine", why="it is always reached by its unix socket")
     if spec.address is None or spec.port is None:
-        raise InvalidInput("a tcp client needs an address and a port")
+        raise InvalidInput(
+            "a tcp client needs an address and a port",
+            why="its storage daemon listens there",
+            hint="give both, or use the transport unix for this machine",
+        )
     if not spec.plain:
         raise Refused(
             "NBD over TCP is not encrypted",

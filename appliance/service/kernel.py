@@ -51,6 +51,7 @@ class KernelStore:
             cache=None if found.cache is None else CacheView(**asdict(found.cache)),
             pool=None if found.pool is None else PoolView(**asdict(found.pool)),
             fast=None if found.fast is None else PoolView(**asdict(found.fast)),
+            last_backup=found.last_backup,
         )
         return view, found.problems
 

@@ -59,7 +59,7 @@ def reconcile(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
         found_problems = problems(made)
         for problem in found_problems:
             log.error("%s", problem.what)
-        failed = [Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint) for each in failures]
+        failed = [Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint, 9) for each in failures]
         return made, (*failed, *found_problems)
 
 
@@ -73,6 +73,7 @@ def problems(made: Plan) -> tuple[Problem, ...]:
                 Health.DEGRADED,
                 f"volume {each.thin_id} in the {each.pool} pool is unknown to the catalog",
                 "see `hatchery gc --dry-run`",
+                9,
             )
             for each in made.orphans
         ),
@@ -81,6 +82,7 @@ def problems(made: Plan) -> tuple[Problem, ...]:
                 Health.FAILED,
                 f"the volume of {volume.owner} is missing in the {volume.pool} pool",
                 "restore it from a backup",
+                9,
             )
             for volume in made.missing
             if volume not in lost
@@ -139,6 +141,7 @@ def _disagreement(found: Disagreement) -> Problem:
         f"the {found.pool} pool is at transaction {found.found}, the catalog was at {found.expected}:"
         " one of them is older than the other",
         "was the state restored from a backup? compare `hatchery clone list`",
+        9,
     )
 
 
@@ -150,4 +153,5 @@ def _lost(volumes: list[Volume]) -> Iterable[Problem]:
             Health.DEGRADED,
             f"{len(volumes)} ephemeral clone(s) went with their NVMe drive: {owners}{more}",
             "reset or remove them",
+            15,
         )

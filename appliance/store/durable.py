@@ -287,8 +287,16 @@ def wrong_features(machine: Machine, wanted: StoreConfig) -> tuple[str, ...]:
     return broken_rules(machine.dm.table(POOL), wanted.block_kib * KIB)
 
 
+RULES = {
+    "new blocks are not zeroed": 3,
+    "a full pool does not answer at once": 4,
+    "discards go through to the array": 13,
+}
+"""What can be wrong in a pool's table, and the rule that it breaks."""
+
+
 def broken_rules(targets: tuple[Target, ...], block_bytes: int) -> tuple[str, ...]:
-    """What is wrong in a pool's table, in words (rules 3, 4 and 13)."""
+    """What is wrong in a pool's table, in words; ``RULES`` has the rules."""
     if len(targets) != 1 or targets[0].kind != "thin-pool":
         return ("it is not a thin pool",)
     size, features = thin.parse_pool_table(targets[0].params)

@@ -32,7 +32,7 @@ class MemberHealth:
 
 @dataclass(frozen=True, slots=True)
 class ArrayHealth:
-    """The backend or the metadata mirror."""
+    """The backend or the metadata mirror. ``missing`` of its members are not there, or do not have all data."""
 
     health: Health
     name: str
@@ -42,6 +42,7 @@ class ArrayHealth:
     sync_action: str
     sync_percent: float | None
     members: tuple[MemberHealth, ...]
+    missing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class StoreHealth:
     """All parts; one that could not be looked at is None, and a problem says why.
 
     ``pool`` is the durable pool. ``fast`` is None as well where there is no fast pool and none is missed.
+    ``last_backup`` is when the last whole one was made, in seconds since the epoch; None before the first.
     """
 
     backend: ArrayHealth | None
@@ -70,6 +72,7 @@ class StoreHealth:
     pool: PoolHealth | None
     fast: PoolHealth | None
     problems: tuple[Problem, ...]
+    last_backup: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -123,6 +126,7 @@ class Store:
             pool=_part(problems, lambda: pool_health(self._machine, PoolName.DURABLE, problems)),
             fast=_part(problems, lambda: fast_health(self._machine, problems)),
             problems=tuple(problems),
+            last_backup=metadata.last_backup(self._config.paths.state),
         )
 
     def cold(self) -> None:
@@ -256,13 +260,15 @@ class Store:
         leg = next((member for member in array.members if member.name == slow), None)
         if leg is None or "faulty" in leg.state:
             problems.append(
-                Problem(Health.FAILED, "the metadata mirror runs without its backend leg", "stop the store")
+                Problem(Health.FAILED, "the metadata mirror runs without its backend leg", "stop the store", 10)
             )
         elif "write_mostly" not in leg.state:
-            problems.append(Problem(Health.DEGRADED, "the mirror reads from its slow leg", "run `hatchery-store up`"))
+            problems.append(
+                Problem(Health.DEGRADED, "the mirror reads from its slow leg", "run `hatchery-store up`", 10)
+            )
         if array.backlog:
             problems.append(
-                Problem(Health.DEGRADED, "the mirror's slow leg may lag (write-behind)", "run `hatchery-store up`")
+                Problem(Health.DEGRADED, "the mirror's slow leg may lag (write-behind)", "run `hatchery-store up`", 10)
             )
         return _array(array, names.array(names.META))
 
@@ -282,10 +288,10 @@ class Store:
             problems.append(Problem(Health.DEGRADED, "the cache is not attached", hint))
         if wrong:
             what = f"the cache's settings are not as they must be: {'; '.join(wrong)}"
-            problems.append(Problem(Health.FAILED, what, "run `hatchery-store up`"))
+            problems.append(Problem(Health.FAILED, what, "run `hatchery-store up`", 1))
         if attached and bypassed:
             hint = "with a read miss at the same moment this can leave old data in the cache: find out what bypasses it"
-            problems.append(Problem(Health.DEGRADED, f"{bypassed} bytes went past the cache", hint))
+            problems.append(Problem(Health.DEGRADED, f"{bypassed} bytes went past the cache", hint, 1))
         available = bcache.available_percent(found.set_uuid) if attached and found.set_uuid else None
         worst = Health.FAILED if wrong else Health.OK if attached and not bypassed and not degraded else Health.DEGRADED
         size = fast.size if fast is not None else 0
@@ -338,7 +344,8 @@ def _array(array: Array, name: str) -> ArrayHealth:
     if not array.running or array.state == "broken":
         health = Health.FAILED
     action, percent = array.sync_action, array.sync_percent
-    return ArrayHealth(health, name, array.level, array.state, array.device.size, action, percent, members)
+    size, missing = array.device.size, array.degraded
+    return ArrayHealth(health, name, array.level, array.state, size, action, percent, members, missing)
 
 
 def _words(member: md.Member) -> str:

@@ -111,6 +111,12 @@ def record_backup(state: Path, trouble: str) -> None:
     marks.write(state / _BACKUP, json.dumps({"good": good, "at": int(time.time()), "trouble": trouble}))
 
 
+def last_backup(state: Path) -> int | None:
+    """When the last scheduled backup ended that has all that it should have, in seconds since the epoch."""
+    good = _recorded(state / _BACKUP).get("good")
+    return good if isinstance(good, int) and good else None
+
+
 def problems(state: Path, now: float) -> tuple[Problem, ...]:
     """What an operator should know of the checks and the backups. ``now`` in seconds since the epoch."""
     found = []
@@ -118,11 +124,11 @@ def problems(state: Path, now: float) -> tuple[Problem, ...]:
         what = "the check of the pool's metadata at the last start was not finished in time"
         found.append(Problem(Health.DEGRADED, what, "run `hatchery-store backup`: it reads all of the metadata"))
     last = _recorded(state / _BACKUP)
-    good = last.get("good", 0)
+    good = last_backup(state)
     if last.get("trouble"):
         what = f"the last backup has trouble: {last['trouble']}"
         found.append(Problem(Health.DEGRADED, what, "see `journalctl -u hatchery-backup`"))
-    elif isinstance(good, int) and good and now - good > _BACKUP_LATE:
+    elif good is not None and now - good > _BACKUP_LATE:
         hours = int(now - good) // 3600
         what = f"the last backup of metadata and catalog is {hours} hours old"
         found.append(Problem(Health.DEGRADED, what, "run `hatchery-store backup`; see `systemctl list-timers`"))

@@ -47,9 +47,9 @@ def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> Po
     reserve = capacity.held_back(data.size, status.block_bytes, status.data_total)
     worst = Health.OK
 
-    def report(severity: Health, what: str, hint: str) -> None:
+    def report(severity: Health, what: str, hint: str, rule: int | None = None) -> None:
         nonlocal worst
-        problems.append(Problem(severity, what, hint))
+        problems.append(Problem(severity, what, hint, rule))
         order = list(Health)
         worst = max(worst, severity, key=order.index)
 
@@ -57,12 +57,12 @@ def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> Po
         said, hint = _HINTS.get(status.mode, ("has failed", "see `hatchery-store status`"))
         if status.mode is PoolMode.OUT_OF_DATA_SPACE and reserve:
             hint = f"run `hatchery store reserve release`, or {hint}"
-        report(Health.FAILED, f"{title} {said}", hint)
+        report(Health.FAILED, f"{title} {said}", hint, 4)
     if status.needs_check:
         report(Health.FAILED, f"{title}'s metadata needs a check", "stop the store and run `hatchery-store repair`")
     wanted = machine.config.require_store().block_kib * KIB if kind is PoolName.DURABLE else status.block_bytes
     for broken in durable.broken_rules(machine.dm.table(names.pool(kind)), wanted):
-        report(Health.FAILED, f"{title} breaks a rule: {broken}", "stop and start the store")
+        report(Health.FAILED, f"{title} breaks a rule: {broken}", "stop and start the store", durable.RULES.get(broken))
     for part, used, total in (
         ("data", status.data_used, status.data_total),
         ("metadata", status.metadata_used, status.metadata_total),
@@ -70,7 +70,7 @@ def pool_health(machine: Machine, kind: PoolName, problems: list[Problem]) -> Po
         percent = 100 * used // total if total else 0
         if percent >= _FULL_SOON:
             severity = Health.FAILED if percent >= _NEARLY_FULL else Health.DEGRADED
-            report(severity, f"{title}'s {part} is {percent} % full", "remove clones or templates")
+            report(severity, f"{title}'s {part} is {percent} % full", "remove clones or templates", 4)
     return PoolHealth(
         health=worst,
         name=kind,
@@ -90,7 +90,7 @@ def fast_health(machine: Machine, problems: list[Problem]) -> PoolHealth | None:
     mode = fast.mode(machine)
     if mode is PoolMode.FAILED:
         hint = "detach the ephemeral clones; when the NVMe drive is back or replaced, run `hatchery-store up`"
-        problems.append(Problem(Health.FAILED, "the fast pool has failed, and its ephemeral clones with it", hint))
+        problems.append(Problem(Health.FAILED, "the fast pool has failed, and its ephemeral clones with it", hint, 15))
         return PoolHealth(Health.FAILED, PoolName.FAST, mode, 0, 0, 0, 0, 0, 0)
     if mode is not None:
         return pool_health(machine, PoolName.FAST, problems)

@@ -1,0 +1,23 @@
+"""The files, and what they should hold."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+from appliance.api.app import make_app
+from appliance.service.service import Service
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@cache
+def made() -> dict[Path, str]:
+    """Every file that is made from the code, with its text."""
+    return {ROOT / "docs/openapi.json": openapi()}
+
+
+def openapi() -> str:
+    """The API's description. Its keys are sorted: releases of the libraries differ in their order."""
+    # To be described, a service need not run: the routes only keep it.
+    app = make_app(Service.__new__(Service))
+    return json.dumps(app.openapi(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
