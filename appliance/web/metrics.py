@@ -73,6 +73,12 @@ def families(answers: Answers) -> Iterator[Metric]:
         ),
     )
     yield from _arrays(status.store)
+    yield _gauge(
+        "hatchery_backup_timestamp_seconds",
+        "When the last whole backup of metadata and catalog was made; absent before the first",
+        (),
+        [((), status.store.last_backup)],
+    )
     yield from _cache(status.store.cache)
     yield from _pools(status.store)
     yield from _clients(status.clients)
@@ -96,9 +102,15 @@ def _arrays(store: schema.StoreView) -> Iterator[Metric]:
     )
     yield _gauge(
         "hatchery_array_members_in_sync",
-        "Devices of an array that have all data: fewer than its members means less redundancy",
+        "Devices of an array that have all data",
         ("array",),
         (((a.name,), sum("in-sync" in member.state for member in a.members)) for a in arrays),
+    )
+    yield _gauge(
+        "hatchery_array_members_missing",
+        "Devices that an array lacks, or that do not have all data yet: more than 0 means less redundancy",
+        ("array",),
+        (((a.name,), a.missing) for a in arrays),
     )
     yield _gauge(
         "hatchery_array_sync_ratio",

@@ -1,23 +1,16 @@
 """The command line of script/image."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from imagebuild import bundle
+from imagebuild.cache import cache_directory
 from imagebuild.command import BuildError, say
 from imagebuild.disk import Existing, identity, write
 from imagebuild.kinds import KINDS, build, place, tools_tree
 from imagebuild.mkosi import Mkosi
-
-
-def cache_directory() -> Path:
-    """Return where everything that can be made again is kept: HATCHERY_CACHE, or `hatchery` below the user's cache."""
-    if given := os.environ.get("HATCHERY_CACHE"):
-        return Path(given).resolve()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").resolve() / "hatchery"
 
 
 def parser() -> argparse.ArgumentParser:
