@@ -67,9 +67,17 @@ class Client:
         """The appliance in one look."""
         return self._get("/status", schema.Status)
 
+    def examine(self) -> schema.Examination:
+        """The appliance held against the rules of its data path."""
+        return self._get("/doctor", schema.Examination)
+
     def counters(self) -> schema.Counters:
         """Exact block statistics at this moment."""
         return self._get("/counters", schema.Counters)
+
+    def operations(self) -> tuple[schema.Operation, ...]:
+        """All jobs that are remembered, newest first."""
+        return self._get("/operations", schema.OperationList).operations
 
     def operation(self, identity: str) -> schema.Operation:
         """How far a job is. Raises NotFound."""

@@ -59,6 +59,11 @@ def _appliance(service: Service) -> APIRouter:
         """The appliance in one look."""
         return service.status()
 
+    @router.get("/doctor")
+    def examine() -> schema.Examination:
+        """The appliance held against the rules of its data path."""
+        return service.examine()
+
     @router.get("/counters")
     def counters() -> schema.Counters:
         """All counters."""

@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 
 from appliance import __version__
-from appliance.cli import client, clone, gc, measure, status, store, template
+from appliance.cli import client, clone, doctor, gc, measure, status, store, support, template, top
 from appliance.cli.options import Session
 from appliance.cli.output import err, print_error
 from appliance.errors import HatcheryError
@@ -44,12 +44,14 @@ READER_GONE = 141
 app = typer.Typer(
     name="hatchery",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Hatch VM disk clones from templates.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("top")(top.top)
+app.command("support-bundle")(support.support_bundle)
 app.add_typer(template.app, name="template")
 app.add_typer(clone.app, name="clone")
 app.add_typer(client.app, name="client")

@@ -15,7 +15,7 @@ from appliance.model import Health
 from appliance.schema import Removal
 from appliance.words import size
 
-STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "failed": "bold red"}
+STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "unknown": "yellow", "failed": "bold red"}
 """Colours of states; others are plain."""
 
 

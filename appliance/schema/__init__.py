@@ -4,6 +4,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
 (UTC), latencies are microseconds. Errors are ``application/problem+json`` with the body ``ProblemDetails``.
 
     GET    /status                          -> Status
+    GET    /doctor                          -> Examination
     GET    /counters                        -> Counters
     POST   /cache/cold                      -> Operation (202)
     POST   /histograms                      -> HistogramsStarted (201); in-use when they run already
@@ -61,6 +62,7 @@ from appliance.schema.base import (
 from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
 from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
+from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
 from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
@@ -106,6 +108,8 @@ __all__ = [
     "BootSetView",
     "CacheCounters",
     "CacheView",
+    "CheckState",
+    "CheckView",
     "ClientList",
     "ClientSpec",
     "ClientView",
@@ -117,6 +121,7 @@ __all__ = [
     "Counters",
     "DeviceCounters",
     "DiskHistogram",
+    "Examination",
     "GarbageReport",
     "HistogramView",
     "Histograms",

@@ -115,6 +115,16 @@ class Exports:
         """How many exports the client's daemon has now. Raises NotReady when it does not run."""
         return len(self._daemon(client).exports())
 
+    def differences(self, client: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Clones that a client's daemon lacks, and what it exports although it is not the client's.
+
+        Raises NotReady when it does not run, CannotTell.
+        """
+        wanted = {export.node: export.name for export in self._wanted(client)}
+        offered = self._daemon(client).exports()
+        missing = (name for node, name in wanted.items() if node not in offered)
+        return tuple(sorted(missing)), tuple(sorted(offered - set(wanted)))
+
     def describe(self, client: str) -> str:
         """The state of a client's daemon in the service manager's words."""
         return self._units.describe(client)

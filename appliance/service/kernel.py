@@ -19,7 +19,7 @@ from appliance.schema import (
     PoolView,
     StoreView,
 )
-from appliance.store import drives, health, start
+from appliance.store import drives, examine, health, start
 from appliance.store.drives import Drives
 from appliance.store.flow import Flow
 from appliance.store.guests import Guests
@@ -54,6 +54,10 @@ class KernelStore:
             last_backup=found.last_backup,
         )
         return view, found.problems
+
+    def examine(self) -> Mapping[int, tuple[Problem, ...] | None]:
+        """See Store."""
+        return examine.rules(self._machine)
 
     def cold(self) -> None:
         """See Store."""

@@ -123,6 +123,9 @@ class Store(Protocol):
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         """How all parts are, and what an operator should know. A part that cannot be read is None and a problem."""
 
+    def examine(self) -> Mapping[int, tuple[Problem, ...] | None]:
+        """What is looked at when it is asked for alone, by the rule that it concerns; None: could not tell."""
+
     def cold(self) -> None:
         """Empty the cache and drop page caches; verified. Raises HatcheryError when it cannot be shown."""
 

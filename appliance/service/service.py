@@ -25,6 +25,7 @@ from appliance.schema import (
     CloneCreate,
     CloneList,
     CloneView,
+    Examination,
     GarbageReport,
     ProblemView,
     Reconciliation,
@@ -42,6 +43,7 @@ from appliance.service.clone_life import CloneLife
 from appliance.service.clones import Clones
 from appliance.service.collector import Asked, Collector
 from appliance.service.core import Core
+from appliance.service.doctor import Doctor
 from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
@@ -52,7 +54,7 @@ from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
 from appliance.service.templates import Templates
-from appliance.service.views import Views, garbage_report
+from appliance.service.views import Views, client_problems, garbage_report
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +86,7 @@ class Service:
         self._converter = converter
         self._exports = Exports(self.core, units, paths)
         self._views = Views(self.core, self._exports)
+        self._doctor = Doctor(self.core, store, self._exports)
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
@@ -141,6 +144,13 @@ class Service:
         view, problems = self._store.look()
         found = self._views.status(view, (*self._problems, *silence(self.monitor.seen.silent), *problems))
         return found.model_copy(update={"disks": self.measure.coarse()})
+
+    def examine(self) -> Examination:
+        """The appliance held against the rules of its data path. Slow with many clones."""
+        view, problems = self._store.look()
+        clients = self.list_clients().clients
+        known = (*self._problems, *silence(self.monitor.seen.silent), *problems, *client_problems(clients))
+        return self._doctor.examine(view, known)
 
     def words(self) -> str:
         """How it goes, in one line for the service manager. Raises HatcheryError when the catalog does not answer."""

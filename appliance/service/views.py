@@ -63,6 +63,15 @@ def garbage_report(entries: Iterable[Entry]) -> GarbageReport:
     )
 
 
+def client_problems(clients: Iterable[ClientView]) -> tuple[Problem, ...]:
+    """What an operator should know of the clients' storage daemons."""
+    return tuple(
+        Problem(client.state, f"client {client.name}: {client.detail}", "see `hatchery client list`")
+        for client in clients
+        if client.state is not Health.OK
+    )
+
+
 class Views:
     """Makes the API's answers."""
 
@@ -154,12 +163,8 @@ class Views:
         """The appliance in one look."""
         catalog = self._core.catalog
         clients = tuple(self.client(client) for client in catalog.clients())
-        shown = [ProblemView(severity=p.severity, what=p.what, hint=p.hint) for p in problems]
-        shown += [
-            ProblemView(severity=c.state, what=f"client {c.name}: {c.detail}", hint="see `hatchery client list`")
-            for c in clients
-            if c.state is not Health.OK
-        ]
+        every = (*problems, *client_problems(clients))
+        shown = [ProblemView(severity=p.severity, what=p.what, hint=p.hint) for p in every]
         found = (store.backend, store.meta, store.cache, store.pool, store.fast)
         parts = [part.health for part in found if part is not None]
         return Status(

@@ -241,3 +241,20 @@ def test_boots_are_asked_for_and_shown(appliance: Appliance, image: Path) -> Non
     assert learning == {"missing": 2, "listening": 1, "recording": [], "cannot": ""}
     assert appliance.run("template", "learn", "debian", "--runs", "99")[0] != 0
     assert appliance.run("template", "learn", "missing")[0] == 4
+
+
+def completed(words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What the shell is offered after ``words``, as bash asks."""
+    monkeypatch.setenv("_HATCHERY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    assert main([]) == 0
+    return capsys.readouterr().out.split()
+
+
+def test_the_shell_completes_commands_and_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert completed("hatchery cl", monkeypatch, capsys) == ["clone", "client"]
+    assert "reset" in completed("hatchery clone re", monkeypatch, capsys)
+    assert completed("hatchery clone create --temp", monkeypatch, capsys) == ["--template"]

@@ -1,0 +1,160 @@
+"""``hatchery top``: what clones, cache and disks do at this moment."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from appliance import client, schema
+from appliance.cli.options import JsonOption, session
+from appliance.cli.output import out, table
+from appliance.model import Histogram
+from appliance.words import micros, size
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a device did in each second: requests, and bytes."""
+
+    name: str
+    reads: float
+    read_bytes: float
+    writes: float
+    write_bytes: float
+
+    @property
+    def requests(self) -> float:
+        """Reads and writes."""
+        return self.reads + self.writes
+
+
+@dataclass(frozen=True, slots=True)
+class DiskRates:
+    """A whole disk: requests in each second; microseconds within which half of them, and 99 %, were done."""
+
+    disk: str
+    role: str
+    requests: float
+    half_within: int | None
+    most_within: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What went on in so many ``seconds``. ``hit_percent``: of the bytes that the pool read, those the cache had."""
+
+    seconds: float
+    hit_percent: float | None
+    pool: Rates
+    backend: Rates
+    clones: tuple[Rates, ...]
+    disks: tuple[DiskRates, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that is counted, at one moment."""
+
+    counters: schema.Counters
+    disks: Mapping[tuple[str, str], Histogram]
+
+
+def read(connection: client.Client) -> Reading:
+    """A reading now. Raises NotReady, CannotTell."""
+    counters = connection.counters()
+    disks: dict[tuple[str, str], Histogram] = {
+        (each.role, each.disk): Histogram(each.histogram.counts) for each in connection.status().disks
+    }
+    return Reading(counters, disks)
+
+
+def between(before: Reading, after: Reading) -> Picture:
+    """What went on between two readings. Pure. A device that came meanwhile counts from zero."""
+    then, now = before.counters, after.counters
+    seconds = max(now.taken - then.taken, 1e-3)
+    pool = _rates("pool", then.cached, now.cached, seconds)
+    backend = _rates("backend", then.backend, now.backend, seconds)
+    hit = None if not pool.read_bytes else max(0.0, 100 * (1 - backend.read_bytes / pool.read_bytes))
+    clones = (_rates(name, then.clones.get(name), device, seconds) for name, device in now.clones.items())
+    disks = []
+    for (role, disk), histogram in after.disks.items():
+        counted = histogram - before.disks.get((role, disk), Histogram())
+        disks.append(
+            DiskRates(disk, role, counted.total / seconds, counted.bound(0.5), counted.bound(0.99)),
+        )
+    busiest = tuple(sorted(clones, key=lambda each: (-each.requests, each.name)))
+    return Picture(seconds, hit, pool, backend, busiest, tuple(disks))
+
+
+def _rates(name: str, before: schema.DeviceCounters | None, after: schema.DeviceCounters, seconds: float) -> Rates:
+    def rate(word: str) -> float:
+        now: int = getattr(after, word)
+        then: int = getattr(before, word) if before is not None and before.name == after.name else 0
+        # Counters begin anew with their device.
+        return (now - then if now >= then else now) / seconds
+
+    return Rates(name, rate("reads"), rate("read_bytes"), rate("writes"), rate("write_bytes"))
+
+
+def top(
+    context: typer.Context,
+    interval: Annotated[float, typer.Option(min=0.1, max=60, metavar="SECONDS", help="How often to look.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look at one interval, print it and end.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="So many clones, the busiest first.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what clones, cache and disks do, until Ctrl-C; with --json, a document in each line."""
+    run = session(context, as_json)
+    with run.connect() as connection:
+        before = read(connection)
+        if once or run.as_json:
+            while True:
+                time.sleep(interval)
+                before, picture = _next(connection, before)
+                if run.as_json:
+                    sys.stdout.write(json.dumps(asdict(picture)) + "\n")
+                    sys.stdout.flush()
+                else:
+                    out().print(shown(picture, limit))
+                if once:
+                    return
+        try:
+            with Live(Text("looking ..."), console=out(), screen=out().is_terminal, auto_refresh=False) as live:
+                while True:
+                    time.sleep(interval)
+                    before, picture = _next(connection, before)
+                    live.update(shown(picture, limit), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _next(connection: client.Client, before: Reading) -> tuple[Reading, Picture]:
+    after = read(connection)
+    return after, between(before, after)
+
+
+def shown(picture: Picture, limit: int) -> RenderableType:
+    """A picture as tables."""
+    hit = "nothing was read" if picture.hit_percent is None else f"{picture.hit_percent:.1f} % of bytes from the cache"
+    head = Text.assemble(("hatchery top", "bold"), f"  {picture.seconds:.1f} s; {hit}")
+    store = table("STORE", ">READS/S", ">READ/S", ">WRITES/S", ">WRITTEN/S")
+    clones = table("CLONE", ">READS/S", ">READ/S", ">WRITES/S", ">WRITTEN/S")
+    for rows, found in ((store, (picture.pool, picture.backend)), (clones, picture.clones[:limit])):
+        for each in found:
+            rows.add_row(
+                each.name, f"{each.reads:.0f}", size(each.read_bytes), f"{each.writes:.0f}", size(each.write_bytes)
+            )
+    disks = table("DISK", "FOR", ">REQUESTS/S", ">HALF WITHIN", ">99 % WITHIN")
+    for disk in picture.disks:
+        within = micros(disk.half_within), micros(disk.most_within)
+        disks.add_row(disk.disk, disk.role, f"{disk.requests:.0f}", *within)
+    left = len(picture.clones) - limit
+    more = Text(f"and {left} more" if left > 0 else "" if picture.clones else "no clone is attached")
+    return Group(head, Text(), store, Text(), disks, Text(), clones, more)

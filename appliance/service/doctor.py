@@ -1,0 +1,108 @@
+"""The whole appliance held against the rules of its data path, for an operator who asks.
+
+Rules that are not here cannot be seen in a box that runs: 2 and 11 are about what is never read or snapshot, 8 about
+what setup refuses, 14 and 16 about how imports are made.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from appliance.errors import HatcheryError, NotReady
+from appliance.model import Health, Problem
+from appliance.schema import CheckState, CheckView, Examination, ProblemView, StoreView
+from appliance.service import recovery
+from appliance.service.core import Core
+from appliance.service.exports import Exports
+from appliance.service.ports import Store
+
+RULES: Mapping[int | None, str] = {
+    1: "nothing goes past the cache, and its settings are as they must be",
+    3: "new blocks are zeroed",
+    4: "there is space, and a full pool answers at once",
+    5: "nothing here looks into a clone",
+    6: "each clone is offered to its client, and to no other",
+    7: "requests that fail while a drive dies are held and sent again",
+    9: "catalog and pools agree",
+    10: "the metadata mirror has a slow leg that is never behind",
+    12: "the kernel has the fixes that the store needs",
+    13: "discards do not reach the array",
+    15: "ephemeral clones have their drive",
+    None: "arrays, cache, drives, storage daemons and backups are well",
+}
+"""What is looked at, by the rule."""
+
+_SOURCES: Mapping[int, Callable[[StoreView], object]] = {
+    1: lambda view: view.cache,
+    3: lambda view: view.pool,
+    4: lambda view: view.pool,
+    10: lambda view: view.meta,
+    13: lambda view: view.pool,
+}
+"""The part of the store that a rule is read from: where it could not be looked at, nothing can be said."""
+
+
+class Doctor:
+    """Looks at all of it when it is asked to."""
+
+    def __init__(self, core: Core, store: Store, exports: Exports) -> None:
+        self._core = core
+        self._store = store
+        self._exports = exports
+
+    def examine(self, view: StoreView, known: Iterable[Problem]) -> Examination:
+        """Every check. ``view`` and ``known`` are what the status has: all that is looked at anyhow."""
+        found: dict[int | None, list[Problem] | None] = {rule: [] for rule in RULES}
+        seen = {**self._store.examine(), 6: _try(self._offered), 9: _try(self._agreed)}
+        found |= {rule: None if problems is None else list(problems) for rule, problems in seen.items()}
+        found |= {rule: None for rule, source in _SOURCES.items() if source(view) is None}
+        for problem in known:
+            concerned = problem.rule if problem.rule in RULES else None
+            # What is known to be wrong is wrong, whatever else could not be looked at.
+            others = found[concerned] or []
+            if problem.what not in {other.what for other in others}:
+                found[concerned] = [*others, problem]
+        return Examination(checks=tuple(_check(rule, what, found[rule]) for rule, what in RULES.items()))
+
+    def _offered(self) -> tuple[Problem, ...]:
+        """Each client's daemon has the exports that the catalog gives it, and no others."""
+        wrong = []
+        with self._core.lock:
+            for client in self._core.catalog.clients():
+                try:
+                    missing, foreign = self._exports.differences(client.name)
+                except NotReady:
+                    continue  # a daemon that is down offers nothing, and is a problem of its own
+                hint = "run `hatchery store reconcile`"
+                if foreign:
+                    what = f"client {client.name} is offered what is not its own: {', '.join(foreign)}"
+                    wrong.append(Problem(Health.FAILED, what, hint, 6))
+                if missing:
+                    what = f"client {client.name} is not offered {', '.join(missing)}"
+                    wrong.append(Problem(Health.DEGRADED, what, hint, 6))
+        return tuple(wrong)
+
+    def _agreed(self) -> tuple[Problem, ...]:
+        made = recovery.look(self._core)
+        steps = [step.describe() for step in made.steps]
+        hint = "run `hatchery store reconcile`"
+        return (
+            *recovery.problems(made),
+            *(Problem(Health.DEGRADED, f"still to be done: {each.action} {each.target}", hint, 9) for each in steps),
+        )
+
+
+def _try(look: Callable[[], tuple[Problem, ...]]) -> tuple[Problem, ...] | None:
+    try:
+        return look()
+    except HatcheryError:
+        return None
+
+
+def _check(rule: int | None, what: str, found: list[Problem] | None) -> CheckView:
+    if found is None:
+        return CheckView(rule=rule, what=what, state="unknown", problems=())
+    worst: CheckState = "ok"
+    for problem in found:
+        if problem.severity is Health.FAILED or worst == "ok":
+            worst = problem.severity.value
+    shown = tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in found)
+    return CheckView(rule=rule, what=what, state=worst, problems=shown)
