@@ -6,6 +6,7 @@ from pathlib import Path
 
 from appliance.api.app import make_app
 from appliance.service.service import Service
+from reference.manual import pages
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -13,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[3]
 @cache
 def made() -> dict[Path, str]:
     """Every file that is made from the code, with its text."""
-    return {ROOT / "docs/openapi.json": openapi()}
+    manual = {ROOT / "docs/man" / name: text for name, text in pages().items()}
+    return {ROOT / "docs/openapi.json": openapi(), **manual}
 
 
 def openapi() -> str:
