@@ -217,13 +217,15 @@ def _paths(value: object, where: str) -> tuple[str, ...]:
                 hint="use /dev/disk/by-id/...",
             )
     if len(set(value)) != len(value):
-        raise InvalidInput(f"{where} names a device twice")
+        raise InvalidInput(
+            f"{where} names a device twice", why="each has one part in the store", hint="name another one"
+        )
     return tuple(value)
 
 
 def _whole(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"{where}: {value!r} is not a whole number from 0")
+        raise InvalidInput(f"{where}: {value!r} is not a whole number from 0", hint="for example 5")
     return value
 
 
@@ -257,6 +259,8 @@ def load(paths: Paths | None = None) -> Config:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"{file} cannot be read", why=str(error)) from error
         if set(values) != {part.value} or not isinstance(values[part.value], dict):
-            raise InvalidInput(f"{file} must hold the section [{part}] and nothing else")
+            raise InvalidInput(
+                f"{file} must hold the section [{part}] and nothing else", hint="run the role, which writes it"
+            )
         sections[part.value] = parse_section(part, values[part.value], str(file))
     return Config(**sections, paths=paths)

@@ -83,7 +83,8 @@ def read_only(app: FastAPI) -> Callable[[Scope, Receive, Send], Awaitable[None]]
     async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD"):
             what, code = f"{scope['method']} {scope['path']} is refused", Refused.code
-            refusal = problems.answer(code, what, "this socket is for looking alone", "", problems.status_of(code))
+            why, hint = "this socket is for looking alone", "use /run/hatchery/api.sock, as the group hatchery may"
+            refusal = problems.answer(code, what, why, hint, problems.status_of(code))
             await refusal(scope, receive, send)
         else:
             await app(scope, receive, send)

@@ -40,9 +40,11 @@ class BootSet:
         last = Extent(0, 0)
         for extent in sorted(self.extents):
             if extent.offset % PAGE or extent.length % PAGE or extent.length <= 0 or extent.offset < 0:
-                raise InvalidInput(f"{extent} is no extent of whole pages of {PAGE} bytes")
+                raise InvalidInput(
+                    f"{extent} is no extent of a boot set", why=f"it is not of whole pages of {PAGE} bytes"
+                )
             if extent.offset < last.end:
-                raise InvalidInput(f"{extent} overlaps {last}")
+                raise InvalidInput(f"{extent} is in the boot set twice", why=f"it overlaps {last}")
             last = extent
         if last.end > -(-self.size // PAGE) * PAGE:
             raise InvalidInput(f"{last} lies outside of the template", why=f"the template has {self.size} bytes")

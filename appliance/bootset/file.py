@@ -59,7 +59,9 @@ def load(text: str) -> BootSetFile:
 
 def _extents(found: object) -> tuple[Extent, ...]:
     if not isinstance(found, list) or not found:
-        raise InvalidInput("the boot set has no extents")
+        raise InvalidInput(
+            "the boot set has no extents", why="there would be nothing to read", hint="record boots anew"
+        )
     made = []
     for each in found:
         # A bool is an int to Python, and none to people.

@@ -18,7 +18,7 @@ class PoolRows(Database):
         """What the catalog knows of a pool."""
         row = self._row("SELECT transaction_id, identity FROM pools WHERE name = ?", name)
         if row is None:
-            raise NotFound(f"the catalog has no pool {name}")
+            raise NotFound(f"the catalog has no pool {name}", why="the store was set up without it")
         number, identity = row
         return PoolRow(name, None if number is None else integer(number), text(identity))
 

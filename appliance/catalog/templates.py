@@ -130,7 +130,7 @@ class TemplateRows(PoolRows):
         """The version with that thin id. Raises NotFound."""
         row = self._row(f"{_TEMPLATE} WHERE thin_id = ?", thin_id)
         if row is None:
-            raise NotFound(f"no template has the volume {thin_id}")
+            raise NotFound(f"no template has the volume {thin_id}", why="it was removed meanwhile")
         return _template(row)
 
     def count_templates(self) -> int:

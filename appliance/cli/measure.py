@@ -141,7 +141,7 @@ def compare(
 
     run = session(context, as_json)
     if len(names or ()) > 2:
-        raise InvalidInput("two measurements are compared, not more")
+        raise InvalidInput("two measurements are compared, not more", hint="name none for the last two, or two files")
     before, after = (history.load(path) for path in history.choose(history_folder or history.folder(), *(names or ())))
     if run.as_json:
         print_json(

@@ -330,5 +330,5 @@ def add(found: Sequence[Totals]) -> Totals:
 def available_percent(set_uuid: str) -> int:
     """Share of the cache that is free or can be freed. Raises CannotTell, NotFound."""
     if not (_SETS / set_uuid).is_dir():
-        raise NotFound(f"there is no cache set {set_uuid}")
+        raise NotFound(f"there is no cache set {set_uuid}", why="the kernel does not know it")
     return int(block.read_text(_SETS / set_uuid / "cache_available_percent"))

@@ -200,7 +200,7 @@ def pack_targets(targets: Sequence[Target]) -> bytes:
     for target in targets:
         kind = target.kind.encode()
         if not 0 < len(kind) < 16:
-            raise InvalidInput(f"{target.kind!r} is not a kind of target")
+            raise InvalidInput(f"{target.kind!r} is not a kind of target", why="its name is empty or too long")
         text = target.params.encode() + b"\0"
         size = _align(_SPEC.size + len(text))
         data += _SPEC.pack(target.start, target.length, 0, size, kind) + text.ljust(size - _SPEC.size, b"\0")

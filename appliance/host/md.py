@@ -281,7 +281,7 @@ def again(array: Array) -> Array:
     """The same array as it is now. Raises NotFound when it is gone."""
     found = _array(array.device.sysfs)
     if found is None:
-        raise NotFound(f"the array {array.device.name} is gone")
+        raise NotFound(f"the array {array.device.name} is gone", why="the kernel has it no more")
     return found
 
 

@@ -177,7 +177,7 @@ def extend(runner: Runner, disk: Device, new: Partition) -> None:
     """
     table = read(disk)
     if table is None:
-        raise NotFound(f"{disk.name} has no partition table")
+        raise NotFound(f"{disk.name} has no partition table", why="none was found at its beginning")
     block.zero(disk.path, new.start, min(4 * MIB, new.size))
     forget(disk)
     text = script((*table.partitions, new), disk.logical_block, table.guid)

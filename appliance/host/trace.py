@@ -81,7 +81,7 @@ def filter_for(devices: Collection[str]) -> str:
     for device in sorted(devices):
         major, colon, minor = device.partition(":")
         if not colon or not major.isdecimal() or not minor.isdecimal():
-            raise InvalidInput(f"{device!r} is not the number of a device")
+            raise InvalidInput(f"{device!r} is not the number of a device", why="it is MAJOR:MINOR")
         # The kernel's own encoding (MKDEV), which is not that of os.makedev.
         words.append(f"dev == {int(major) << 20 | int(minor)}")
     return " || ".join(words)

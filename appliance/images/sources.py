@@ -45,7 +45,9 @@ class FileSource:
     def size(self) -> int | None:
         """See Source."""
         if not self._path.is_absolute():
-            raise InvalidInput(f"{self._path} is not an absolute path")
+            raise InvalidInput(
+                f"{self._path} is not an absolute path", hint="give it from / on, as the appliance sees it"
+            )
         try:
             for parent in self._path.resolve(strict=True).parents:
                 if not parent.stat().st_mode & stat.S_IXOTH:
@@ -57,7 +59,9 @@ class FileSource:
         except OSError as error:
             raise InvalidInput(f"{self._path} cannot be read", why=str(error)) from error
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidInput(f"{self._path} is not a file")
+            raise InvalidInput(
+                f"{self._path} is not a file", why="it is a folder or a device", hint="name the image's file"
+            )
         if not status.st_mode & stat.S_IROTH:
             raise self._closed(self._path)
         return status.st_size
@@ -122,7 +126,7 @@ def check_url(url: str) -> str:
     """The URL, if it is an http or https one. Raises InvalidInput."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InvalidInput(f"{url!r} is not an http or https URL")
+        raise InvalidInput(f"{url!r} is not an http or https URL", hint="upload the image, or give http://HOST/PATH")
     return url
 
 

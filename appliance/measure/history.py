@@ -54,7 +54,7 @@ def keep(document: str, where: Path, moment: datetime | None = None) -> Path:
             return path
     except OSError as error:
         raise InvalidInput(f"{where} cannot be written", why=error.strerror or str(error)) from error
-    raise InvalidInput(f"{where} has too many measurements of one second")
+    raise InvalidInput(f"{where} has too many measurements of one second", hint="wait a moment, and try again")
 
 
 def kept(where: Path) -> tuple[Path, ...]:
@@ -138,7 +138,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differ
                 continue
             found.append(Difference(phase, name, _value(old, path), _value(new, path), form))
     if not found:
-        raise InvalidInput("the measurements have no phase in common")
+        raise InvalidInput(
+            "the measurements have no phase in common", hint="compare two that were made with the same options"
+        )
     return tuple(found)
 
 

@@ -76,7 +76,9 @@ def local(machine: Machine, *, deadline: float = stream.FOREVER) -> Backup:
 def elsewhere(machine: Machine, folder: Path, *, deadline: float = stream.FOREVER) -> Backup:
     """Make a backup in another folder, on another file system as a rule. Nothing there is removed. Raises as above."""
     if not folder.is_dir():
-        raise NotReady(f"{folder} is not a folder")
+        raise NotReady(
+            f"{folder} is not a folder", why="a backup is written into one", hint="make it, or name another one"
+        )
     found = os.statvfs(folder)
     # Half of what is free: it becomes an archive next.
     space = found.f_bavail * found.f_frsize // 2

@@ -177,5 +177,9 @@ def unpack_tar(source: IO[bytes], base: Path) -> Path:
         raise Unhealthy("the archive cannot be unpacked", why=str(error)) from error
     found = folders(base)
     if not found:
-        raise NotFound("the archive holds no backup")
+        raise NotFound(
+            "the archive holds no backup",
+            why="its files are others",
+            hint="give one that `hatchery store backup` wrote",
+        )
     return found[0]

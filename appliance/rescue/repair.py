@@ -93,7 +93,7 @@ def _stopped(machine: Machine) -> Path:
     start.raise_backend(machine)
     start.raise_state(machine, Making.FORBIDDEN)
     if mount.mounted_at(machine.config.paths.state) is None:
-        raise NotReady("the state file system is not mounted")
+        raise NotReady("the state file system is not mounted", hint="run `hatchery-store up`, or give --copy-to DIR")
     return mirror.part(machine, names.PART_POOL_META).path
 
 

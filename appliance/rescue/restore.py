@@ -176,7 +176,9 @@ def _choose(paths: Paths, source: str | None, folder: Path) -> Backup:
         return found
     chosen = bundle.load(Path(source)) if Path(source).is_dir() else bundle.load(_unpack(source, folder))
     if chosen.catalog is None:
-        raise NotFound(f"the backup {chosen.folder.name} has no catalog")
+        raise NotFound(
+            f"the backup {chosen.folder.name} has no catalog", why="it was not finished", hint="choose another one"
+        )
     return chosen
 
 
@@ -191,7 +193,7 @@ def _unpack(source: str, folder: Path) -> Path:
         with Path(source).open("rb") as file:
             return unpack(file)
     except FileNotFoundError as error:
-        raise NotFound(f"{source} is not there") from error
+        raise NotFound(f"{source} is not there", hint="name a backup's folder or archive on the appliance") from error
 
 
 def fit(machine: Machine, draft: Path) -> Findings:

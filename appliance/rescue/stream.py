@@ -63,7 +63,7 @@ def _ended(process: Process, command: str, said: IO[bytes], end: float) -> None:
 def _copy(packer: Process, output: int, target: Path, room: int, end: float) -> None:
     pipe = packer.popen.stdout
     if pipe is None:
-        raise Unhealthy("the compression has no output")
+        raise Unhealthy("the compression has no output", why="zstd was started without a pipe")
     written = 0
     while True:
         ready, _, _ = select.select([pipe], [], [], max(0.0, end - time.monotonic()))
@@ -94,7 +94,7 @@ def decompress(runner: Runner, source: Path, target: Path, edit: Callable[[bytes
     ):
         pipe = process.popen.stdout
         if pipe is None:
-            raise Unhealthy("the decompression has no output")
+            raise Unhealthy("the decompression has no output", why="zstd was started without a pipe")
         try:
             with pipe, target.open("wb") as file:
                 file.write(edit(pipe.readline()))

@@ -170,5 +170,5 @@ def _cut(found: BootSetFile, size: int) -> BootSetFile:
         if extent.offset < whole
     )
     if not kept:
-        raise InvalidInput("nothing of the last version's boot set lies on this one")
+        raise InvalidInput("nothing of the last version's boot set lies on this one", why="the new image is smaller")
     return replace(found, boot_set=BootSet(kept, size, found.boot_set.runs))

@@ -253,7 +253,7 @@ def _expected_size(source: Source, stated: int | None) -> int:
     if stated is not None and stated != found:
         raise InvalidInput("the image has not the stated size", why=f"it has {found} bytes, not {stated}")
     if found == 0:
-        raise BadImage("the image is empty")
+        raise BadImage("the image is empty", why="it has 0 bytes", hint="was it written to its end?")
     return found
 
 

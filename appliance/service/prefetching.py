@@ -82,7 +82,7 @@ class Prefetching:
             if template.state is not TemplateState.READY:
                 raise NotReady(f"template {template.ref} cannot be warmed", why=f"it is {template.state}")
             if template.thin_id in self._wanted:
-                raise InUse(f"template {template.ref} is being warmed already")
+                raise InUse(f"template {template.ref} is being warmed already", hint="wait for that operation")
             found = self._boot_sets.find(template)
             extents = found.extents if found is not None else (Extent(0, template.size),)
             device = self._activate(template)

@@ -304,7 +304,9 @@ def part(config: BackendConfig, name: str) -> Device:
         raise NotReady(f"the backend array has no partition {name}", hint="run the role backend_raid")
     found = partitions.find(array.device, name)
     if found is None:
-        raise InUse(f"the backend array's table changed while {name} was looked for")
+        raise InUse(
+            f"the backend array's table changed while {name} was looked for", why="it is being set up", hint="try again"
+        )
     return found
 
 

@@ -119,7 +119,7 @@ class RejoinCacheMirror:
         """Add it; it is brought up to date in the background."""
         array = find(machine)
         if array is None:
-            raise NotReady("the mirrored cache is not running")
+            raise NotReady("the mirrored cache is not running", hint="run `hatchery-store up`, which says why")
         md.remove_failed(machine.runner, array)
         if self.why:
             md.forget(machine.runner, Path(self.leg))

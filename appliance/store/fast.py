@@ -250,7 +250,11 @@ def ours(found: Sequence[Area]) -> tuple[Area, ...]:
 
 def _header(area: Area) -> Header:
     if area.header is None:
-        raise NotReady(f"{area.device} is not a part of the fast pool")
+        raise NotReady(
+            f"{area.device} is not a part of the fast pool",
+            why="its header is missing",
+            hint="run the role clone_store",
+        )
     return area.header
 
 

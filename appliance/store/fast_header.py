@@ -47,7 +47,9 @@ def parse(data: bytes) -> Header | None:
         return None
     lines = data[:HEADER_BYTES].split(b"\n", 3)
     if len(lines) != 4 or lines[0] != _MAGIC:
-        raise Unhealthy("the partition holds something that is not the fast pool's")
+        raise Unhealthy(
+            "the partition holds something that is not the fast pool's", hint="see `wipefs` of that partition"
+        )
     if hashlib.sha256(lines[1]).hexdigest().encode() != lines[2]:
         raise Unhealthy("the header of the fast pool is damaged", why="its checksum is wrong")
     try:

@@ -213,7 +213,7 @@ class Store:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
         info = self._exported(thin_id)
         if info is None:
-            raise NotFound(f"clone {thin_id} is not active")
+            raise NotFound(f"clone {thin_id} is not active", why="it is not attached")
         return Histogram(dm_stats.read(self._machine.dm, info.name))
 
     def _exported(self, thin_id: int) -> Info | None:

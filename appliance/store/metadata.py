@@ -32,7 +32,7 @@ def device(dm: Dm, pool: str) -> Path:
     """The metadata device of an active pool, given the pool's device-mapper name. Raises NotFound, CannotTell."""
     targets = dm.table(pool)
     if len(targets) != 1 or targets[0].kind != "thin-pool":
-        raise Unhealthy(f"{pool} is not a thin pool")
+        raise Unhealthy(f"{pool} is not a thin pool", why="its table is another one", hint="run `hatchery-store up`")
     number = targets[0].params.split()[0]
     try:
         name = Path(f"/sys/dev/block/{number}").resolve(strict=True).name

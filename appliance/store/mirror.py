@@ -182,7 +182,7 @@ class NoWriteBehind:
         """Set it and read it back."""
         device = block.by_name(self.array)
         if device is None:
-            raise Unhealthy("the metadata mirror went away")
+            raise Unhealthy("the metadata mirror went away", why="the kernel stopped it", hint="see `journalctl -k`")
         block.write_text(device.sysfs / "md/bitmap/backlog", "0")
 
 

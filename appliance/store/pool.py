@@ -239,7 +239,7 @@ class Pool:
         else or can be written (rules 2 and 11): what changes below a clone changes in the clone.
         """
         if self.kind is not PoolName.FAST:
-            raise InvalidInput(f"the {self.kind} pool has no ephemeral clones")
+            raise InvalidInput(f"the {self.kind} pool has no ephemeral clones", why="they are in the fast pool")
         parsed, info = names.parse_layer(origin.name), self._dm.find(origin.name)
         if parsed is None or parsed[0] is not Layer.TEMPLATE or info is None or not info.read_only:
             raise Refused(
@@ -314,7 +314,7 @@ class Pool:
             name = names.layer(layer, thin_id)
             if self._dm.find(name) is not None:
                 return thin.parse_mapped(_only(self._dm.status(name), "thin", name).params)
-        raise NotFound(f"thin device {thin_id} is not active")
+        raise NotFound(f"thin device {thin_id} is not active", why="it has no device now")
 
     # Inside
 
@@ -351,7 +351,7 @@ class Pool:
     def _line(self, thin_id: int) -> str:
         line = self._probe(thin_id)
         if line is None:
-            raise NotFound(f"there is no thin device {thin_id}")
+            raise NotFound(f"there is no thin device {thin_id}", why="the pool has none of that id")
         return line
 
     def _probe(self, thin_id: int) -> str | None:
