@@ -18,6 +18,7 @@ from appliance.update.bundle import Contents
 from appliance.update.plan import Box, Forms, Steps, Wish, explain
 from appliance.update.record import Record
 from appliance.update.slots import Slots
+from appliance.update.trial import Depth
 from appliance.update.view import as_json, as_text, verdict
 
 OK, BAD, REFUSED = 0, 1, 2
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        return _run(arguments, Runner(), Paths())
+        return run(arguments, Runner(), Paths())
     except HatcheryError as error:
         if getattr(arguments, "json", False):
             sys.stdout.write(json.dumps({"error": explain(error)}) + "\n")
@@ -67,10 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return REFUSED
 
 
-def _run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
+def run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
+    """Do what the command line says; returns the exit status. Raises HatcheryError."""
     record = Record()
     if arguments.verb == "self-test":
-        return _say_ailments(trial.ailments(runner, paths, patience=0))
+        return _say_ailments(trial.ailments(runner, paths, Depth.TRY, patience=0))
     if arguments.verb == "trial":
         return _trial(runner, paths, record)
     boot = slots.boot_folder(runner)
@@ -108,13 +110,14 @@ def _steps(arguments: argparse.Namespace, seen: Slots, runner: Runner, paths: Pa
     folder = arguments.bundle.resolve()
     signers = bundle.signers(paths.etc / SIGNERS, LOGINS)
     offered = bundle.read(folder, signers, runner, contents)
-    ailing = () if wish.unhealthy else trial.ailments(runner, paths, patience=0)
+    depth = Depth.LOOK if arguments.verb == "check" else Depth.TRY
+    ailing = () if wish.unhealthy else trial.ailments(runner, paths, depth, patience=0)
     return plan.update(offered, seen, forms, wish, ailing)
 
 
 def _trial(runner: Runner, paths: Paths, record: Record) -> int:
     """Ask, and remember why not: on the root file system, which the other slot shares."""
-    found = trial.ailments(runner, paths)
+    found = trial.ailments(runner, paths, Depth.TRY)
     known = record.trial()
     mine = known is not None and known.version == str(slots.running())
     if not found and mine:

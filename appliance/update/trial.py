@@ -6,6 +6,7 @@ restarts the machine, and when the tries are used up systemd-boot starts the oth
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 
 from appliance import wait
 from appliance.client import Client, connect
@@ -26,17 +27,25 @@ PATIENCE = 300.0
 """Seconds that what is still starting is waited for."""
 
 
-def ailments(runner: Runner, paths: Paths, *, patience: float = PATIENCE) -> tuple[str, ...]:
+class Depth(Enum):
+    """How much is asked."""
+
+    LOOK = "nothing is changed for it"
+    TRY = "a clone is made, written and read"
+
+
+def ailments(runner: Runner, paths: Paths, depth: Depth, *, patience: float | None = None) -> tuple[str, ...]:
     """Why this appliance is not good; empty when it is.
 
     One that was not deployed yet is good when it can be logged in to. Never raises: a question that cannot be answered
     is an ailment.
     """
+    patience = PATIENCE if patience is None else patience
     deployed = (paths.conf_d / Part.STORE.file_name).exists()
     units = (LOGIN, *(SERVICES if deployed else ()))
     found = list(_units(runner, units, patience))
     if deployed and not found:
-        found += _guarded(lambda: _store(runner, paths, patience))
+        found += _guarded(lambda: _store(runner, paths, depth, patience))
     return tuple(found)
 
 
@@ -65,7 +74,7 @@ def states(text: str) -> Mapping[str, str]:
     return {block["Id"]: block.get("ActiveState", "unknown") for block in blocks if "Id" in block}
 
 
-def _store(runner: Runner, paths: Paths, patience: float) -> tuple[str, ...]:
+def _store(runner: Runner, paths: Paths, depth: Depth, patience: float) -> tuple[str, ...]:
     with connect(socket=paths.api_socket) as client:
         seen: list[tuple[str, ...]] = []
 
@@ -78,7 +87,7 @@ def _store(runner: Runner, paths: Paths, patience: float) -> tuple[str, ...]:
             wait.until(good, "the store to be well", deadline=patience, interval=2)
         except DeadlineExceeded:
             return seen[-1]
-        return _guarded(lambda: _tested(client, runner))
+        return _guarded(lambda: _tested(client, runner)) if depth is Depth.TRY else ()
 
 
 def judge(status: Status) -> tuple[str, ...]:
