@@ -6,6 +6,7 @@ while it is written.
 """
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -67,7 +68,7 @@ def test_an_image_that_was_written_to_a_disk_is_good_and_counts_nothing(site: Si
 def test_a_deployed_appliance_passes_what_a_new_version_is_asked(site: Site) -> None:
     done = site.vm.ssh(["hatchery-update", "self-test"], timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"self-test: a clone of {TEMPLATE}@1 was written and read over NBD" in done.stderr
+    assert re.search("self-test: a clone of .* was written and read over NBD", done.stderr)
     with site.commands() as hatchery:
         assert "hatchery-self-test" not in [clone["name"] for clone in hatchery.get("clone", "list")]
 
