@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.config import Part
-from appliance.errors import HatcheryError, InUse, InvalidInput, Refused
+from appliance.errors import CannotTell, InUse, InvalidInput, Refused
 from appliance.host import block, mount, partitions, units
 from appliance.host.block import Device
 from appliance.model import MIB
@@ -36,7 +36,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A drive of the settings: what of it is ours. ``trouble`` says why it cannot be looked at.
+    """A drive of the settings: what of it is ours. One that is missing has no serial numbers.
 
     ``ours`` are partitions; ``table`` says that nothing but them is in a partition table that setup made.
     """
@@ -46,7 +46,6 @@ class Drive:
     ours: tuple[str, ...] = ()
     table: bool = False
     member: bool = False
-    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +245,8 @@ def observe(machine: Machine) -> Looked:
 
 def _nvme(machine: Machine, path: str) -> Drive:
     found = _observe(machine, path)
-    if not isinstance(found, disks.Disk):
-        return found
+    if found is None:
+        return Drive(path)
     ours = tuple(name for name in _OURS if found.table is not None and found.table.named(name) is not None)
     alone = found.table is not None and len(found.table.partitions) == len(ours)
     return Drive(path, found.serials, ours, table=alone and not found.system)
@@ -255,25 +254,24 @@ def _nvme(machine: Machine, path: str) -> Drive:
 
 def _disk(machine: Machine, path: str) -> Drive:
     found = _observe(machine, path)
-    if not isinstance(found, disks.Disk):
-        return found
+    if found is None:
+        return Drive(path)
     member = found.member is not None and found.member.name == names.array(names.BACKEND)
     if not member and not found.blank:
         log.warning("%s is left as it is: it holds %s, which is not Hatchery's", path, disks.content(found))
     return Drive(path, found.serials, member=member)
 
 
-def _observe(machine: Machine, path: str) -> disks.Disk | Drive:
-    """The disk, or a drive without anything of ours: one that is missing or dead keeps what it holds."""
-    device = block.find(path)
-    if device is None:
+def _observe(machine: Machine, path: str) -> disks.Disk | None:
+    """The disk, or None for one that is missing. Raises CannotTell for one that cannot be read."""
+    if block.find(path) is None:
         log.warning("%s is not there: what it holds stays on it", path)
-        return Drive(path, trouble="missing")
+        return None
     try:
         return disks.observe(machine, path)
-    except HatcheryError as error:
-        log.warning("%s is left as it is: %s", path, error)
-        return Drive(path, block.serials(device, path), trouble=str(error))
+    except CannotTell as error:
+        hint = "to leave what it holds as it is, disconnect it and run this again"
+        raise CannotTell(f"{path} cannot be looked at", why=str(error), hint=hint) from error
 
 
 def _parts(device: Device, drive: Drive | None = None) -> tuple[Device, ...]:

@@ -82,7 +82,7 @@ def test_serial_numbers_are_words_that_differ(serials: tuple[str, ...]) -> None:
 
 
 def test_a_drive_that_is_missing_may_be_named_and_need_not() -> None:
-    gone = Drive(DISKS[2].path, trouble="missing")
+    gone = Drive(DISKS[2].path)
     found = dataclasses.replace(STORE, drives=(NVME, *DISKS[:2], gone))
     for serials in (ALL.serials, ALL.serials[:-1]):
         assert EraseMember(gone.path) not in remove.plan(found, Wish(serials))
