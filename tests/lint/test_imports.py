@@ -20,6 +20,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "run": frozenset({"errors"}),
     "wait": frozenset({"errors"}),
     "words": frozenset(),
+    "pki": frozenset({"errors"}),
     # what the machine can do
     "host": frozenset({"config", "run", "wait"}),
     "reconcile": frozenset({"host"}),
@@ -34,7 +35,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
     "update": frozenset({"catalog", "client", "reconcile"}),
-    "service": frozenset({"bootset", "catalog", "images", "store", "schema"}),
+    "service": frozenset({"bootset", "catalog", "images", "pki", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),
     # the operator's side, which knows the API alone
