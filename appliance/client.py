@@ -222,6 +222,18 @@ class Client:
         """All clients."""
         return self._get("/clients", schema.ClientList).clients
 
+    def client(self, name: str) -> schema.ClientView:
+        """One client. Raises NotFound."""
+        return self._get(f"/clients/{name}", schema.ClientView)
+
+    def issue_certificate(self, name: str, request: schema.CertificateRequest) -> schema.CertificateBundle:
+        """Make a certificate for a client; nobody but the caller has its key. Raises AlreadyExists, Refused."""
+        return self._send("POST", f"/clients/{name}/certificates", schema.CertificateBundle, request)
+
+    def revoke(self, name: str, request: schema.Revocation) -> schema.ClientView:
+        """Let certificates in no more, and cut off who is connected. Raises NotFound, Refused."""
+        return self._send("POST", f"/clients/{name}/revocations", schema.ClientView, request)
+
     def put_client(self, name: str, spec: schema.ClientSpec) -> schema.ClientView:
         """Make a client, or change it to ``spec``."""
         return self._send("PUT", f"/clients/{name}", schema.ClientView, spec)

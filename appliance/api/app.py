@@ -232,6 +232,22 @@ def _clients(service: Service) -> APIRouter:
         """All clients."""
         return service.list_clients()
 
+    @router.get("/clients/{name}")
+    def client(name: str) -> schema.ClientView:
+        """One client."""
+        return service.show_client(name)
+
+    @router.post("/clients/{name}/certificates", status_code=status.HTTP_201_CREATED)
+    def issue(name: str, request: schema.CertificateRequest) -> schema.CertificateBundle:
+        """Make a certificate for a client."""
+        return service.issue_certificate(name, request)
+
+    @router.post("/clients/{name}/revocations")
+    def revoke(name: str, request: schema.Revocation) -> schema.ClientView:
+        """Let certificates in no more, and cut off who is connected."""
+        service.certificates.revoke(name, request.which, request.serials)
+        return service.show_client(name)
+
     @router.put("/clients/{name}", responses={201: {"model": schema.ClientView, "description": "It is new"}})
     def put(name: str, request: schema.ClientSpec, response: Response) -> schema.ClientView:
         """Make or change a client."""

@@ -3,6 +3,7 @@
 from appliance.catalog.catalog import Catalog
 from appliance.catalog.rows import (
     BootRun,
+    Certificate,
     Client,
     Clone,
     Garbage,
@@ -18,6 +19,7 @@ from appliance.catalog.rows import (
 __all__ = [
     "BootRun",
     "Catalog",
+    "Certificate",
     "Client",
     "Clone",
     "Garbage",

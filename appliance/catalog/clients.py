@@ -1,7 +1,9 @@
-"""Clients in the catalog."""
+"""Clients and their certificates in the catalog."""
 
-from appliance.catalog.database import Database, Row, integer, text
-from appliance.catalog.rows import Client
+from collections.abc import Collection
+
+from appliance.catalog.database import Database, Row, integer, moment, text
+from appliance.catalog.rows import Certificate, Client
 from appliance.errors import InUse, NotFound
 
 _CLIENT = "SELECT name, transport, address, port, plain FROM clients"
@@ -53,6 +55,61 @@ class ClientRows(Database):
         if found is None:
             raise NotFound(f"client {name} does not exist", hint="see `hatchery client list`")
         return found
+
+    # --- certificates
+
+    def authority(self) -> tuple[str, str] | None:
+        """Certificate and key of who signs the others, as PEM; None before there is one."""
+        row = self._row("SELECT certificate, key FROM authority")
+        return (str(row[0]), str(row[1])) if row else None
+
+    def set_authority(self, certificate: str, key: str) -> None:
+        """Keep who signs certificates from now on. There must be none yet."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO authority VALUES (1, ?, ?)", (certificate, key))
+
+    def add_certificate(self, made: Certificate) -> None:
+        """Let a certificate in from now on, and forget those of its client that ended before it was issued."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM certificates WHERE client = ? AND expires <= ?", (made.client, made.issued))
+            db.execute(
+                "INSERT INTO certificates (serial, client, issued, expires, revoked) VALUES (?, ?, ?, ?, ?)",
+                (made.serial, made.client, made.issued, made.expires, made.revoked),
+            )
+
+    def revoke_certificates(self, client: str, serials: Collection[str], now: float) -> None:
+        """Never let these in again. Those that were revoked before keep their time."""
+        with self._transaction() as db:
+            db.executemany(
+                "UPDATE certificates SET revoked = ? WHERE client = ? AND serial = ? AND revoked IS NULL",
+                [(now, client, serial) for serial in serials],
+            )
+
+    def owes_cut(self, client: str) -> bool:
+        """Whether connections may be open that a revoked certificate let in."""
+        query = "SELECT count(*) FROM certificates WHERE client = ? AND revoked IS NOT NULL AND NOT cut"
+        return self._number(query, client) > 0
+
+    def record_cut(self, client: str) -> None:
+        """All connections of the client ended after the last revocation."""
+        with self._transaction() as db:
+            db.execute("UPDATE certificates SET cut = 1 WHERE client = ? AND revoked IS NOT NULL", (client,))
+
+    def certificates(self, client: str) -> tuple[Certificate, ...]:
+        """A client's certificates, the newest first."""
+        query = "SELECT serial, client, issued, expires, revoked FROM certificates WHERE client = ?"
+        return tuple(_certificate(row) for row in self._rows(f"{query} ORDER BY issued DESC, rowid DESC", client))
+
+
+def _certificate(row: Row) -> Certificate:
+    serial, client, issued, expires, revoked = row
+    return Certificate(
+        serial=str(serial),
+        client=str(client),
+        issued=float(str(issued)),
+        expires=float(str(expires)),
+        revoked=moment(revoked),
+    )
 
 
 def _client(row: Row) -> Client:

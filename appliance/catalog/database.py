@@ -3,6 +3,7 @@
 Each public method of the catalog is one transaction, durable when it returns (WAL with ``synchronous=FULL``).
 """
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -19,20 +20,21 @@ Row = tuple[object, ...]
 class Database:
     """An open database. May be used from several threads; transactions run one at a time."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Open ``path`` (``:memory:`` for a test), make it if absent, and migrate it.
+    def __init__(self, path: Path) -> None:
+        """Open ``path``, make it if absent, and migrate it.
 
         Raises NotReady when it cannot be opened, Refused when it is of a newer release.
         """
         self._lock = threading.RLock()
         try:
+            _keep_secret(path)
             # isolation_level None: no implicit transactions, `_transaction` is the only way.
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
             migrate(self._db)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise NotReady(
                 f"the catalog {path} cannot be opened", why=str(error), hint="is the state file system mounted?"
             ) from error
@@ -84,6 +86,15 @@ class Database:
             )
         db.execute("UPDATE ledger SET next_thin_id = ?", (first + count,))
         return range(first, first + count)
+
+
+def _keep_secret(path: Path) -> None:
+    """Make the file if it is absent, and let only its owner read it: it holds the authority's key.
+
+    SQLite gives the files beside it the same mode.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    path.chmod(0o600)
 
 
 def integer(value: object) -> int:

@@ -118,6 +118,26 @@ STEPS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX boot_runs_by_template ON boot_runs (template);
     """,
+    """
+    CREATE TABLE authority (
+        -- One row, made when the first client needs it: who signs certificates. The key is secret.
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        certificate TEXT NOT NULL,
+        key TEXT NOT NULL
+    ) STRICT;
+
+    CREATE TABLE certificates (
+        -- What was signed for clients. Only what stands here and was not revoked lets anybody in.
+        serial TEXT PRIMARY KEY,
+        client TEXT NOT NULL REFERENCES clients ON DELETE CASCADE,
+        issued REAL NOT NULL,
+        expires REAL NOT NULL,
+        revoked REAL,
+        -- Whether the connections that were open when it was revoked have been cut.
+        cut INTEGER NOT NULL DEFAULT 0 CHECK (cut IN (0, 1))
+    ) STRICT;
+    CREATE INDEX certificates_by_client ON certificates (client);
+    """,
 )
 
 

@@ -7,13 +7,29 @@ from appliance.model import CloneKind, CloneState, ImageFormat, PoolName, Templa
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An identity that clones are exported to. ``address`` and ``port`` belong to TCP."""
+    """An identity that clones are exported to. ``address`` and ``port`` belong to TCP, which is ``plain`` or TLS."""
 
     name: str
     transport: str
     address: str | None = None
     port: int | None = None
     plain: bool = False
+
+    @property
+    def tls(self) -> bool:
+        """Whether it needs a certificate."""
+        return self.transport == "tcp" and not self.plain
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A certificate that was made for a client. It lets nobody in once it was ``revoked``."""
+
+    serial: str
+    client: str
+    issued: float
+    expires: float
+    revoked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,29 @@
 """``hatchery client``: who may attach clones."""
 
+import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from appliance import schema
-from appliance.cli.options import JsonOption, session
-from appliance.cli.output import health, out, print_fields, print_json, print_removals, table
+from appliance.cli import certificate_files
+from appliance.cli.options import JsonOption, Session, session
+from appliance.cli.output import health, out, print_fields, print_json, print_removals, table, when
 from appliance.errors import InvalidInput
 from appliance.model import check_name
 
 app = typer.Typer(no_args_is_help=True, help="Clients: hypervisor hosts, or this machine, that may attach clones.")
 
+DAYS = int(schema.CERTIFICATE_SECONDS) // 86400
+
 NameArgument = Annotated[str, typer.Argument(help="Name of the client.")]
+DirectoryArgument = Annotated[
+    str, typer.Argument(metavar="DIRECTORY", help="Where its three files go; '-': a tar archive on standard output.")
+]
+DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it is good for.")]
 
 
 @app.command("add")
@@ -22,10 +32,12 @@ def add(
     name: NameArgument,
     tcp: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS:PORT", help="Listen here for NBD over TCP; without it, on a unix socket."),
+        typer.Option(
+            metavar="ADDRESS:PORT", help="Listen here for NBD over TCP with TLS; without it, on a unix socket."
+        ),
     ] = None,
     plain: Annotated[
-        bool, typer.Option("--plain", help="Accept that TCP is not encrypted: whoever reaches the port has the disks.")
+        bool, typer.Option("--plain", help="TCP without TLS: whoever reaches the port has the disks.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,6 +51,8 @@ def add(
         print_json(view)
     else:
         print_fields({"client": view.name, "address": view.uri, "state": health(view.state), "detail": view.detail})
+        if view.transport == "tcp" and not view.plain and not view.certificates:
+            out().print(f"\nNext: hatchery client certificate {view.name} DIRECTORY")
 
 
 def _spec(tcp: str | None, plain: bool) -> schema.ClientSpec:
@@ -62,6 +76,80 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
         out().print(clients_table(views))
 
 
+@app.command("show")
+def show(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+    """Show a client, with its certificates, its clones and who is connected."""
+    run = session(context, as_json)
+    check_name(name, "client name")
+    with run.connect() as connection:
+        view = connection.client(name)
+    _print(run, view)
+
+
+@app.command("certificate")
+def certificate(
+    context: typer.Context,
+    name: NameArgument,
+    directory: DirectoryArgument,
+    days: DaysOption = DAYS,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a client's first certificate. Its key is handed out this once and kept nowhere on the appliance."""
+    _issue(session(context, as_json), name, directory, "first", days)
+
+
+@app.command("rotate")
+def rotate(
+    context: typer.Context,
+    name: NameArgument,
+    directory: DirectoryArgument,
+    days: DaysOption = DAYS,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a further certificate. Those before go on being good until they end or are revoked; nobody is cut off."""
+    _issue(session(context, as_json), name, directory, "rotation", days)
+
+
+def _issue(run: Session, name: str, directory: str, kind: schema.CertificateKind, days: int) -> None:
+    check_name(name, "client name")
+    folder = None if directory == "-" else Path(directory)
+    if folder is not None:
+        certificate_files.check_folder(folder, replace=kind == "rotation")
+    elif run.as_json:
+        raise InvalidInput("an archive is not JSON", hint="name a directory")
+    with run.connect() as connection:
+        made = connection.issue_certificate(name, schema.CertificateRequest(kind=kind, seconds=days * 86400.0))
+    if folder is None:
+        certificate_files.write_tar(made, sys.stdout.buffer)
+        return
+    certificate_files.write_folder(made, folder)
+    if run.as_json:
+        print_json({"client": name, "serial": made.serial, "issued": made.issued, "expires": made.expires})
+    else:
+        print_fields({"certificate": made.serial, "good until": when(made.expires), "directory": str(folder)})
+
+
+@app.command("revoke")
+def revoke(
+    context: typer.Context,
+    name: NameArgument,
+    older: Annotated[bool, typer.Option("--older", help="All but the newest; without it, all.")] = False,
+    serials: Annotated[
+        list[str] | None, typer.Option("--serial", metavar="SERIAL", help="This one alone; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let certificates in no more, at once: all connections are cut, and who is still let in connects anew."""
+    run = session(context, as_json)
+    check_name(name, "client name")
+    if older and serials:
+        raise InvalidInput("which certificates is said twice", hint="give either --older or --serial")
+    which: schema.RevocationKind = "older" if older else "named" if serials else "all"
+    with run.connect() as connection:
+        view = connection.revoke(name, schema.Revocation(which=which, serials=tuple(serials or ())))
+    _print(run, view)
+
+
 @app.command("remove")
 def remove(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
     """Remove a client that has no clones attached."""
@@ -72,10 +160,47 @@ def remove(context: typer.Context, name: NameArgument, as_json: JsonOption = Fal
     print_removals([done], "client", as_json=run.as_json)
 
 
+def _print(run: Session, view: schema.ClientView) -> None:
+    if run.as_json:
+        print_json(view)
+        return
+    print_fields(
+        {
+            "client": view.name,
+            "state": health(view.state),
+            "detail": view.detail,
+            "address": view.uri,
+            "security": _security(view),
+            "clones": ", ".join(view.clones) or "-",
+            "connected": _peers(view),
+        }
+    )
+    for each in view.certificates:
+        # A line each: in a table, the long numbers would be folded.
+        out().print(f"certificate {each.serial}: issued {when(each.issued)}, {_certificate_state(each)}")
+
+
+def _security(view: schema.ClientView) -> str:
+    if view.transport == "unix":
+        return "a unix socket of this machine"
+    return "none: neither encrypted nor authenticated" if view.plain else "TLS 1.3, by certificate"
+
+
+def _certificate_state(view: schema.CertificateView) -> str:
+    if view.revoked is not None:
+        return f"revoked {when(view.revoked)}"
+    return f"{'good until' if time.time() < view.expires else 'ended'} {when(view.expires)}"
+
+
+def _peers(view: schema.ClientView) -> str:
+    if view.connections is None:
+        return "cannot tell"
+    return ", ".join(connection.peer for connection in view.connections) or "-"
+
+
 def clients_table(views: tuple[schema.ClientView, ...]) -> Table:
     """The clients as a table."""
     rows = table("CLIENT", "STATE", ">CLONES", "CONNECTED", "ADDRESS", "DETAIL")
     for view in views:
-        peers = "cannot tell" if view.connections is None else ", ".join(c.peer for c in view.connections) or "-"
-        rows.add_row(view.name, health(view.state), str(len(view.clones)), peers, view.uri, view.detail)
+        rows.add_row(view.name, health(view.state), str(len(view.clones)), _peers(view), view.uri, view.detail)
     return rows

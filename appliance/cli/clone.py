@@ -79,7 +79,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
 
 @app.command("show")
 def show(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
-    """Show a clone, with its NBD address and a ready QEMU command line."""
+    """Show a clone, with its NBD address, a ready QEMU command line and its disk for libvirt."""
     run = session(context, as_json)
     check_name(name, "clone name")
     with run.connect() as connection:
@@ -244,6 +244,8 @@ def _print(run: Session, view: schema.CloneView) -> None:
     )
     if view.qemu:
         out().print(f"\nBoot it with QEMU:\n{command_line(view.qemu)}", soft_wrap=True)
+    if view.libvirt:
+        out().print(f"\nIn a libvirt domain:\n{view.libvirt}", soft_wrap=True)
 
 
 def command_line(disk: Sequence[str]) -> str:

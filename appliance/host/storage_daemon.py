@@ -17,14 +17,24 @@ from appliance.host.qmp import Qmp, QmpError
 IOTHREAD = "io0"
 """Id of the thread that serves all exports of a daemon."""
 
+TLS, DOOR = "tls0", "door0"
+"""Ids of a daemon's TLS settings and of its list of who is let in."""
+
+PRIORITY = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
+"""What GnuTLS may agree on: TLS 1.3 and nothing older."""
+
+CREDENTIALS = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
+"""The files that QEMU reads its TLS settings from, in one folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where a daemon listens: a unix socket, or an address and a TCP port."""
+    """Where a daemon listens: a unix socket, or an address and a TCP port, there with ``tls`` or without."""
 
     path: Path | None = None
     address: str | None = None
     port: int | None = None
+    tls: bool = False
 
     def words(self) -> dict[str, str]:
         """As QEMU's SocketAddress."""
@@ -67,11 +77,15 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """All that a client's daemon is started with; kept in ``server.json``."""
+    """All that a client's daemon is started with; kept in ``server.json``.
+
+    ``allowed`` are the distinguished names of the certificates that are let in, where it listens with TLS.
+    """
 
     client: str
     listen: Listen
     exports: tuple[Export, ...]
+    allowed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +114,50 @@ class Files:
         """The daemon's process id, written once it listens."""
         return self.folder / "pid"
 
+    @property
+    def log(self) -> Path:
+        """What the daemon says, where there is no journal."""
+        return self.folder / "log"
 
-def command(config: ServerConfig, files: Files, aio: str) -> tuple[str, ...]:
-    """The daemon's command line. It forks away once it listens, with all its exports."""
-    words = ["qemu-storage-daemon", "--daemonize", "--pidfile", str(files.pid)]
+
+def command(config: ServerConfig, files: Files, aio: str, credentials: Path | None = None) -> tuple[str, ...]:
+    """The daemon's command line. It stays in the foreground: in the background QEMU throws its messages away.
+
+    Its process id is in its file once it listens, with all its exports. ``credentials`` is the folder of its key and
+    certificates; with TLS there must be one.
+    """
+    words = ["qemu-storage-daemon", "--pidfile", str(files.pid)]
     words += ["--chardev", f"socket,id=qmp,path={files.qmp},server=on,wait=off", "--monitor", "chardev=qmp"]
     # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
     words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]
-    words += ["--nbd-server", json.dumps({"addr": config.listen.words(), "max-connections": 0})]
+    server: dict[str, Any] = {"addr": config.listen.words(), "max-connections": 0}
+    if config.listen.tls:
+        for made in _tls(config.allowed, credentials):
+            words += ["--object", json.dumps(made)]
+        server |= {"tls-creds": TLS, "tls-authz": DOOR}
+    words += ["--nbd-server", json.dumps(server)]
     for export in config.exports:
         words += ["--blockdev", json.dumps(export.blockdev(aio)), "--export", json.dumps(export.export())]
     return tuple(words)
+
+
+def _tls(allowed: Iterable[str], credentials: Path | None) -> tuple[dict[str, Any], ...]:
+    """The objects that a daemon with TLS has: its credentials, and who is let in."""
+    if credentials is None:
+        raise Unhealthy("a storage daemon has no certificate", hint="restart hatcheryd: it makes one")
+    settings = {
+        "qom-type": "tls-creds-x509",
+        "id": TLS,
+        "endpoint": "server",
+        "dir": str(credentials),
+        "verify-peer": True,
+        "priority": PRIORITY,
+    }
+    return settings, {"qom-type": "authz-list", "id": DOOR, "policy": "deny", "rules": _rules(allowed)}
+
+
+def _rules(allowed: Iterable[str]) -> list[dict[str, str]]:
+    return [{"match": name, "policy": "allow", "format": "exact"} for name in allowed]
 
 
 def aio_engine(io_uring_disabled: Path = Path("/proc/sys/kernel/io_uring_disabled")) -> str:
@@ -132,7 +179,9 @@ def render(config: ServerConfig) -> str:
                     "path": None if listen.path is None else str(listen.path),
                     "address": listen.address,
                     "port": listen.port,
+                    "tls": listen.tls,
                 },
+                "allowed": list(config.allowed),
                 "exports": [{"node": e.node, "name": e.name, "device": str(e.device)} for e in config.exports],
             },
             indent=1,
@@ -152,7 +201,9 @@ def parse(text: str) -> ServerConfig:
                 path=None if listen["path"] is None else Path(listen["path"]),
                 address=listen["address"],
                 port=listen["port"],
+                tls=listen["tls"],
             ),
+            allowed=tuple(data["allowed"]),
             exports=tuple(Export(e["node"], e["name"], Path(e["device"])) for e in data["exports"]),
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -181,6 +232,17 @@ class StorageDaemon:
             for node in sorted(present - set(by_node)):
                 _remove(qmp, node, "hard")
             self._add(qmp, [export for node, export in by_node.items() if node not in present])
+
+    def allow(self, names: Iterable[str]) -> None:
+        """Let in the certificates of these distinguished names, and no others, from the next handshake on.
+
+        Connections that are open stay. For a daemon with TLS. Raises NotReady, Unhealthy.
+        """
+        with Qmp(self._files.qmp) as qmp:
+            try:
+                qmp.execute("qom-set", {"path": f"/objects/{DOOR}", "property": "rules", "value": _rules(names)})
+            except QmpError as error:
+                raise Unhealthy("a storage daemon does not change whom it lets in", why=error.text) from error
 
     def add(self, exports: Iterable[Export]) -> None:
         """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""

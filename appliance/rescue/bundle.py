@@ -152,10 +152,12 @@ def write_tar(backup: Backup, target: IO[bytes]) -> None:
 
 
 def save_tar(backup: Backup, folder: Path) -> Path:
-    """The backup as an archive in a folder, whole or not at all; returns its path."""
+    """The backup as an archive in a folder, whole or not at all, for its owner alone; returns its path."""
     final = folder / f"hatchery-{backup.folder.name}.tar"
     unfinished = final.with_suffix(UNFINISHED)
     try:
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
         with unfinished.open("wb") as file:
             write_tar(backup, file)
             file.flush()

@@ -136,6 +136,8 @@ def run(machine: Machine, source: str | None, *, empty: bool, sure: bool, say: C
         if chosen is not None and chosen.catalog is not None:
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(chosen.manifest.created))
             say(f"The backup {chosen.folder.name} was made at {when}.")
+            # Nobody else may read it: it holds the key of the certificate authority.
+            draft.touch(mode=0o600)
             shutil.copyfile(chosen.catalog, draft)
     with_backup = draft.exists()
     findings = fit(machine, draft)

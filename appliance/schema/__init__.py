@@ -38,6 +38,9 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     POST   /clones/{name}/reset?force=BOOL  -> CloneView; in-use while somebody is connected, unless forced
     POST   /clones/{name}/promotion  Promotion -> Operation (202); in-use while somebody is connected
     GET    /clients                         -> ClientList
+    GET    /clients/{name}                  -> ClientView
+    POST   /clients/{name}/certificates  CertificateRequest -> CertificateBundle (201), with a key that is kept nowhere
+    POST   /clients/{name}/revocations  Revocation -> ClientView; who is connected is cut off
     PUT    /clients/{name}     ClientSpec   -> ClientView (201 when new, 200 when changed or as it was)
     DELETE /clients/{name}                  -> Removal; in-use while clones are attached to it
 
@@ -60,7 +63,20 @@ from appliance.schema.base import (
     Removal,
 )
 from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
-from appliance.schema.clients import ClientList, ClientSpec, ClientView, ConnectionView, Transport
+from appliance.schema.clients import (
+    CERTIFICATE_SECONDS,
+    CertificateBundle,
+    CertificateKind,
+    CertificateRequest,
+    CertificateView,
+    ClientList,
+    ClientSpec,
+    ClientView,
+    ConnectionView,
+    Revocation,
+    RevocationKind,
+    Transport,
+)
 from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
@@ -100,6 +116,7 @@ from appliance.schema.templates import (
 
 __all__ = [
     "API_PREFIX",
+    "CERTIFICATE_SECONDS",
     "LOCAL_CLIENT",
     "PROBLEM_TYPE",
     "ArrayView",
@@ -108,6 +125,10 @@ __all__ = [
     "BootSetView",
     "CacheCounters",
     "CacheView",
+    "CertificateBundle",
+    "CertificateKind",
+    "CertificateRequest",
+    "CertificateView",
     "CheckState",
     "CheckView",
     "ClientList",
@@ -146,6 +167,8 @@ __all__ = [
     "Removal",
     "ReserveReleased",
     "Resize",
+    "Revocation",
+    "RevocationKind",
     "Source",
     "Status",
     "StepView",

@@ -2,16 +2,25 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_serializer
 
 from appliance.model import Health
 from appliance.schema.base import Model
 
 Transport = Literal["unix", "tcp"]
 
+CertificateKind = Literal["first", "rotation"]
+"""A first one is refused while there is another that is good."""
+
+RevocationKind = Literal["all", "older", "named"]
+"""Which certificates: all, all but the newest that was not revoked, or those that are named."""
+
+CERTIFICATE_SECONDS = 365 * 86400.0
+"""How long a client's certificate is good for unless something else is said."""
+
 
 class ClientSpec(Model):
-    """A client to make or change. TCP is plain, unencrypted NBD: it must be accepted by ``plain = true``."""
+    """A client to make or change. TCP takes TLS and a certificate, unless ``plain``: then it is plain NBD."""
 
     transport: Transport
     address: str | None = Field(default=None, description="An address of this machine to listen on (tcp)")
@@ -23,6 +32,15 @@ class ConnectionView(Model):
     """An open NBD connection."""
 
     peer: str = Field(description="ADDRESS:PORT, or 'pid N (NAME)' for a unix socket")
+
+
+class CertificateView(Model):
+    """A client's certificate, without what is secret."""
+
+    serial: str = Field(description="40 hexadecimal digits")
+    issued: float
+    expires: float
+    revoked: float | None = Field(description="None: it was not")
 
 
 class ClientView(Model):
@@ -38,9 +56,42 @@ class ClientView(Model):
     uri: str = Field(description="Where its clones are, without a clone's name")
     clones: tuple[str, ...]
     connections: tuple[ConnectionView, ...] | None = Field(description="None: could not tell")
+    certificates: tuple[CertificateView, ...] = Field(default=(), description="The newest first")
 
 
 class ClientList(Model):
     """Clients by name."""
 
     clients: tuple[ClientView, ...]
+
+
+class CertificateRequest(Model):
+    """A certificate to make for a client that is reached over TLS."""
+
+    kind: CertificateKind = "first"
+    seconds: float = Field(
+        default=CERTIFICATE_SECONDS, ge=60, le=10 * CERTIFICATE_SECONDS, description="How long it is good for"
+    )
+
+
+class CertificateBundle(Model):
+    """A new certificate with its key, which is nowhere else, and with its authority's; all as PEM."""
+
+    client: str
+    serial: str
+    issued: float
+    expires: float
+    authority: str
+    certificate: str
+    key: SecretStr = Field(description="Shown as it is in JSON and nowhere else")
+
+    @field_serializer("key", when_used="json")
+    def _reveal(self, key: SecretStr) -> str:
+        return key.get_secret_value()
+
+
+class Revocation(Model):
+    """Certificates that shall let nobody in any more."""
+
+    which: RevocationKind
+    serials: tuple[str, ...] = Field(default=(), description="Of those that are named")

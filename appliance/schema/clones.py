@@ -31,7 +31,10 @@ class CloneView(Model):
     expires: float | None = Field(description="When it is removed, whoever uses it then; None: never")
     client: str | None = Field(description="The client it is exported to; None: detached")
     uri: str | None = Field(description="NBD URI; None while detached")
-    qemu: tuple[str, ...] = Field(description="QEMU command line words for this disk (-blockdev and -device)")
+    qemu: tuple[str, ...] = Field(
+        description="QEMU command line words for this disk (-blockdev and -device, with TLS -object)"
+    )
+    libvirt: str | None = Field(default=None, description="The disk's XML for libvirt; None while detached")
     device: str = Field(description="Its block device on the appliance; exists while it is attached")
     mapped_bytes: int | None = Field(description="Blocks mapped, those shared with the template included")
     written_bytes: int | None = Field(description="Written by its guest since the clone was activated")

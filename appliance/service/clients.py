@@ -4,7 +4,7 @@ import ipaddress
 import logging
 
 from appliance.catalog import Client
-from appliance.errors import InUse, InvalidInput, NotReady, Refused
+from appliance.errors import HatcheryError, InUse, InvalidInput, NotReady, Refused
 from appliance.host import netlink
 from appliance.model import check_name
 from appliance.schema import LOCAL_CLIENT, ClientSpec
@@ -33,17 +33,11 @@ def check(name: str, spec: ClientSpec) -> Client:
             why="its storage daemon listens there",
             hint="give both, or use the transport unix for this machine",
         )
-    if not spec.plain:
-        raise Refused(
-            "NBD over TCP is not encrypted",
-            why="anybody on the way could read and change the disks",
-            hint="accept it by name (plain: true) on a network that you trust",
-        )
     try:
         address = ipaddress.ip_address(spec.address)
     except ValueError as error:
         raise InvalidInput(f"{spec.address!r} is not an IP address", why=str(error)) from error
-    return Client(name, "tcp", str(address), spec.port, plain=True)
+    return Client(name, "tcp", str(address), spec.port, plain=spec.plain)
 
 
 def check_address(client: Client) -> None:
@@ -88,14 +82,17 @@ class Clients:
                     self._exports.serve(client)
                 else:
                     self._exports.restart(client)
-            except NotReady as error:
+            except HatcheryError as error:
                 self._undo(client, before)
+                if not isinstance(error, NotReady):
+                    raise
                 raise NotReady(
                     f"client {name} cannot be served",
                     why=error.why or error.what,
                     hint=error.hint or "is its port taken by another program?",
                 ) from error
-        log.info("client %s listens by %s", name, client.transport)
+        how = "plain NBD over TCP" if client.plain else "TLS" if client.tls else "a unix socket"
+        log.info("client %s is reached by %s", name, how)
         return before is None
 
     def _undo(self, client: Client, before: Client | None) -> None:

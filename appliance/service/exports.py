@@ -4,20 +4,23 @@
 back with what the catalog says or is about to say.
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from appliance import pki
 from appliance.catalog import Client, Clone
 from appliance.config import Paths
-from appliance.errors import CannotTell, HatcheryError, InUse, NotReady
+from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
 from appliance.host import netlink, storage_daemon
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
 from appliance.model import CloneKind
 from appliance.service import addresses
 from appliance.service.core import Core
+from appliance.service.credentials import Credentials
 from appliance.store import names
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class Exports:
         self._units = units
         self._paths = paths
         self._aio = storage_daemon.aio_engine()
+        self.credentials = Credentials(core.catalog, paths)
         self.before_offer: Callable[[Collection[Clone]], None] = lambda _: None
         self.after_withdrawal: Callable[[Clone], None] = lambda _: None
 
@@ -59,19 +63,51 @@ class Exports:
 
     def serve(self, client: Client) -> None:
         """Make a client's daemon run with exactly the exports that the catalog says. Raises NotReady, Unhealthy."""
-        self._write(client)
+        self._prepare(client)
         self._units.start(client.name)
-        self._daemon(client.name).sync(self._wanted(client.name))
+        daemon = self._daemon(client.name)
+        if client.tls:
+            self._guard(client, daemon)
+        daemon.sync(self._wanted(client.name))
 
     def restart(self, client: Client) -> None:
         """As ``serve``, after a change of where it listens. Its guests reconnect."""
-        self._write(client)
+        self._prepare(client)
         self._units.restart(client.name)
 
     def dismiss(self, client: str) -> None:
         """Stop a client's daemon and remove its run-time files."""
         self._units.stop(client)
         shutil.rmtree(self._paths.nbd(client), ignore_errors=True)
+        self.credentials.remove(client)
+
+    def admit(self, client: Client) -> None:
+        """Let in the certificates that the catalog says, from the next handshake on. Open connections stay.
+
+        Raises Unhealthy.
+        """
+        self._write(client)
+        if client.tls:
+            with contextlib.suppress(NotReady):  # a daemon that is down reads it when it comes up
+                self._daemon(client.name).allow(self._allowed(client))
+
+    def expel(self, client: Client) -> None:
+        """As ``admit``, and cut off all who are connected: who is still allowed connects anew. Raises NotReady."""
+        try:
+            self.admit(client)
+        finally:
+            self._units.restart(client.name)
+        self._catalog.record_cut(client.name)
+
+    def _guard(self, client: Client, daemon: StorageDaemon) -> None:
+        """See that a daemon that may have been running all the time lets in those who may, and has no others."""
+        try:
+            daemon.allow(self._allowed(client))
+        except Unhealthy as error:
+            log.warning("client %s: starting its storage daemon anew: %s", client.name, error)
+            self._units.restart(client.name)
+        if self._catalog.owes_cut(client.name):
+            self.expel(client)
 
     def offer(self, client: str, clones: Iterable[Clone]) -> None:
         """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
@@ -152,11 +188,24 @@ class Exports:
             export_of(clone) for clone in self._catalog.clones_of_client(client) if clone.thin_id not in left_out
         )
 
+    def _prepare(self, client: Client) -> None:
+        if client.tls:
+            self.credentials.prepare(client)
+        else:
+            self.credentials.remove(client.name)
+        self._write(client)
+
+    def _allowed(self, client: Client) -> tuple[str, ...]:
+        """Distinguished names of the certificates that let in."""
+        found = self._catalog.certificates(client.name)
+        return tuple(pki.distinguished_name(client.name, each.serial) for each in found if each.revoked is None)
+
     def _write(self, client: Client, without: int | None = None) -> None:
         files = self.files(client.name)
         # Its owner and its mode are its unit's to set, which may.
         files.folder.mkdir(parents=True, exist_ok=True)
-        config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without))
+        allowed = self._allowed(client) if client.tls else ()
+        config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without), allowed)
         fresh = files.config.with_suffix(".new")
         fresh.write_text(storage_daemon.render(config), encoding="utf-8")
         fresh.chmod(0o644)

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
+from pydantic import SecretStr
+
 from appliance.bootset import file
 from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read
@@ -19,6 +21,8 @@ from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
 from appliance.schema import (
     BootSetView,
+    CertificateBundle,
+    CertificateRequest,
     ClientList,
     ClientSpec,
     ClientView,
@@ -38,6 +42,7 @@ from appliance.schema import (
 )
 from appliance.service import recovery
 from appliance.service.bootsets import BootSets
+from appliance.service.certificates import Certificates
 from appliance.service.clients import Clients
 from appliance.service.clone_life import CloneLife
 from appliance.service.clones import Clones
@@ -107,6 +112,7 @@ class Service:
         self.clones = Clones(self.core, self._exports)
         self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
+        self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
         hooks = (store.remember_loss, self.check_fast_pool, store.finish_growth, store.count_latencies)
@@ -278,6 +284,23 @@ class Service:
     def list_clients(self) -> ClientList:
         """All clients."""
         return ClientList(clients=tuple(self._views.client(client) for client in self._catalog.clients()))
+
+    def show_client(self, name: str) -> ClientView:
+        """One client. Raises NotFound."""
+        return self._views.client(self._catalog.client(name))
+
+    def issue_certificate(self, name: str, request: CertificateRequest) -> CertificateBundle:
+        """Make a certificate for a client. Raises as ``Certificates.issue``."""
+        made = self.certificates.issue(name, request.kind, request.seconds)
+        return CertificateBundle(
+            client=name,
+            serial=made.issued.serial,
+            issued=made.issued.issued,
+            expires=made.issued.expires,
+            authority=made.authority,
+            certificate=made.issued.certificate,
+            key=SecretStr(made.issued.key),
+        )
 
     def put_client(self, name: str, spec: ClientSpec) -> tuple[ClientView, bool]:
         """Make or change a client; whether it is new. Raises as ``Clients.put``."""

@@ -1,7 +1,7 @@
 """What the API shows of the catalog's rows, with what the kernel says about them now."""
 
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from appliance import __version__
 from appliance.catalog import Client, Clone, Template
@@ -9,6 +9,7 @@ from appliance.errors import CannotTell, HatcheryError, NotReady
 from appliance.model import CloneState, Health, PoolName, Problem, TemplateState
 from appliance.schema import (
     BootSetSummary,
+    CertificateView,
     ClientView,
     CloneView,
     ConnectionView,
@@ -23,6 +24,7 @@ from appliance.schema import (
     VolumeView,
 )
 from appliance.service import addresses
+from appliance.service.certificates import is_good
 from appliance.service.core import Core
 from appliance.service.exports import Exports, export_of
 from appliance.service.gc import Entry, State
@@ -35,6 +37,9 @@ _STATES: Mapping[State, VolumeState] = {
     State.ORPHANED: "orphaned",
     State.MISSING: "missing",
 }
+EXPIRES_SOON = 30 * 86400.0
+"""Seconds before a certificate's end from which an operator is told."""
+
 _ORDER = (Health.OK, Health.DEGRADED, Health.FAILED)
 
 
@@ -70,6 +75,18 @@ def client_problems(clients: Iterable[ClientView]) -> tuple[Problem, ...]:
         for client in clients
         if client.state is not Health.OK
     )
+
+
+def expiring(clients: Iterable[ClientView], now: float) -> Iterator[ProblemView]:
+    """What an operator should know of certificates: a client whose last good one ends soon loses its disks then."""
+    for client in clients:
+        last = max((c.expires for c in client.certificates if c.revoked is None and c.expires > now), default=None)
+        if client.transport == "tcp" and not client.plain and last is not None and last < now + EXPIRES_SOON:
+            yield ProblemView(
+                severity=Health.DEGRADED,
+                what=f"client {client.name}: its certificate ends in {(last - now) / 86400:.0f} days",
+                hint=f"make another with `hatchery client rotate {client.name}`",
+            )
 
 
 class Views:
@@ -124,6 +141,7 @@ class Views:
             client=clone.client,
             uri=None if where is None else addresses.uri(where, clone.name),
             qemu=() if where is None else addresses.qemu_words(clone, where),
+            libvirt=None if where is None else addresses.libvirt_disk(clone, where),
             device=str(export_of(clone).device),
             mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
             written_bytes=written,
@@ -141,6 +159,11 @@ class Views:
             state, detail = Health.FAILED, f"its storage daemon is {self._exports.describe(client.name)}"
         except HatcheryError as error:
             state, detail = Health.FAILED, str(error)
+        certificates = self._core.catalog.certificates(client.name)
+        if client.plain:
+            detail += ", not encrypted"
+        elif client.tls and not any(is_good(each, self._core.now()) for each in certificates):
+            detail += ", and no certificate lets anybody in"
         connections: tuple[ConnectionView, ...] | None
         try:
             connections = tuple(ConnectionView(peer=c.peer) for c in self._exports.connections(client))
@@ -157,6 +180,10 @@ class Views:
             uri=addresses.uri(self._exports.listen(client)),
             clones=tuple(clone.name for clone in clones),
             connections=connections,
+            certificates=tuple(
+                CertificateView(serial=c.serial, issued=c.issued, expires=c.expires, revoked=c.revoked)
+                for c in certificates
+            ),
         )
 
     def status(self, store: StoreView, problems: Iterable[Problem]) -> Status:
@@ -165,6 +192,7 @@ class Views:
         clients = tuple(self.client(client) for client in catalog.clients())
         every = (*problems, *client_problems(clients))
         shown = [ProblemView(severity=p.severity, what=p.what, hint=p.hint) for p in every]
+        shown += list(expiring(clients, self._core.now()))
         found = (store.backend, store.meta, store.cache, store.pool, store.fast)
         parts = [part.health for part in found if part is not None]
         return Status(

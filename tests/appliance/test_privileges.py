@@ -16,7 +16,7 @@ import pytest
 from appliance.client import Client
 from appliance.errors import BadImage, NotFound
 from appliance.model import CloneKind, ImageFormat
-from appliance.schema import CloneCreate, TemplateCreate, UrlSource
+from appliance.schema import ClientSpec, CloneCreate, TemplateCreate, UrlSource
 from appliance.wait import until
 from bench.vm import LOOPBACK
 from tests.appliance.site import CLIENT, DISKS, Play, Site
@@ -82,6 +82,31 @@ def test_a_service_has_no_right_that_its_unit_does_not_name(site: Site) -> None:
 def test_the_group_may_use_the_local_clients_socket(site: Site) -> None:
     words = ["stat", "--format=%G %a", "/run/hatchery/nbd/local/nbd.sock"]
     assert site.vm.ssh(words).stdout.strip() == "hatchery 770"
+
+
+def test_a_storage_daemon_sees_its_own_key_and_folder_alone(site: Site) -> None:
+    with site.api() as api:
+        api.put_client("hv1", ClientSpec(transport="tcp", address="127.0.0.1", port=10899))
+        try:
+            site.vm.ssh(["hatchery", "client", "certificate", "hv1", "/run/hv1"])
+            where = "driver=nbd,host=127.0.0.1,port=10899,export=none,tls-creds=t"
+            for folder, words in (("/run/hv1", "is not present"), ("/run/hv1/none", "TLS")):
+                site.vm.ssh(["sh", "-c", 'mkdir -p "$0" && cp /run/hv1/ca-cert.pem "$0" 2>/dev/null; true', folder])
+                creds = f"tls-creds-x509,id=t,endpoint=client,dir={folder}"
+                asked = ["qemu-img", "info", "--object", creds, "--image-opts", where]
+                assert words in site.vm.ssh(asked, check=False).stderr
+            log = site.vm.ssh(["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit=hatchery-nbd@hv1"]).stdout
+            assert "No certificate was found" in log
+            pid = site.vm.ssh(["systemctl", "show", "--property=MainPID", "--value", "hatchery-nbd@hv1"]).stdout.strip()
+            for path, seen in (
+                ("hatchery", "nbd"),
+                ("hatchery/nbd", "hv1"),
+                ("credentials", "hatchery-nbd@hv1.service"),
+            ):
+                assert site.vm.ssh(["ls", f"/proc/{pid}/root/run/{path}"]).stdout.split() == [seen]
+        finally:
+            api.remove_client("hv1")
+    assert site.failed_units() == ""
 
 
 def add(api: Client, name: str, url: str) -> None:

@@ -20,6 +20,7 @@ class ModelDaemon:
         self.exports = {export.node: export.name for export in self.config.exports}
         self.nodes = set(self.exports)
         self.connected: set[str] = set()
+        self.allowed = self.config.allowed
         self.commands: list[str] = []
         self.refuse: dict[str, str] = {}
         """Commands that fail, with the words of the error."""
@@ -69,6 +70,8 @@ class ModelDaemon:
             self.nodes.add(given["node-name"])
         if command == "block-export-add":
             self.exports[given["id"]] = given["name"]
+        if command == "qom-set" and given["path"] == f"/objects/{storage_daemon.DOOR}":
+            self.allowed = tuple(rule["match"] for rule in given["value"])
         if command == "blockdev-del":
             self.nodes.remove(given["node-name"])
         if command == "block-export-del":

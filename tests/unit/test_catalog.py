@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.catalog import BootRun, Catalog, Client, NewClone, NewTemplate, PoolRow, StoredBootSet
+from appliance.catalog import BootRun, Catalog, Certificate, Client, NewClone, NewTemplate, PoolRow, StoredBootSet
 from appliance.catalog.boot_sets import RUNS_KEPT
 from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
@@ -85,9 +85,45 @@ def test_a_catalog_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     ]
     assert [s.thin_id for s in catalog.stagings()] == [8]
     assert catalog.thin_ids() == {1, 2, 3, 4, 5, 6, 7, 8}
+    assert catalog.authority() is None
+    assert catalog.certificates("hv1") == ()
     made = catalog.add_template(template("debian"))
     assert (made.thin_id, made.version) == (9, 2)
     catalog.close()
+
+
+@pytest.mark.parametrize("mode", [None, 0o644])
+def test_the_catalog_is_for_its_owner_alone(tmp_path: Path, mode: int | None) -> None:
+    """It holds the authority's key."""
+    path = tmp_path / "catalog.db"
+    if mode is not None:
+        path.touch(mode)
+    catalog = Catalog(path)
+    catalog.set_authority("certificate", "key")
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
+    assert catalog.authority() == ("certificate", "key")
+    catalog.close()
+
+
+def test_certificates_are_kept_until_they_end_or_their_client_goes(catalog: Catalog) -> None:
+    catalog.put_client(Client("hv1", "tcp", "10.0.0.1", 10809))
+    catalog.put_client(Client("hv2", "tcp", "10.0.0.1", 10810))
+    first, second = Certificate("01", "hv1", 1.0, 9.0), Certificate("02", "hv1", 2.0, 20.0)
+    for made in (first, second, Certificate("03", "hv2", 2.0, 20.0)):
+        catalog.add_certificate(made)
+    assert catalog.certificates("hv1") == (second, first)
+    catalog.revoke_certificates("hv1", ["01", "03"], 5.0)
+    catalog.revoke_certificates("hv1", ["01"], 6.0)
+    assert [(each.serial, each.revoked) for each in catalog.certificates("hv1")] == [("02", None), ("01", 5.0)]
+    assert [each.revoked for each in catalog.certificates("hv2")] == [None], "it is another client's"
+    # A change of where it listens is none of who it is.
+    catalog.put_client(Client("hv1", "tcp", "10.0.0.2", 10809))
+    assert len(catalog.certificates("hv1")) == 2
+    catalog.add_certificate(Certificate("04", "hv1", 9.0, 30.0))
+    assert [each.serial for each in catalog.certificates("hv1")] == ["04", "02"]
+    catalog.drop_client("hv1")
+    catalog.put_client(Client("hv1", "tcp", "10.0.0.1", 10809))
+    assert catalog.certificates("hv1") == (), "a client of that name is another one"
 
 
 def test_a_step_that_fails_is_not_half_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """The commands, over the real API on a real unix socket, with the model of the store below."""
 
 import hashlib
+import io
 import json
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -105,6 +107,63 @@ def test_attach_and_detach(appliance: Appliance, image: Path) -> None:
     assert status == 6
     assert appliance.json("clone", "detach", "web")["client"] is None
     assert appliance.json("client", "remove", "lab") == {"name": "lab", "removed": True}
+
+
+def test_a_certificate_is_handed_out_once(appliance: Appliance, tmp_path: Path) -> None:
+    status, out, _ = appliance.run("client", "add", "lab", "--tcp", "127.0.0.1:10809")
+    assert status == 0
+    assert "nbds://127.0.0.1:10809/" in out
+    assert "Next: hatchery client certificate lab DIRECTORY" in out
+    folder = tmp_path / "lab"
+    made = appliance.json("client", "certificate", "lab", str(folder), "--days", "30")
+    assert 30 * 86400 - 2 < made["expires"] - made["issued"] <= 30 * 86400
+    files = {file.name: file.read_text() for file in folder.iterdir()}
+    assert files.keys() == {"ca-cert.pem", "client-cert.pem", "client-key.pem"}
+    assert {file.stat().st_mode & 0o777 for file in (folder, *folder.iterdir())} == {0o700, 0o600}
+    assert "PRIVATE KEY" in files["client-key.pem"]
+    view = appliance.json("client", "show", "lab")
+    assert [each["serial"] for each in view["certificates"]] == [made["serial"]]
+    assert "PRIVATE" not in str(view)
+    # Neither is what is there overwritten, nor is another one made of it.
+    assert appliance.run("client", "certificate", "lab", str(folder))[0] == 5
+    assert appliance.run("client", "certificate", "lab", str(tmp_path / "other"))[0] == 5
+    assert {file.name: file.read_text() for file in folder.iterdir()} == files
+
+
+def test_a_certificate_is_replaced_and_revoked(appliance: Appliance, tmp_path: Path) -> None:
+    appliance.json("client", "add", "lab", "--tcp", "127.0.0.1:10809")
+    folder = tmp_path / "lab"
+    first = appliance.json("client", "certificate", "lab", str(folder))["serial"]
+    second = appliance.json("client", "rotate", "lab", str(folder))["serial"]
+    assert len(list(folder.iterdir())) == 3
+    status, out, _ = appliance.run("client", "revoke", "lab", "--older")
+    assert status == 0
+    lines = [line for line in out.splitlines() if line.startswith("certificate ")]
+    for line, (serial, state) in zip(lines, ((second, "good until"), (first, "revoked")), strict=True):
+        assert line.startswith(f"certificate {serial}: issued ")
+        assert state in line
+    assert appliance.run("client", "revoke", "lab", "--older", "--serial", second)[0] == 3
+    assert appliance.run("client", "revoke", "lab", "--serial", "00")[0] == 4
+    assert "no certificate lets anybody in" in appliance.run("client", "revoke", "lab")[1]
+    assert appliance.run("client", "rotate", "local", str(folder))[0] == 7
+
+
+def test_a_certificate_goes_to_a_pipe_as_an_archive(appliance: Appliance) -> None:
+    appliance.json("client", "add", "lab", "--tcp", "127.0.0.1:10809")
+    status, out, _ = appliance.run("client", "certificate", "lab", "-")
+    assert status == 0
+    with tarfile.open(fileobj=io.BytesIO(out.encode())) as archive:
+        assert {entry.name: entry.mode for entry in archive} == {
+            "ca-cert.pem": 0o600,
+            "client-cert.pem": 0o600,
+            "client-key.pem": 0o600,
+        }
+
+
+def test_a_folder_that_cannot_be_used_costs_no_certificate(appliance: Appliance, image: Path) -> None:
+    appliance.json("client", "add", "lab", "--tcp", "127.0.0.1:10809")
+    assert appliance.run("client", "certificate", "lab", str(image))[0] == 7
+    assert appliance.json("client", "show", "lab")["certificates"] == []
 
 
 @pytest.mark.parametrize(

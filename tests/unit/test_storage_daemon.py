@@ -32,8 +32,8 @@ def running(files: Files) -> Iterator[ModelDaemon]:
 
 
 def test_the_settings_file_comes_back_as_it_was_written() -> None:
-    for listen in (Listen(path=Path("/run/x.sock")), Listen(address="::1", port=10809)):
-        config = ServerConfig("hv1", listen, (WEB, DB))
+    for listen in (Listen(path=Path("/run/x.sock")), Listen(address="::1", port=10809, tls=True)):
+        config = ServerConfig("hv1", listen, (WEB, DB), ("O=hv1,CN=certificate 1",))
         assert storage_daemon.parse(storage_daemon.render(config)) == config
 
 
@@ -55,6 +55,34 @@ def test_the_command_line_serves_past_the_page_cache(files: Files) -> None:
     assert words[words.index("--object") + 1] == "iothread,id=io0,poll-max-ns=0"
     # What an option refers to comes before it.
     assert words.index("--object") < words.index("--nbd-server") < words.index("--blockdev")
+
+
+def test_a_daemon_with_tls_lets_in_named_certificates_alone(files: Files) -> None:
+    config = ServerConfig("hv1", Listen(address="::1", port=10809, tls=True), (WEB,), ("O=hv1,CN=certificate 1",))
+    words = storage_daemon.command(config, files, "native", Path("/run/tls"))
+    server = json.loads(words[words.index("--nbd-server") + 1])
+    objects = [words[at + 1] for at, word in enumerate(words) if word == "--object"]
+    tls, door = (json.loads(each) for each in objects if each.startswith("{"))
+    assert (server["tls-creds"], server["tls-authz"]) == (tls["id"], door["id"])
+    assert (tls["endpoint"], tls["dir"], tls["verify-peer"]) == ("server", "/run/tls", True)
+    assert tls["priority"] == "NORMAL:-VERS-ALL:+VERS-TLS1.3"
+    assert door["policy"] == "deny"
+    assert door["rules"] == [{"match": "O=hv1,CN=certificate 1", "policy": "allow", "format": "exact"}]
+    with pytest.raises(Unhealthy, match="no certificate"):
+        storage_daemon.command(config, files, "native")
+
+
+def test_a_daemon_without_tls_has_no_door(files: Files) -> None:
+    words = storage_daemon.command(ServerConfig("hv1", Listen(address="::1", port=10809), (WEB,)), files, "native")
+    assert "tls-creds" not in " ".join(words)
+
+
+def test_who_is_let_in_changes_while_it_runs(running: ModelDaemon, files: Files) -> None:
+    StorageDaemon(files, "native").allow(["O=hv1,CN=certificate 2"])
+    assert running.allowed == ("O=hv1,CN=certificate 2",)
+    running.refuse["qom-set"] = "no such object"
+    with pytest.raises(Unhealthy, match="no such object"):
+        StorageDaemon(files, "native").allow([])
 
 
 def test_io_uring_is_used_where_the_kernel_lets_us(tmp_path: Path) -> None:
@@ -138,6 +166,17 @@ def test_a_starting_daemon_leaves_out_what_is_missing(tmp_path: Path, caplog: py
     assert [json.loads(words[at + 1])["name"] for at, word in enumerate(words) if word == "--export"] == ["there"]
     assert "web is not exported" in caplog.text
     assert not any(left.exists() for left in (files.socket, files.qmp, files.pid))
+
+
+def test_a_daemons_key_is_where_systemd_put_it_or_where_root_left_it(tmp_path: Path) -> None:
+    paths = Paths(run=tmp_path)
+    files = Files(paths.nbd("hv1"))
+    files.folder.mkdir(parents=True)
+    config = ServerConfig("hv1", Listen(address="::1", port=1, tls=True), ())
+    files.config.write_text(storage_daemon.render(config))
+    for environment, folder in (({}, paths.tls("hv1")), ({"CREDENTIALS_DIRECTORY": "/run/c"}, Path("/run/c"))):
+        found = [json.loads(word) for word in prepare("hv1", paths, environment) if "tls-creds-x509" in word]
+        assert [Path(each["dir"]) for each in found] == [folder]
 
 
 def test_a_daemon_without_settings_says_who_writes_them(tmp_path: Path) -> None:

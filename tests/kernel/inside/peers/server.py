@@ -9,6 +9,7 @@ from appliance import wait
 from appliance.host import storage_daemon
 from appliance.host.qmp import Qmp
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig
+from appliance.nbd_server import launch
 from appliance.run import Runner
 
 AIO = storage_daemon.aio_engine()
@@ -31,7 +32,7 @@ class Server:
         """Start it, without exports."""
         self._files.folder.mkdir(parents=True)
         config = ServerConfig("peers", Listen(path=self._files.socket), ())
-        Runner().run(storage_daemon.command(config, self._files, AIO))
+        launch(storage_daemon.command(config, self._files, AIO), self._files, Runner())
 
     def add_node(self, node: str, options: Mapping[str, Any]) -> None:
         """Open an image or device."""
