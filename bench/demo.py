@@ -238,7 +238,7 @@ def inventory(vm: VM, template: Path, kind: str = "raw") -> dict[str, Any]:
         "backend_raid_level": "raid5",
         "backend_raid_disks": [disk.by_id for disk in DISKS],
         # Plain NBD: host and machine are the same here, and nobody else reaches the port.
-        "clone_store_plain_clients": [{"name": CLIENT, "address": GUEST_ADDRESS, "port": NBD_PORT}],
+        "nbd_access_clients": [{"name": CLIENT, "address": GUEST_ADDRESS, "port": NBD_PORT, "plain": True}],
         "clone_templates_items": [{"name": TEMPLATE, "src": str(template), "format": kind}],
     }
     return {"hatchery": {"hosts": {"demo": host}}}

@@ -65,7 +65,7 @@ class Site:
             "ansible_ssh_common_args": shlex.join(self.vm.ssh_options),
             "nvme_cache_devices": [NVME.by_id],
             "backend_raid_disks": [disk.by_id for disk in DISKS],
-            "clone_store_plain_clients": [{"name": CLIENT, "address": ADDRESS, "port": NBD_PORT}],
+            "nbd_access_clients": [{"name": CLIENT, "address": ADDRESS, "port": NBD_PORT, "plain": True}],
             "clone_templates_items": [{"name": TEMPLATE, "src": str(self.template), "format": "qcow2"}],
             **change,
         }

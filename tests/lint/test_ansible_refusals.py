@@ -24,13 +24,11 @@ def disks(count: int, kind: str = "ata-") -> list[str]:
 
 
 def client(**change: Any) -> dict[str, list[dict[str, Any]]]:
-    return {"clone_store_plain_clients": [{"name": "a", "address": "192.0.2.1", **change}]}
+    return {"nbd_access_clients": [{"name": "a", "address": "192.0.2.1", **change}]}
 
 
 def clients(*each: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    return {
-        "clone_store_plain_clients": [{"name": f"c{n}", "address": "192.0.2.1", **one} for n, one in enumerate(each)]
-    }
+    return {"nbd_access_clients": [{"name": f"c{n}", "address": "192.0.2.1", **one} for n, one in enumerate(each)]}
 
 
 def template(**item: Any) -> dict[str, list[dict[str, Any]]]:
@@ -67,7 +65,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
         "clone_store_state_size": "1 GiB",
     },
     "clone_store: writeback": {"clone_store_cache_mode": "writeback", "nvme_cache_devices": disks(2, "nvme-")},
-    "clone_store: clients": clients({}, {"port": 10810}, {"address": "::1"}, {"address": "::", "port": 65535}),
+    "nbd_access: clients": clients({}, {"port": 10810}, {"address": "::1"}, {"address": "::", "port": 65535}),
     "clone_templates: a url": {},
     "clone_templates: a file": template(src="images/t.raw", sha256="0aF" * 21 + "0"),
     "clone_templates: a path": template(path="/srv/t.raw"),
@@ -119,14 +117,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"clone_store_cache_mode": "writeback"},
         "two drives in nvme_cache_devices",
     ),
-    "clone_store: two clients of one name": (clients({"name": "x"}, {"name": "x", "port": 1}), "a name of its own"),
-    "clone_store: two clients on one port": (clients({}, {}), "an address and port of its own"),
-    "clone_store: a port on every address": (clients({}, {"address": "::"}), "an address and port of its own"),
-    "clone_store: a name in capitals": (client(name="Lab"), "needs a name of 1 to 63 characters"),
-    "clone_store: the appliance's own name": (client(name="local"), "that is not local"),
-    "clone_store: a host's name": (client(address="box"), "an IP address"),
-    "clone_store: no port": (client(port=0), "a port from 1 to 65535"),
-    "clone_store: past the last port": (client(port=65536), "a port from 1 to 65535"),
+    "nbd_access: two clients of one name": (clients({"name": "x"}, {"name": "x", "port": 1}), "a name of its own"),
+    "nbd_access: two clients on one port": (clients({}, {}), "an address and port of its own"),
+    "nbd_access: a port on every address": (clients({}, {"address": "::"}), "an address and port of its own"),
+    "nbd_access: a name in capitals": (client(name="Lab"), "needs a name of 1 to 63 characters"),
+    "nbd_access: the appliance's own name": (client(name="local"), "that is not local"),
+    "nbd_access: a host's name": (client(address="box"), "an IP address"),
+    "nbd_access: no port": (client(port=0), "a port from 1 to 65535"),
+    "nbd_access: past the last port": (client(port=65536), "a port from 1 to 65535"),
     "clone_templates: two sources": (template(src="a", url="http://b/c"), "exactly one of src, url and path"),
     "clone_templates: no source": (template(), "exactly one of src, url and path"),
     "clone_templates: two sources here and none there": (

@@ -45,7 +45,8 @@ def test_the_inventory_reaches_the_machine_and_names_its_disks(tmp_path: Path) -
     assert host["ansible_port"] == vm.port(22) != vm.port(demo.NBD_PORT)
     assert f"Port={vm.port(22)}" in shlex.split(host["ansible_ssh_common_args"])
     assert len({*host["nvme_cache_devices"], *host["backend_raid_disks"]}) == 4
-    assert host["clone_store_plain_clients"] == [{"name": "demo", "address": "10.0.2.15", "port": 10809}]
+    clients = [{"name": "demo", "address": "10.0.2.15", "port": 10809, "plain": True}]
+    assert host["nbd_access_clients"] == clients
 
 
 def test_what_is_told_of_ansibles_output() -> None:

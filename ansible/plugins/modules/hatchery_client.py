@@ -1,4 +1,4 @@
-"""Ansible module: plain TCP clients of a Hatchery appliance."""
+"""Ansible module: TCP clients of a Hatchery appliance."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ if MISSING is None:
 
 DOCUMENTATION = r"""
 module: hatchery_client
-short_description: Let clients reach their clones over plain TCP
+short_description: Let clients reach their clones over TCP
 description:
-  - Makes clients of a Hatchery appliance that attach clones over plain NBD on TCP. It is neither encrypted nor
-    authenticated, so whoever reaches the port may read and write the clones of that client.
+  - Makes clients of a Hatchery appliance that attach clones over NBD on TCP, by TLS with a certificate or by plain NBD.
+    The latter is neither encrypted nor authenticated, so whoever reaches the port may read and write the clones of that
+    client.
+  - Certificates are not made here, for their keys are handed out once. C(hatchery client certificate) makes them.
   - Clients that are not named here stay as they are.
 author:
   - Hatchery authors (@hatchery)
 options:
-  plain:
+  clients:
     description: The clients.
     type: list
     elements: dict
@@ -36,6 +38,10 @@ options:
         description: The port to listen on.
         type: int
         default: 10809
+      plain:
+        description: Plain NBD instead of TLS.
+        type: bool
+        default: false
 attributes:
   check_mode:
     description: Reports the clients that it would make or change and touches none.
@@ -46,12 +52,16 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Let the laboratory's hypervisor attach clones without encryption
+- name: Let a hypervisor attach clones by TLS, and the laboratory's without encryption
   hatchery_client:
-    plain:
-      - name: lab
+    clients:
+      - name: hv1
         address: 192.0.2.10
         port: 10809
+      - name: lab
+        address: 192.0.2.10
+        port: 10810
+        plain: true
 """
 
 RETURN = r"""
@@ -75,18 +85,19 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "address": {"type": "str", "required": True},
         "port": {"type": "int", "default": 10809},
+        "plain": {"type": "bool", "default": False},
     }
     module = AnsibleModule(
-        argument_spec={"plain": {"type": "list", "elements": "dict", "required": True, "options": options}},
+        argument_spec={"clients": {"type": "list", "elements": "dict", "required": True, "options": options}},
         supports_check_mode=True,
     )
     touched: list[str] = []
     with appliance(module) as api:
         present = {client.name: client for client in api.clients()}
-        for wanted in module.params["plain"]:
-            spec = ClientSpec(transport="tcp", address=wanted["address"], port=wanted["port"], plain=True)
+        for wanted in module.params["clients"]:
+            spec = ClientSpec(transport="tcp", address=wanted["address"], port=wanted["port"], plain=wanted["plain"])
             old = present.get(wanted["name"])
-            if old and (old.transport, old.address, old.port) == (spec.transport, spec.address, spec.port):
+            if old and ClientSpec.model_validate(old.model_dump(include=set(ClientSpec.model_fields))) == spec:
                 continue
             touched.append(wanted["name"])
             if not module.check_mode:
