@@ -7,16 +7,15 @@ unit hands it to the daemon alone (LoadCredential=), and after a reboot there is
 import contextlib
 import ipaddress
 import logging
-import os
 import shutil
 import socket
 import time
-from pathlib import Path
 
 from appliance import pki
 from appliance.catalog import Catalog, Client
 from appliance.config import Paths
 from appliance.host import netlink
+from appliance.host.files import replace
 from appliance.host.storage_daemon import CREDENTIALS
 
 log = logging.getLogger(__name__)
@@ -57,9 +56,9 @@ class Credentials:
         folder.mkdir(mode=0o700, exist_ok=True)
         # The certificate last: without it, what is there is not believed.
         certificate_file.unlink(missing_ok=True)
-        _write(ca_file, authority.certificate)
-        _write(key_file, made.key)
-        _write(certificate_file, made.certificate)
+        replace(ca_file, authority.certificate, 0o600)
+        replace(key_file, made.key, 0o600)
+        replace(certificate_file, made.certificate, 0o600)
 
     def remove(self, client: str) -> None:
         """Forget a daemon's key."""
@@ -71,12 +70,3 @@ def _names(client: Client) -> tuple[str, tuple[str, ...]]:
     if client.address is None or ipaddress.ip_address(client.address).is_unspecified:
         return socket.gethostname(), tuple(sorted(netlink.addresses()))
     return socket.gethostname(), (client.address,)
-
-
-def _write(path: Path, content: str) -> None:
-    fresh = path.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(handle, "w", encoding="ascii") as file:  # noqa: PTH123  a descriptor
-        file.write(content)
-    fresh.replace(path)

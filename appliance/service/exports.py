@@ -15,6 +15,7 @@ from appliance.catalog import Client, Clone
 from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
 from appliance.host import netlink, storage_daemon
+from appliance.host.files import replace
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
 from appliance.model import CloneKind
@@ -206,7 +207,4 @@ class Exports:
         files.folder.mkdir(parents=True, exist_ok=True)
         allowed = self._allowed(client) if client.tls else ()
         config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without), allowed)
-        fresh = files.config.with_suffix(".new")
-        fresh.write_text(storage_daemon.render(config), encoding="utf-8")
-        fresh.chmod(0o644)
-        fresh.replace(files.config)
+        replace(files.config, storage_daemon.render(config), 0o644)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import CannotTell, CommandFailed, NotReady, Unhealthy
-from appliance.host import biolatency, notify, units
+from appliance.host import biolatency, files, notify, units
 from appliance.model import Histogram
 from appliance.run import Completed, Runner
 
@@ -157,3 +157,15 @@ def test_histograms_subtract_and_add() -> None:
     assert Histogram((1,)) - Histogram((4, 2)) == Histogram((1,)), "a counter that was reset counts from zero"
     assert Histogram((1,)) + Histogram((4, 2)) == Histogram((5, 2))
     assert Histogram((1, 2)).total == 3
+
+
+def test_a_file_is_replaced_and_a_link_in_its_way_is_not_followed(tmp_path: Path) -> None:
+    file, elsewhere = tmp_path / "server.json", tmp_path / "catalog.db"
+    elsewhere.write_text("precious")
+    file.symlink_to(elsewhere)
+    (tmp_path / "server.new").symlink_to(elsewhere)
+    files.replace(file, "new", 0o644)
+    assert elsewhere.read_text() == "precious"
+    assert not file.is_symlink()
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o644)
+    assert {path.name for path in tmp_path.iterdir()} == {"server.json", "catalog.db"}
