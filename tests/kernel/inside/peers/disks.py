@@ -19,7 +19,7 @@ CHUNK_KIB = 64
 """As the product's array has it."""
 
 REST = 0.5
-"""Seconds without a write after which disks are taken to rest: md writes its last superblock 0.2 s after the last write."""
+"""Seconds without a write after which disks are taken to rest. md writes its superblocks 0.2 s after the last write."""
 
 _SERVERS = ("qemu-storage-daemon", "nbdkit", "hatcheryd", "hatchery-retry")
 
@@ -115,7 +115,7 @@ def rest() -> None:
     looks at its clock all the time while it holds a request. Raises DeadlineExceeded.
     """
     os.sync()
-    devices = [block.get(path) for path in (*setup.disks(), nvme())]
+    devices = [block.get(path) for path in (*map(Path, setup.disks()), nvme())]
     seen: list[tuple[int, float]] = []
 
     def quiet() -> bool:
