@@ -5,8 +5,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from appliance.errors import InvalidInput, NotReady
 from appliance.model import GIB, MIB
 from bench import peers_rows, processors, store
 from bench.report import Report, Row
-from tests.kernel import requirements
+from tests.kernel import folders, requirements
 from tests.kernel.inside.peers.peer import Plan
 from tests.kernel.lab import Disks, Lab, Options
 
@@ -31,8 +31,20 @@ OPTIONS = Options(nvme_bytes=2816 * MIB, disk_bytes=1792 * MIB, disks=Disks.SLOW
 MAPPINGS = 1 << 20
 """What ``vm.max_map_count`` must be for 50 clients: User-Mode Linux maps each page of its programs apart."""
 
-DEADLINE = 3600.0
+DEADLINE = 5400.0
 PIECE = 4 * MIB
+
+
+FAILED = "failed"
+"""Among a set-up's figures: why it broke off."""
+
+
+class Part(StrEnum):
+    """What is measured of a set-up."""
+
+    ALL = "all"
+    BOOTS = "boots"
+    CLONES = "clones"
 
 
 FULL = Plan(rounds=5, pairs=15, storms=(10, 50), storm_rounds=3, present=(1, 100, 1000), creations=5)
@@ -54,9 +66,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--trace", action="append", type=Path, metavar="FILE", help="replay this trace instead of all in bench/traces"
     )
     parser.add_argument(
-        "--measured", type=Path, metavar="FILE",
-        help="measure nothing: report anew what an earlier run's JSON holds, for instance with rows from elsewhere",
+        "--measured", action="append", type=Path, metavar="FILE",
+        help="measure nothing: report anew what earlier runs' JSON holds; the first that has a figure counts",
     )  # fmt: skip
+    parser.add_argument(
+        "--part", type=Part, choices=list(Part), default=Part.ALL, help="boots alone, or what clones cost alone"
+    )
     parser.add_argument(
         "--with", dest="others", action="append", type=Path, default=[], metavar="FILE",
         help=f"take rows from another bench's JSON: {', '.join(peers_rows.ELSEWHERE)}",
@@ -69,8 +84,8 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     others = peers_rows.merged([_report(path) for path in chosen.others])
     reads = {path.stem: load(path) for path in traces}
     if chosen.measured:
-        before = _report(chosen.measured)
-        return report(before["host"], before.get("figures", {}), reads, others)
+        before = [_report(path) for path in chosen.measured]
+        return report(hosts([each["host"] for each in before]), together(before), reads, others)
     reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
@@ -78,17 +93,20 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     keys = [key for key in peers_rows.NAMES if not chosen.peer or key in chosen.peer]
     begin, load_before, ticks = time.monotonic(), os.getloadavg()[0], processors.read()
     found: dict[str, Any] = {}
-    with ExitStack() as stack:
-        lab = Lab(requirements.tree(), OPTIONS)
+    tree = requirements.tree()
+    with folders.scratch() as shared:
         tell("making the image")
-        stack.callback(lab.close)
-        golden(lab.shared / "golden.raw", max(map(image_bytes, reads.values())))
+        golden(shared / "golden.raw", max(map(image_bytes, reads.values())))
         for path in traces:
-            (lab.shared / path.name).write_bytes(path.read_bytes())
-        lab.start()
+            (shared / path.name).write_bytes(path.read_bytes())
         for key in keys:
-            found[key] = one(lab, key, [path.name for path in traces], plan_for(key, chosen.quick), tell)
-        inside: Mapping[str, str] = lab.call(f"{INSIDE}:describe")
+            plan = plan_for(key, chosen.quick, chosen.part)
+            # A machine for each: what one leaves behind, or breaks, is not the next one's.
+            with Lab(tree, OPTIONS) as lab:
+                for file in shared.iterdir():
+                    os.link(file, lab.shared / file.name)
+                found[key] = one(lab, key, [path.name for path in traces], plan, tell)
+                inside: Mapping[str, str] = lab.call(f"{INSIDE}:describe")
     took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
     busy = processors.words(ticks, processors.read(), processors.bound())
     host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
@@ -99,9 +117,12 @@ def report(
     host: Mapping[str, str], found: Mapping[str, Any], reads: Mapping[str, Sequence[Read]], others: Sequence[Row]
 ) -> Report:
     """What was measured, as rows and tables. Pure. Raises InvalidInput when a trace's figures are missing."""
+    broken = [f"{peers_rows.NAMES[key]} ({figures[FAILED]})" for key, figures in found.items() if FAILED in figures]
+    if broken:
+        host = {**host, "broke off": "; ".join(broken)}
     for key, figures in found.items():
         missing = set(reads) - set(figures)
-        if missing:
+        if missing and FAILED not in figures:
             raise InvalidInput(
                 "these figures are of other traces",
                 why=f"{peers_rows.NAMES.get(key, key)} was not measured with {', '.join(sorted(missing))}",
@@ -109,6 +130,21 @@ def report(
             )
     rows = (*(peers_rows.rows(found, distinct(reads)) if "hatchery" in found else ()), *others)
     return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
+
+
+def hosts(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What several runs say of the machine that they ran on: the first one's words, and when the others were. Pure."""
+    others = [f"{host.get('taken', 'undated')} (load {host.get('load', 'unknown')})" for host in each[1:]]
+    return {**each[0], **({"in part of other runs": "; ".join(others)} if others else {})}
+
+
+def together(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The figures of several runs, by set-up and by trace: the first run that has them counts. Pure."""
+    found: dict[str, Any] = {}
+    for each in reports:
+        for key, figures in each.get("figures", {}).items():
+            found[key] = {**{name: part for name, part in figures.items() if part}, **found.get(key, {})}
+    return found
 
 
 def check_mappings(file: Path = Path("/proc/sys/vm/max_map_count")) -> None:
@@ -122,17 +158,26 @@ def check_mappings(file: Path = Path("/proc/sys/vm/max_map_count")) -> None:
         )
 
 
-def plan_for(key: str, quick: bool) -> Plan:
+def plan_for(key: str, quick: bool, part: Part = Part.ALL) -> Plan:
     """How often a set-up is measured."""
     plan = QUICK if quick else FULL
+    if part is Part.BOOTS:
+        plan = replace(plan, present=())
+    if part is Part.CLONES:
+        plan = replace(plan, rounds=0, pairs=0, storms=())
     return plan if key == COMPARED else replace(plan, rounds=min(plan.rounds, OTHERS_ROUNDS))
 
 
 def one(lab: Lab, key: str, traces: Sequence[str], plan: Plan, tell: Callable[[str], None]) -> Any:
-    """All figures of one set-up, which is gone afterwards."""
-    words = ["/lab/golden.raw", [f"/lab/{name}" for name in traces], asdict(plan)]
+    """All figures of one set-up; of one that breaks off those that there are, and why under ``failed``."""
+    words = ["/lab/golden.raw", [f"/lab/{name}" for name in traces], asdict(plan), "/lab/kept.json"]
     begin = time.monotonic()
-    found = store.follow(lab.begin_call(f"{INSIDE}:measure", key, *words, timeout=DEADLINE), tell)
+    try:
+        found = store.follow(lab.begin_call(f"{INSIDE}:measure", key, *words, timeout=DEADLINE), tell)
+    except store.ERRORS as error:
+        why = str(error).splitlines()[0]
+        tell(f"{peers_rows.NAMES[key]} broke off: {error}")
+        found = {**json.loads(lab.text("kept.json") or "{}"), FAILED: why}
     tell(f"{peers_rows.NAMES[key]} took {(time.monotonic() - begin) / 60:.1f} minutes")
     return found
 

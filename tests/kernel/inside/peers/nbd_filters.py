@@ -4,6 +4,7 @@ A single server with both filters is one disk for all its clients, and one with 
 so the cache is shared and the overlay is not. The filters keep their files in $TMPDIR and lose them when they end.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -62,7 +63,8 @@ class NbdFilters(Peer, Creating):
 
     def _stop(self, place: Path) -> None:
         pid = int(Path(f"{place}.pid").read_text(encoding="ascii"))
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it may have died by itself
+            os.kill(pid, signal.SIGTERM)
         wait.until(lambda: not Path(f"/proc/{pid}").exists(), f"nbdkit of {place.name} to end", deadline=_DEADLINE)
         Path(f"{place}.pid").unlink()
         place.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
 """One peer after the other: set up, booted from, counted, torn down. Called in the lab; seconds and bytes."""
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,15 +29,26 @@ Figures = dict[str, dict[str, list[float]]]
 """What was measured, by what was done and by what it is a figure of."""
 
 
-def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """All of one peer: figures by trace, and of creation under ``clones``."""
+def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any], kept: str) -> dict[str, Any]:
+    """All of one peer: figures by trace, and of creation under ``clones``.
+
+    What was measured so far is in the file ``kept`` at any time: what breaks off later is not to cost it.
+    """
     peer = PEERS[key]()
     chosen = Plan(**{**plan, "storms": tuple(plan["storms"]), "present": tuple(plan["present"])})
     found: dict[str, Any] = {}
+
+    def keep() -> None:
+        fresh = Path(f"{kept}.new")
+        fresh.write_text(json.dumps(found), encoding="utf-8")
+        fresh.replace(kept)
+
     print(f"{peer.name}: setting up", flush=True)
     with peer.running(Path(golden)):
         for trace in traces:
-            found[Path(trace).stem] = Booting(peer, trace).everything(chosen)
+            booting = Booting(peer, trace, keep)
+            found[Path(trace).stem] = booting.figures
+            booting.everything(chosen)
         if isinstance(peer, Creating) and chosen.present:
             found["clones"] = creation(peer, chosen)
     disks.settle()
@@ -46,14 +58,15 @@ def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any
 class Booting:
     """Boots of one peer's clones by one trace."""
 
-    def __init__(self, peer: Peer, trace: str) -> None:
+    def __init__(self, peer: Peer, trace: str, keep: Callable[[], None]) -> None:
         self.peer = peer
+        self.keep = keep
         self.title = f"{peer.name}, {Path(trace).stem}"
         self.trace = Path(trace)
         self.reads = parse_trace(self.trace.read_text(encoding="utf-8"))
         self.figures: Figures = {}
 
-    def everything(self, plan: Plan) -> Figures:
+    def everything(self, plan: Plan) -> None:
         for number in range(plan.rounds):
             self._tell(f"first and second boot, {number + 1} of {plan.rounds}")
             self.peer.cold()
@@ -63,11 +76,10 @@ class Booting:
             self._tell(f"{clients} boots at once")
             self.peer.cold()
             self._boots(f"storm {clients} first", clients)
-        if isinstance(self.peer, Hatchery):
+        if isinstance(self.peer, Hatchery) and plan.pairs:
             self.peer.learn(self.trace)
             self._learned(self.peer, plan)
             self.peer.forget()
-        return self.figures
 
     def _learned(self, peer: Hatchery, plan: Plan) -> None:
         for number in range(plan.pairs):
@@ -126,6 +138,7 @@ class Booting:
     def _keep(self, what: str, **values: float) -> None:
         for name, value in values.items():
             self.figures.setdefault(what, {}).setdefault(name, []).append(value)
+        self.keep()
         shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
         print(f"{self.title}: {what}: {shown}", flush=True)
 
