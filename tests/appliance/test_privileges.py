@@ -79,9 +79,11 @@ def test_a_service_has_no_right_that_its_unit_does_not_name(site: Site) -> None:
     assert rights(site, f"hatchery-nbd@{CLIENT}") == {"CapEff": 0, "CapBnd": 0, "NoNewPrivs": 1, "Seccomp": 2}
 
 
-def test_the_group_may_use_the_local_clients_socket(site: Site) -> None:
-    words = ["stat", "--format=%G %a", "/run/hatchery/nbd/local/nbd.sock"]
-    assert site.vm.ssh(words).stdout.strip() == "hatchery 770"
+def test_the_group_may_use_the_local_clients_socket_and_no_other(site: Site) -> None:
+    folder = "/run/hatchery/nbd/local"
+    words = ["stat", "--format=%G %a", f"{folder}/nbd.sock", f"{folder}/qmp.sock"]
+    # The daemon's control socket is not theirs.
+    assert site.vm.ssh(words).stdout.splitlines() == ["hatchery 770", "hatchery 750"]
 
 
 def test_a_storage_daemon_sees_its_own_key_and_folder_alone(site: Site) -> None:

@@ -135,9 +135,7 @@ def as_it_is_shown(clone: str, *commands: str) -> str:
     blockdev = json.loads(options["-blockdev"])
     del blockdev["node-name"]
     asked = [word for command in commands for word in ("-c", command)]
-    done = Runner().run(
-        ["qemu-io", "--object", options["-object"], "-f", "raw", *asked, f"json:{json.dumps(blockdev)}"]
-    )
+    done = Runner().run(["qemu-io", "--object", options["-object"], *asked, f"json:{json.dumps(blockdev)}"])
     return done.stdout
 
 
