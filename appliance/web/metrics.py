@@ -185,6 +185,16 @@ def _clients(clients: Sequence[schema.ClientView]) -> Iterator[Metric]:
         ("client",),
         (((c.name,), None if c.connections is None else len(c.connections)) for c in clients),
     )
+    yield _gauge(
+        "hatchery_client_certificate_expiry_timestamp_seconds",
+        "When the last of a client's certificates ends that was not revoked; absent without one",
+        ("client",),
+        (((c.name,), _last_end(c)) for c in clients),
+    )
+
+
+def _last_end(client: schema.ClientView) -> float | None:
+    return max((each.expires for each in client.certificates if each.revoked is None), default=None)
 
 
 def _disks(disks: Sequence[schema.DiskHistogram]) -> Iterator[Metric]:

@@ -72,6 +72,8 @@ def test_the_reading_socket_lets_look_and_lets_nothing_change(appliance: Box, re
             client.remove_clone("web-1")
         with pytest.raises(Refused):
             client.cold()
+        with pytest.raises(Refused):
+            client.issue_certificate("hv1", schema.CertificateRequest())
         assert len(client.clones()) == 2
     assert reading.stat().st_mode & 0o777 == 0o660
 
@@ -88,9 +90,23 @@ def test_metrics_say_what_the_api_says(appliance: Box, web: httpx.Client) -> Non
     assert found["hatchery_template_clones", (("template", "debian@1"),)] == 2
     assert found["hatchery_clones", (("kind", "durable"), ("state", "ready"), ("template", "debian@1"))] == 2
     assert found["hatchery_client_clones", (("client", "local"),)] == 2
+    certificate = "hatchery_client_certificate_expiry_timestamp_seconds"
+    assert [key for key in found if key[0] == certificate] == []
     counters = appliance.service.measure.counters()
     device = (("device", counters.backend.name), ("role", "backend"))
     assert found["hatchery_device_read_bytes_total", device] == counters.backend.read_bytes
+
+
+def test_metrics_say_when_a_clients_last_certificate_ends(appliance: Box, web: httpx.Client) -> None:
+    appliance.service.put_client("hv1", schema.ClientSpec(transport="tcp", address="127.0.0.1", port=10809))
+    ends = []
+    for seconds in (7200, 3600):
+        request = schema.CertificateRequest(kind="rotation", seconds=seconds)
+        ends.append(appliance.service.issue_certificate("hv1", request).expires)
+    key = ("hatchery_client_certificate_expiry_timestamp_seconds", (("client", "hv1"),))
+    assert values(web.get("/metrics").text)[key] == ends[0]
+    appliance.service.certificates.revoke("hv1", "all")
+    assert key not in values(web.get("/metrics").text)
 
 
 def test_every_metric_has_help_and_a_conventional_name(appliance: Box, web: httpx.Client) -> None:
