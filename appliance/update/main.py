@@ -1,6 +1,7 @@
 """``hatchery-update``: put a bundle's version on trial, go back, and say how the slots stand."""
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 from appliance import reconcile
 from appliance.catalog import form
 from appliance.config import Part, Paths
-from appliance.errors import HatcheryError, NotReady
+from appliance.errors import HatcheryError, NotReady, Unhealthy
 from appliance.run import Runner
 from appliance.update import bundle, plan, slots, trial
 from appliance.update.bundle import Contents
@@ -76,20 +77,30 @@ def run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
     if arguments.verb == "trial":
         return _trial(runner, paths, record)
     boot = slots.boot_folder(runner)
+    if arguments.verb not in ("status", "verdict"):
+        return _change(arguments, runner, paths, Box(runner, boot, record))
     seen = slots.observe(boot)
     if arguments.verb == "status":
         found = as_json(seen, record.trial())
         sys.stdout.write(json.dumps(found, indent=2) + "\n" if arguments.json else as_text(found))
-        return OK
-    if arguments.verb == "verdict":
-        said = verdict(seen, record.trial())
-        if said is not None:
-            log.error("%s", said)
-        return OK
-    steps = _steps(arguments, seen, runner, paths, record)
-    if arguments.verb != "check":
-        reconcile.apply(steps, Box(runner, boot, record))
-    _say(steps, done=arguments.verb != "check", as_json=arguments.json, waits=seen.next() != seen.running)
+    elif (said := verdict(seen, record.trial())) is not None:
+        log.error("%s", said)
+    return OK
+
+
+def _change(arguments: argparse.Namespace, runner: Runner, paths: Paths, box: Box) -> int:
+    """The verbs that change the slots, and the one that says what they would do."""
+    checking = arguments.verb == "check"
+    with contextlib.nullcontext() if checking else box.record.exclusive():
+        seen = slots.observe(box.boot)
+        steps = _steps(arguments, seen, runner, paths, box.record)
+        try:
+            if not checking:
+                reconcile.apply(steps, box)
+        except OSError as error:
+            why, hint = str(error), "what runs is as it was; look at the system disk, then do the same again"
+            raise Unhealthy("the slots could not be changed", why=why, hint=hint) from error
+    _say(steps, done=not checking, as_json=arguments.json, waits=seen.next() != seen.running)
     return OK
 
 

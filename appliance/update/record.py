@@ -4,15 +4,17 @@
 up instead, it says why. ``forms.json`` says which form of the catalog each version writes.
 """
 
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import CannotTell
+from appliance.errors import CannotTell, InUse
 from appliance.update.version import Version
 
 FOLDER = Path("/var/lib/hatchery-update")
@@ -38,6 +40,20 @@ class Record:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self.folder = folder
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Be the only one who changes the slots. Raises InUse."""
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InUse("the slots are being changed", why="another hatchery-update is running") from error
+            yield
+        finally:
+            os.close(fd)
 
     def trial(self) -> Trial | None:
         """The version that is or was on trial last, unless it was found good. Raises CannotTell."""

@@ -352,6 +352,13 @@ def test_reasons_are_kept_and_shown_when_a_version_was_given_up(tmp_path: Path) 
     assert record.trial() is None
 
 
+def test_one_at_a_time_changes_the_slots(tmp_path: Path) -> None:
+    with Record(tmp_path).exclusive(), pytest.raises(InUse, match="being changed"), Record(tmp_path).exclusive():
+        pytest.fail("both were let in")
+    with Record(tmp_path).exclusive():
+        pass
+
+
 def test_forms_are_those_of_the_last_update(tmp_path: Path) -> None:
     record = Record(tmp_path)
     assert record.form(A) is None
