@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
+from shellingham import ShellDetectionFailure
 
 from appliance import __version__
 from appliance.cli import client, clone, doctor, gc, measure, status, store, support, template, top
 from appliance.cli.options import Session
 from appliance.cli.output import err, print_error
-from appliance.errors import HatcheryError
+from appliance.errors import HatcheryError, NotReady
 
 EXIT_STATUS = {
     "error": 1,
@@ -118,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HatcheryError as error:
         print_error(error, as_json=wants_json(words))
         return EXIT_STATUS.get(error.code, 1)
+    except ShellDetectionFailure:
+        hint = "start it from bash, zsh or fish, in which the completion is wanted"
+        print_error(NotReady("the shell cannot be told", why="none started this program", hint=hint), as_json=False)
+        return EXIT_STATUS[NotReady.code]
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from shellingham import ShellDetectionFailure
 
 from appliance import client, schema
 from appliance.api.app import make_app
@@ -317,3 +318,15 @@ def test_the_shell_completes_commands_and_options(
     assert completed("hatchery cl", monkeypatch, capsys) == ["clone", "client"]
     assert "reset" in completed("hatchery clone re", monkeypatch, capsys)
     assert completed("hatchery clone create --temp", monkeypatch, capsys) == ["--template"]
+
+
+def test_completion_without_a_shell_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none() -> tuple[str, str]:
+        raise ShellDetectionFailure
+
+    monkeypatch.setattr("shellingham.detect_shell", none)
+    # Newer releases of typer see to it themselves.
+    assert main(["--show-completion"]) in (1, 9)
+    assert "shell" in capsys.readouterr().err.lower()
