@@ -1,8 +1,6 @@
 """``hatchery template``: golden images."""
 
-import os
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,12 +8,12 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from appliance import schema
-from appliance.cli import boot_set, learn
+from appliance import client, schema
+from appliance.cli import boot_set, image_file, learn
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
-from appliance.model import MIB, ImageFormat, TemplateRef, check_name
+from appliance.model import ImageFormat, TemplateRef, check_name
 from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
@@ -25,9 +23,6 @@ app.command("learn")(learn.learn)
 IMPORT_DEADLINE = 4 * 3600.0
 """Seconds after which an import counts as hung: a terabyte on slow disks takes hours."""
 
-BLOCK = 1 * MIB
-"""Bytes sent at once."""
-
 SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageFormat.RAW}
 """What a file's name states about its format; the content is never asked."""
 
@@ -36,12 +31,14 @@ SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageF
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the template.")],
-    source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A disk image here, or an http(s) URL.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|URL", help="A disk image here, or an http(s) URL; - is the standard input.")
+    ],
     kind: Annotated[
         ImageFormat | None,
         typer.Option("--format", help="Format of the image; by default what its name ends in (.raw, .img, .qcow2)."),
     ] = None,
-    sha256: Annotated[str | None, typer.Option(help="SHA-256 that the image must have.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="SHA-256 that FILE must have, as it is.")] = None,
     on_appliance: Annotated[bool, typer.Option("--path", help="FILE is on the appliance, not here.")] = False,
     given: Annotated[
         str | None, typer.Option("--boot-set", metavar="FILE", help="A boot set, fetched into the cache at once.")
@@ -51,7 +48,8 @@ def add(
     """Import a disk image as a template: a name that is there gets a new version."""
     run = session(context, as_json)
     check_name(name, "template name")
-    chosen = kind or _format(source)
+    elsewhere = on_appliance or source.startswith(("http://", "https://"))
+    chosen = kind or _format(source if elsewhere else image_file.inner_name(source))
     more = _More(sha256, None if given is None else boot_set.read(given))
     with run.connect() as connection:
         if source.startswith(("http://", "https://")):
@@ -61,14 +59,7 @@ def add(
             wanted = _create(name, chosen, schema.PathSource(path=source), more)
             operation = connection.import_template(wanted)
         else:
-            file = Path(source)
-            length = _length(file)
-            wanted = _create(name, chosen, schema.UploadSource(), more, length)
-            operation = connection.import_template(wanted)
-            with progress_bar(show=not run.as_json) as display:
-                task = display.add_task(f"sending {file.name}", total=length)
-                blocks = _blocks(file, lambda count: display.advance(task, count))
-                connection.upload(name, length, blocks, operation)
+            operation = _send(run, connection, _create(name, chosen, schema.UploadSource(), more), source)
         follow(connection, operation, deadline=IMPORT_DEADLINE, show=not run.as_json)
         view = connection.template(operation.subject)
     _print(run, view)
@@ -173,16 +164,21 @@ def _format(source: str) -> ImageFormat:
     return SUFFIXES[suffix]
 
 
-def _length(file: Path) -> int:
-    """Size of a file that can be sent, in bytes. Raises InvalidInput."""
-    try:
-        with file.open("rb") as image:
-            length = os.fstat(image.fileno()).st_size
-    except OSError as error:
-        raise InvalidInput(f"{file} cannot be read", why=error.strerror or str(error)) from error
-    if length == 0:
-        raise InvalidInput(f"{file} is not a disk image", why="it is empty")
-    return length
+def _send(run: Session, connection: client.Client, wanted: schema.TemplateCreate, source: str) -> schema.Operation:
+    """Begin an import and send its image. Raises as ``image_file.opened`` and ``Client.upload``."""
+    with progress_bar(show=not run.as_json) as display:
+        task = display.add_task(f"unpacking {source}", total=None)
+
+        def done(count: int) -> None:
+            display.advance(task, count)
+
+        with image_file.opened(source, wanted.sha256, done) as image:
+            # What was compared here is the compressed file's; the appliance gets the image itself.
+            sha256 = None if image.checked else wanted.sha256
+            operation = connection.import_template(wanted.model_copy(update={"size": image.length, "sha256": sha256}))
+            display.reset(task, description=f"sending {image.title}", total=image.length)
+            connection.upload(wanted.name, image.length, image.blocks(done), operation)
+    return operation
 
 
 @dataclass(frozen=True)
@@ -193,22 +189,11 @@ class _More:
     boot_set: str | None
 
 
-def _create(
-    name: str, kind: ImageFormat, source: schema.Source, more: _More, length: int | None = None
-) -> schema.TemplateCreate:
+def _create(name: str, kind: ImageFormat, source: schema.Source, more: _More) -> schema.TemplateCreate:
     digest = more.sha256.lower() if more.sha256 else None
     if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
         raise InvalidInput(f"{more.sha256!r} is not a SHA-256", why="it has 64 hexadecimal digits")
-    return schema.TemplateCreate(
-        name=name, format=kind, source=source, size=length, sha256=digest, boot_set=more.boot_set
-    )
-
-
-def _blocks(file: Path, sent: Callable[[int], None]) -> Iterator[bytes]:
-    with file.open("rb") as image:
-        while block := image.read(BLOCK):
-            yield block
-            sent(len(block))
+    return schema.TemplateCreate(name=name, format=kind, source=source, sha256=digest, boot_set=more.boot_set)
 
 
 def _print(run: Session, view: schema.TemplateView) -> None:

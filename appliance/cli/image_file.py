@@ -1,0 +1,117 @@
+"""The image that ``hatchery template add`` sends: a file, a compressed file, or the standard input.
+
+An upload says first how large it is. What does not know that yet is unpacked into a temporary file (in ``TMPDIR``),
+with holes where it has zeros.
+"""
+
+import contextlib
+import errno
+import gzip
+import hashlib
+import lzma
+import os
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from appliance.errors import BadImage, InvalidInput, NoSpace
+from appliance.model import MIB
+
+STDIN = "-"
+
+BLOCK = 1 * MIB
+"""Bytes that are read at once."""
+
+
+class Bytes(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most that many; none at the end."""
+
+
+UNPACK: Mapping[str, Callable[[IO[bytes]], Bytes]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"),
+    ".xz": lambda raw: lzma.LZMAFile(raw, "rb"),  # noqa: SIM115 - it closes no file, and holds none
+}
+"""What a compressed file's name ends in."""
+
+Sent = Callable[[int], None]
+"""Is told of bytes that are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that can be sent. ``checked``: its SHA-256 was compared here, with that of the compressed file."""
+
+    file: IO[bytes]
+    title: str
+    length: int
+    checked: bool
+
+    def blocks(self, sent: Sent) -> Iterator[bytes]:
+        """The bytes."""
+        while block := self.file.read(BLOCK):
+            yield block
+            sent(len(block))
+
+
+def inner_name(source: str) -> str:
+    """The name without what says that it is compressed: its suffix states the image's format."""
+    path = Path(source)
+    return str(path.with_suffix("")) if path.suffix.lower() in UNPACK else source
+
+
+@contextmanager
+def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
+    """The image in a file, or in the standard input when ``source`` is ``-``.
+
+    Raises InvalidInput when it cannot be read, BadImage when it is damaged or has another checksum, NoSpace.
+    """
+    unpack = UNPACK.get(Path(source).suffix.lower())
+    title = "the standard input" if source == STDIN else Path(source).name
+    with contextlib.ExitStack() as stack:
+        try:
+            raw = sys.stdin.buffer if source == STDIN else stack.enter_context(Path(source).open("rb"))
+            if unpack is not None and sha256 is not None:
+                _compare(raw, title, sha256)
+            if unpack is None and source != STDIN:
+                file = raw
+            else:
+                file = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-image-"))
+                _spool(unpack(raw) if unpack is not None else raw, file, unpacked)
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+            raise BadImage(f"{title} cannot be unpacked", why=str(error), hint="fetch it once more") from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                hint = "let TMPDIR name a folder with more space, or unpack the image yourself"
+                raise NoSpace(f"{title} cannot be unpacked", why=error.strerror or str(error), hint=hint) from error
+            raise InvalidInput(f"{title} cannot be read", why=error.strerror or str(error)) from error
+        length = os.fstat(file.fileno()).st_size
+        if length == 0:
+            raise InvalidInput(f"{title} is not a disk image", why="it is empty")
+        yield Image(file, title, length, checked=unpack is not None and sha256 is not None)
+
+
+def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:
+    while block := source.read(BLOCK):
+        if block.count(0) == len(block):
+            target.seek(len(block), os.SEEK_CUR)
+        else:
+            target.write(block)
+        unpacked(len(block))
+    # A hole at the end is part of it too.
+    target.truncate(target.tell())
+    target.seek(0)
+
+
+def _compare(raw: IO[bytes], title: str, sha256: str) -> None:
+    digest = hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
+    if digest != sha256.lower():
+        raise BadImage(f"{title} is not the image that was meant", why=f"its SHA-256 is {digest}", hint="fetch it anew")
+    raw.seek(0)

@@ -1,0 +1,107 @@
+"""Images that are compressed, or come from the standard input."""
+
+import errno
+import gzip
+import hashlib
+import io
+import json
+import lzma
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance.cli import image_file
+from appliance.cli.main import main
+from appliance.errors import InvalidInput, NoSpace
+from appliance.model import MIB
+from tests.unit.api_server import serving
+from tests.unit.service_harness import IMAGE, Box, box
+
+SPARSE = bytes(2 * MIB) + b"data" * 1024 + bytes(3 * MIB)
+PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress}
+
+
+@pytest.fixture
+def appliance(tmp_path: Path) -> Iterator[Box]:
+    with box(tmp_path) as made, serving(made):
+        yield made
+
+
+def add(appliance: Box, *words: str) -> int:
+    return main(["--json", "--socket", str(appliance.paths.api_socket), "template", "add", "debian", *words])
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+def test_a_compressed_image_is_the_image(
+    appliance: Box, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / f"disk.raw{suffix}"
+    file.write_bytes(PACK[suffix](IMAGE))
+    packed = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert add(appliance, str(file), "--sha256", packed) == 0
+    view = json.loads(capsys.readouterr().out)
+    assert (view["size"], view["format"]) == (len(IMAGE), "raw")
+    assert view["sha256"] == hashlib.sha256(IMAGE).hexdigest()
+
+
+def test_the_standard_input_is_an_image(
+    appliance: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for status, words in ((3, ["-"]), (0, ["-", "--format", "raw", "--sha256", hashlib.sha256(IMAGE).hexdigest()])):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(IMAGE)))
+        assert add(appliance, *words) == status, "its format is stated, never guessed"
+    assert '"debian@1"' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+def test_a_damaged_file_is_refused_and_nothing_is_begun(
+    appliance: Box, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = PACK[suffix](IMAGE)
+    file = tmp_path / f"disk.raw{suffix}"
+    for content in (whole[: len(whole) // 2], b"no archive", whole[:-9] + b"x" * 9):
+        file.write_bytes(content)
+        assert add(appliance, str(file)) == 3
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["code"] == "bad-image"
+        assert error["why"]
+    assert add(appliance, str(file), "--sha256", "0" * 64) == 3
+    assert hashlib.sha256(file.read_bytes()).hexdigest() in capsys.readouterr().out
+    assert appliance.service.operations.list() == ()
+
+
+def test_holes_stay_holes(tmp_path: Path) -> None:
+    file = tmp_path / "disk.raw.xz"
+    file.write_bytes(lzma.compress(SPARSE))
+    told: list[int] = []
+    with image_file.opened(str(file), None, told.append) as image:
+        assert image.length == len(SPARSE) == sum(told)
+        assert b"".join(image.blocks(told.append)) == SPARSE
+    assert sum(told) == 2 * len(SPARSE)
+
+
+def test_what_is_empty_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.raw.gz").write_bytes(gzip.compress(b""))
+    (tmp_path / "empty.raw").write_bytes(b"")
+    for name in ("empty.raw.gz", "empty.raw", "missing.raw.xz", "missing.raw"):
+        with pytest.raises(InvalidInput), image_file.opened(str(tmp_path / name), None, lambda _: None):
+            pass
+
+
+def test_a_full_disk_says_where_there_is_to_be_more_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    file = tmp_path / "disk.raw.gz"
+    file.write_bytes(gzip.compress(IMAGE))
+    monkeypatch.setattr(image_file, "_spool", full)
+    with pytest.raises(NoSpace) as caught, image_file.opened(str(file), None, lambda _: None):
+        pass
+    assert "TMPDIR" in caught.value.hint
+
+
+def test_the_format_is_what_is_left_of_the_name() -> None:
+    assert image_file.inner_name("/a/disk.qcow2.xz") == "/a/disk.qcow2"
+    assert image_file.inner_name("disk.raw") == "disk.raw"
+    assert image_file.inner_name("DISK.RAW.GZ") == "DISK.RAW"
