@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from appliance.errors import HatcheryError, NotReady
 from appliance.model import Health, Problem
+from appliance.reconcile.volumes import Advance, Delete
 from appliance.schema import CheckState, CheckView, Examination, ProblemView, StoreView
 from appliance.service import recovery
 from appliance.service.core import Core
@@ -82,10 +83,11 @@ class Doctor:
 
     def _agreed(self) -> tuple[Problem, ...]:
         made = recovery.look(self._core)
-        steps = [step.describe() for step in made.steps]
+        # What is to be deleted waits for the collector, and is all right meanwhile.
+        steps = [step.describe() for step in made.steps if not isinstance(step, Delete | Advance)]
         hint = "run `hatchery store reconcile`"
         return (
-            *recovery.problems(made),
+            *(problem for problem in recovery.problems(made) if problem.rule == 9),
             *(Problem(Health.DEGRADED, f"still to be done: {each.action} {each.target}", hint, 9) for each in steps),
         )
 

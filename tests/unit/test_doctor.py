@@ -10,7 +10,7 @@ from appliance import schema
 from appliance.cli.main import main
 from appliance.host.dm import DeviceNumber
 from appliance.host.dm_ioctl import Entry
-from appliance.model import Health, Problem
+from appliance.model import GIB, Health, Problem
 from appliance.schema import CheckView
 from appliance.service.doctor import RULES
 from appliance.store import examine
@@ -103,6 +103,15 @@ def test_catalog_and_pool_are_held_against_each_other(appliance: Box) -> None:
     [clone] = [thin_id for thin_id, volume in appliance.pool.volumes.items() if volume.snapshot_of is not None]
     appliance.pool.deactivate(clone)
     assert looked(appliance)[9].problems[0].what.startswith("still to be done")
+
+
+def test_a_large_volume_that_waits_for_the_collector_is_no_problem(appliance: Box) -> None:
+    whole(appliance)
+    [clone] = [thin_id for thin_id, volume in appliance.pool.volumes.items() if volume.snapshot_of is not None]
+    appliance.pool.sizes[clone] = GIB
+    assert appliance.service.clones.remove("web", force=False)
+    assert clone in appliance.pool.volumes
+    assert looked(appliance)[9].state == "ok"
 
 
 def test_a_storage_daemon_that_is_down_is_told_once(appliance: Box) -> None:
