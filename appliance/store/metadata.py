@@ -114,7 +114,8 @@ def record_backup(state: Path, trouble: str) -> None:
 def last_backup(state: Path) -> int | None:
     """When the last scheduled backup ended that has all that it should have, in seconds since the epoch."""
     good = _recorded(state / _BACKUP).get("good")
-    return good if isinstance(good, int) and good else None
+    # A bool is an int to Python, and none to people.
+    return good if type(good) is int and good > 0 else None
 
 
 def problems(state: Path, now: float) -> tuple[Problem, ...]:

@@ -128,7 +128,7 @@ def test_arrays_cache_and_pools_are_told(appliance: Box) -> None:
     members = (schema.MemberView(device="sda1", state="in-sync"), schema.MemberView(device="sdb1", state="faulty"))
     backend = schema.ArrayView(
         health=Health.DEGRADED, name="hatchery-backend", level="raid5", state="clean", size=7, sync_action="recover",
-        sync_percent=12.5, members=members,
+        sync_percent=12.5, members=members, missing=1,
     )  # fmt: skip
     cache = schema.CacheView(
         health=Health.OK, attached=True, mode="writethrough", size=MIB, settings_ok=True, bypassed_bytes=0,
@@ -138,7 +138,7 @@ def test_arrays_cache_and_pools_are_told(appliance: Box) -> None:
         health=Health.OK, name="durable", mode="rw", data_used=3, data_total=9, metadata_used=1, metadata_total=2,
         block_bytes=65536, transaction_id=1,
     )  # fmt: skip
-    store = schema.StoreView(backend=backend, meta=None, cache=cache, pool=pool)
+    store = schema.StoreView(backend=backend, meta=None, cache=cache, pool=pool, last_backup=1.75e9)
     status = appliance.service.status().model_copy(update={"store": store, "health": Health.DEGRADED})
     answers = metrics.Answers(status, None, (), ())
     found = values(metrics.text(answers).decode())
@@ -146,6 +146,8 @@ def test_arrays_cache_and_pools_are_told(appliance: Box) -> None:
     assert found["hatchery_health", (("hatchery_health", "degraded"),)] == 1
     assert found["hatchery_array_members", array] == 2
     assert found["hatchery_array_members_in_sync", array] == 1
+    assert found["hatchery_array_members_missing", array] == 1
+    assert found["hatchery_backup_timestamp_seconds", ()] == 1.75e9
     assert found["hatchery_array_sync_ratio", (("action", "recover"), *array)] == 0.125
     assert found["hatchery_cache_attached", ()] == 1
     assert found["hatchery_cache_available_ratio", ()] == 0.99
