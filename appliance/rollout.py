@@ -121,7 +121,11 @@ class Appliance:
                 hint="does it run, can one log in, and is its image new enough to have hatchery-update?",
             ) from error
         if not isinstance(answer, dict):
-            raise CannotTell(f"{self._host} gave an answer that is not understood")
+            raise CannotTell(
+                f"{self._host} gave an answer that is not understood",
+                why=f"it is {type(answer).__name__} instead of an object",
+                hint="does it run a release that this one does not know?",
+            )
         if refused := answer.get("error"):
             raise error_named(refused["code"], refused["what"], refused["why"], refused["hint"])
         return answer

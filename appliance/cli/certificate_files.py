@@ -26,7 +26,7 @@ def check_folder(folder: Path, *, replace: bool) -> None:
     if held and not replace:
         raise AlreadyExists(f"{folder} holds {held[0]} already", hint="name another folder, or move it away")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise Refused(f"{folder} cannot be written to")
+        raise Refused(f"{folder} cannot be written to", hint="name a folder that you may write to")
 
 
 def write_folder(bundle: schema.CertificateBundle, folder: Path) -> None:

@@ -199,7 +199,11 @@ def check_serials(found: Looked, serials: tuple[str, ...]) -> None:
     backend are gone, the numbers of its disks are no longer known, and no longer needed.
     """
     if not all(serials) or len(set(serials)) != len(serials):
-        raise InvalidInput("the serial numbers are not a list of different words")
+        raise InvalidInput(
+            "the serial numbers are not a list of different words",
+            why="one of them is empty, or is there twice",
+            hint="spell out the serial number of each drive once",
+        )
     lacking = [drive for drive in found.drives if drive.serials and not drive.serials & set(serials)]
     if lacking:
         raise Refused(

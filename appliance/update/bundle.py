@@ -149,7 +149,11 @@ def parse_about(folder: Path, values: Any) -> Bundle:
     """The content of bundle.json. Raises InvalidInput."""
     numbers = ("catalog", "usr_size", "verity_size", "uki_size")
     if not isinstance(values, dict) or not isinstance(values.get("version"), str):
-        raise InvalidInput(f"the bundle's {ABOUT} names no version")
+        raise InvalidInput(
+            f"the bundle's {ABOUT} names no version",
+            why="it is not what `script/image bundle` writes",
+            hint="make the bundle anew",
+        )
     wrong = [name for name in numbers if type(values.get(name)) is not int or values[name] <= 0]
     if wrong:
         raise InvalidInput(f"the bundle's {ABOUT} is damaged", why=f"no number is given for {', '.join(wrong)}")
