@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import compile_path
 
 from appliance import errors
 from appliance.errors import HatcheryError
@@ -93,9 +93,7 @@ def install(app: FastAPI) -> None:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods that the request's path takes."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= getattr(route, "methods", None) or set()
-    return sorted(found)
+    """The methods that the request's path takes, as the description has them: routes differ between releases."""
+    described = request.app.openapi()["paths"].items()
+    found = [methods for path, methods in described if compile_path(path)[0].match(request.scope["path"])]
+    return sorted({method.upper() for methods in found for method in methods} or {"GET"})

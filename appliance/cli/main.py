@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
-from shellingham import ShellDetectionFailure
 
 from appliance import __version__
 from appliance.cli import client, clone, doctor, gc, measure, status, store, support, template, top
@@ -119,10 +118,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HatcheryError as error:
         print_error(error, as_json=wants_json(words))
         return EXIT_STATUS.get(error.code, 1)
-    except ShellDetectionFailure:
-        hint = "start it from bash, zsh or fish, in which the completion is wanted"
-        print_error(NotReady("the shell cannot be told", why="none started this program", hint=hint), as_json=False)
-        return EXIT_STATUS[NotReady.code]
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:
@@ -132,6 +127,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away (`hatchery clone list | head`); Python must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except OSError:
+        # typer 0.15 lets through that it did not find the shell among this program's parents.
+        if not {"--show-completion", "--install-completion"} & set(words):
+            raise
+        hint = "start it from bash, zsh or fish, in which the completion is wanted"
+        print_error(NotReady("the shell cannot be told", why="none started this program", hint=hint), as_json=False)
+        return EXIT_STATUS[NotReady.code]
     return result if isinstance(result, int) else 0
 
 

@@ -4,7 +4,7 @@ import re
 
 LEFT_OUT = "[left out]"
 
-_WORDS = r"pass(?:word|wd|phrase)|secret|token|psk|api[_-]?key|private[_-]?key|credential|signature"
+_WORDS = r"pass(?:word|wd|phrase)|secret|token|psk|api[_-]?key|private[_-]?key|credential"
 
 _PEM = re.compile(r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
 """A private key (RFC 7468), to its end or to the end of the text."""

@@ -209,3 +209,10 @@ def test_the_api_describes_itself_completely(api: Client) -> None:
     }
     wanted = {(method, path.split("?")[0].replace("operations/{id}", "operations/{number}")) for method, path in routes}
     assert found == wanted
+
+
+def test_a_wrong_method_is_told_all_that_are_allowed(api: Client) -> None:
+    assert api.patch("/v1/clones").headers["allow"] == "GET, POST"
+    assert api.post("/v1/clones/web/attachment").headers["allow"] == "DELETE, PUT"
+    assert api.delete("/v1/openapi.json").headers["allow"] == "GET", "which is not among those it describes"
+    assert problem(api.patch("/v1/clones")).type == "invalid-input"

@@ -47,6 +47,7 @@ KEPT = [
     "https://mirror/debian-13.qcow2?arch=amd64",
     "root@box: /dev/mapper/hatchery-clone-7",
     "15:04:05 hatcheryd[12]: import of debian@1: started",
+    "sda is refused: it has a signature: ext4",
     "nvme-Samsung_SSD_990_PRO_2TB_S7KHNJ0W100001",
     "0 41943040 thin-pool 253:0 253:1 128 0 2 error_if_no_space no_discard_passdown",
 ]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -119,3 +120,19 @@ def test_sizes_are_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "75.0 % of bytes from the cache" in said
     assert "8.0 MiB" in said
     assert "no clone is attached" in said
+
+
+def test_it_goes_on_until_it_is_interrupted(
+    appliance: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks: list[float] = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("appliance.cli.top.time", SimpleNamespace(sleep=pause))
+    assert main(["--socket", str(appliance.paths.api_socket), "top", "--interval", "5"]) == 0
+    assert looks == [5, 5, 5]
+    assert "web-1" in capsys.readouterr().out
