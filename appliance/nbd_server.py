@@ -51,8 +51,8 @@ def prepare(client: str, paths: Paths, environment: Mapping[str, str] = os.envir
     return storage_daemon.command(words, files, storage_daemon.aio_engine(), credentials)
 
 
-def launch(words: Sequence[str], files: Files, runner: Runner) -> None:
-    """Start a daemon and return when it listens. Raises NotReady when it ends before, DeadlineExceeded."""
+def launch(words: Sequence[str], files: Files, runner: Runner) -> Process:
+    """Start a daemon and return it when it listens. Raises NotReady when it ends before, DeadlineExceeded."""
     if "JOURNAL_STREAM" in os.environ:
         # Its messages are the unit's.
         started, said = runner.start(words), "see above"
@@ -65,6 +65,7 @@ def launch(words: Sequence[str], files: Files, runner: Runner) -> None:
     except BaseException:
         started.stop()
         raise
+    return started
 
 
 def _listens(started: Process, files: Files, said: str) -> bool:

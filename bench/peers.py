@@ -128,7 +128,8 @@ def report(
                 why=f"{peers_rows.NAMES.get(key, key)} was not measured with {', '.join(sorted(missing))}",
                 hint="name those that it was measured with by --trace",
             )
-    rows = (*(peers_rows.rows(found, distinct(reads)) if "hatchery" in found else ()), *others)
+    whole = set(reads) <= set(found.get("hatchery", {}))
+    rows = (*(peers_rows.rows(found, distinct(reads)) if whole else ()), *others)
     return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
 
 

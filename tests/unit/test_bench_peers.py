@@ -172,6 +172,31 @@ def test_an_earlier_run_can_be_reported_anew_with_rows_from_elsewhere(tmp_path: 
         peers.report({}, found(), {OTHER: []}, ())
 
 
+def test_a_set_up_that_broke_off_costs_the_others_nothing() -> None:
+    measured = {**found(), "nbdkit": {peers.FAILED: "50 boots at once: it died"}}
+    told = peers.report({"host": "a machine"}, measured, {TRACE: [Read(0, 4096)]}, ())
+    assert told.host["broke off"] == "nbdkit, cow and cache (50 boots at once: it died)"
+    assert "prefetched_over_warm" in [row.name for row in told.rows]
+    assert not peers.report({}, {"hatchery": {peers.FAILED: "at once"}}, {TRACE: []}, ()).rows
+
+
+def test_figures_of_several_runs_come_together_and_the_first_counts() -> None:
+    first = {"figures": {"lvm": {TRACE: {"first": 1}, "clones": {}}}}
+    second = {
+        "host": {"taken": "tuesday", "load": "0.1"},
+        "figures": {"lvm": {TRACE: {"first": 2}, "clones": {"1": 3}}},
+    }
+    assert peers.together([first, second]) == {"lvm": {TRACE: {"first": 1}, "clones": {"1": 3}}}
+    told = peers.hosts([{"taken": "monday"}, {"taken": "tuesday", "load": "0.1"}])
+    assert told == {"taken": "monday", "in part of other runs": "tuesday (load 0.1)"}
+
+
+def test_boots_and_what_clones_cost_can_be_measured_apart() -> None:
+    assert peers.plan_for("lvm", False, peers.Part.BOOTS).present == ()
+    alone = peers.plan_for("lvm", False, peers.Part.CLONES)
+    assert (alone.rounds, alone.pairs, alone.storms, alone.present) == (0, 0, (), (1, 100, 1000))
+
+
 def test_blocks_that_are_read_twice_count_once() -> None:
     reads = [Read(0, 512), Read(512, 512), Read(4095, 2), Read(1 << 20, 8192)]
     assert peers.distinct({TRACE: reads}) == {TRACE: 4 * 4096}

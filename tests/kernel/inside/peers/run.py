@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from appliance.bootset.trace import parse_trace
+from appliance.errors import NotReady
 from appliance.measure.replay import Replay, replay
 from tests.kernel.inside.peers import disks
 from tests.kernel.inside.peers.hatchery import Hatchery
@@ -37,6 +38,7 @@ def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any
     peer = PEERS[key]()
     chosen = Plan(**{**plan, "storms": tuple(plan["storms"]), "present": tuple(plan["present"])})
     found: dict[str, Any] = {}
+    broken: list[str] = []
 
     def keep() -> None:
         fresh = Path(f"{kept}.new")
@@ -49,10 +51,12 @@ def measure(key: str, golden: str, traces: Sequence[str], plan: Mapping[str, Any
             booting = Booting(peer, trace, keep)
             found[Path(trace).stem] = booting.figures
             booting.everything(chosen)
+            broken += booting.broken
         if isinstance(peer, Creating) and chosen.present:
             found["clones"] = creation(peer, chosen)
+            keep()
     disks.settle()
-    return found
+    return {**found, "failed": "; ".join(broken)} if broken else found
 
 
 class Booting:
@@ -65,6 +69,8 @@ class Booting:
         self.trace = Path(trace)
         self.reads = parse_trace(self.trace.read_text(encoding="utf-8"))
         self.figures: Figures = {}
+        self.broken: list[str] = []
+        """What this set-up could not do."""
 
     def everything(self, plan: Plan) -> None:
         for number in range(plan.rounds):
@@ -75,7 +81,12 @@ class Booting:
         for clients in plan.storms:
             self._tell(f"{clients} boots at once")
             self.peer.cold()
-            self._boots(f"storm {clients} first", clients)
+            try:
+                self._boots(f"storm {clients} first", clients)
+            except NotReady as error:
+                # A server that does not bear so many is no reason to measure nothing else.
+                self.broken.append(f"{clients} boots at once, {self.trace.stem}: {error.why}")
+                self._tell(f"{clients} boots at once broke off: {error.why}")
         if isinstance(self.peer, Hatchery) and plan.pairs:
             self.peer.learn(self.trace)
             self._learned(self.peer, plan)

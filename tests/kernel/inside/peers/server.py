@@ -10,7 +10,7 @@ from appliance.host import storage_daemon
 from appliance.host.qmp import Qmp
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig
 from appliance.nbd_server import launch
-from appliance.run import Runner
+from appliance.run import Process, Runner
 
 AIO = storage_daemon.aio_engine()
 
@@ -27,12 +27,13 @@ class Server:
 
     def __init__(self, name: str) -> None:
         self._files = Files(Path("/run/peers") / name)
+        self._process: Process | None = None
 
     def start(self) -> None:
         """Start it, without exports."""
         self._files.folder.mkdir(parents=True)
         config = ServerConfig("peers", Listen(path=self._files.socket), ())
-        launch(storage_daemon.command(config, self._files, AIO), self._files, Runner())
+        self._process = launch(storage_daemon.command(config, self._files, AIO), self._files, Runner())
 
     def add_node(self, node: str, options: Mapping[str, Any]) -> None:
         """Open an image or device."""
@@ -53,12 +54,17 @@ class Server:
             qmp.execute("blockdev-del", {"node-name": node})
 
     def stop(self) -> None:
-        """End it."""
-        quit_daemon(self._files)
+        """End it; fine when it does not run."""
+        if self._process is not None:
+            with Qmp(self._files.qmp) as qmp:
+                qmp.execute("quit")
+            self._process.wait(30)
+            self._process = None
+        shutil.rmtree(self._files.folder, ignore_errors=True)
 
 
 def quit_daemon(files: Files) -> None:
-    """End a daemon and remove its files; fine when there is none."""
+    """End a daemon that somebody else started, and remove its files; fine when there is none."""
     if files.qmp.exists():
         pid = int(files.pid.read_text(encoding="ascii"))
         with Qmp(files.qmp) as qmp:
