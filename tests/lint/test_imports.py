@@ -28,6 +28,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "fence": frozenset({"host"}),
     "retry": frozenset({"fence"}),
     "nbd_server": frozenset({"host"}),
+    "console": frozenset({"config", "run"}),
     # what the appliance does
     "catalog": frozenset({"config"}),
     "images": frozenset({"host"}),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from imagebuild import bundle
 from imagebuild.cache import cache_directory
-from imagebuild.command import BuildError, say
+from imagebuild.command import BuildError, run, say
 from imagebuild.disk import Existing, identity, write
-from imagebuild.kinds import KINDS, build, place, tools_tree
+from imagebuild.kinds import KINDS, ROOT, build, place, tools_tree
 from imagebuild.mkosi import Mkosi
 
 
@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--version", metavar="N.N.N", help="the version that it gets (default: that of mkosi.conf)")
     one.add_argument("--to", type=Path, metavar="DIR", help="a folder that is made for it (default: beside the image)")
+    summary = "boot the appliance in QEMU to its login prompt, and say how long it took"
+    commands.add_parser("test-boot", help=summary, description=f"{summary.capitalize()}.")
     return made
 
 
@@ -59,6 +61,12 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
         image = build(bundle.kind(version), cache, mkosi=mkosi, fresh=False)
         made = bundle.make(image, version, words.key, words.to or image.parent / f"hatchery_{version}")
         sys.stdout.write(f"{made}\n")
+        return
+    if words.image == "test-boot":
+        python = ROOT / ".venv/bin/python"
+        if not python.exists():
+            raise BuildError("the image was not booted", "there is no Python environment", "run script/bootstrap")
+        run([python, "-m", "bench.first_boot", build(KINDS["appliance"], cache, mkosi=mkosi, fresh=False)], cwd=ROOT)
         return
     for kind in KINDS.values() if words.image == "all" else [KINDS[words.image]]:
         path = place(kind, cache) / kind.result if words.where else build(kind, cache, mkosi=mkosi, fresh=words.force)
