@@ -21,7 +21,9 @@ def test_a_written_disk_boots_with_its_name_and_lets_its_owner_in() -> None:
     runner = Runner()
     try:
         key, disk = Key.create(folder, runner), folder / "written.raw"
-        identity: list[str | Path] = ["--ssh-key", f"{key.private}.pub", "--hostname", "attic"]
+        network = folder / "static.network"
+        network.write_text("[Match]\nType=ether\n[Network]\nDHCP=yes\nAddress=10.0.2.99/24\n")
+        identity: list[str | Path] = ["--ssh-key", f"{key.private}.pub", "--hostname", "attic", "--network", network]
         words = [ROOT / "script/image", "write", *identity, disk]
         runner.run(words, timeout=1800)
         again = runner.run(words, check=False)
@@ -30,6 +32,7 @@ def test_a_written_disk_boots_with_its_name_and_lets_its_owner_in() -> None:
             vm.start()
             vm.wait_ssh(deadline=BOOT_DEADLINE)
             assert vm.ssh(["hostname"]).stdout.strip() == "attic"
+            assert "10.0.2.99/24" in vm.ssh(["ip", "-o", "address"]).stdout
             assert vm.ssh(["systemctl", "--failed", "--plain", "--no-legend"]).stdout == ""
     finally:
         shutil.rmtree(folder)

@@ -96,6 +96,21 @@ def test_a_public_key_is_taken_and_a_private_one_refused(tmp_path: Path) -> None
         identity(tmp_path / "absent", None)
 
 
+def test_a_network_is_taken_as_it_is_and_something_else_refused(tmp_path: Path) -> None:
+    key, file = tmp_path / "id.pub", tmp_path / "static.network"
+    key.write_text(f"{KEY}\n")
+    text = "[Match]\nType=ether\n[Network]\nAddress=192.0.2.10/24"
+    file.write_text(text)
+    assert identity(key, None, file).credentials()["network.network.50-hatchery"] == f"{text}\n"
+    assert "network.network.50-hatchery" not in identity(key, None).credentials()
+    for bad in ("", "192.0.2.10", "[Network]\nDHCP=yes\n"):
+        file.write_text(bad)
+        with pytest.raises(BuildError, match="describes no network"):
+            identity(key, None, file)
+    with pytest.raises(BuildError, match="cannot be read"):
+        identity(key, None, tmp_path / "absent")
+
+
 @pytest.mark.parametrize("name", ["", "-a", "a b", "Ä", "a" * 64, "a.b", "UP"])
 def test_bad_host_names_are_refused(name: str, tmp_path: Path) -> None:
     file = tmp_path / "id.pub"

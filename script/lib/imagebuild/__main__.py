@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("target", type=Path, metavar="DISK|FILE", help="a whole disk (best by /dev/disk/by-id) or a file")
     one.add_argument("--ssh-key", type=Path, required=True, metavar="FILE", help="public key that may log in as root")
     one.add_argument("--hostname", help="the box's name (default: hatchery)")
+    one.add_argument("--network", type=Path, metavar="FILE", help="a .network file of systemd's, instead of DHCP")
     one.add_argument("--wipe", action="store_true", help="lose what is on the target; without it a used one is refused")
     summary = "make an update of the appliance: both halves of /usr and a kernel, signed with your SSH key"
     one = commands.add_parser("bundle", help=summary, description=f"{summary.capitalize()}.")
@@ -48,7 +49,7 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
     """Do what the command line says; results go to standard output."""
     mkosi = Mkosi(cache)
     if words.image == "write":
-        who = identity(words.ssh_key, words.hostname)
+        who = identity(words.ssh_key, words.hostname, words.network)
         image = build(KINDS["appliance"], cache, mkosi=mkosi, fresh=False)
         tools = tools_tree(cache, mkosi=mkosi)
         existing = Existing.WIPE if words.wipe else Existing.REFUSE

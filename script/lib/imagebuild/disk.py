@@ -1,9 +1,9 @@
 """Writing the appliance to a real disk, or to a file that a virtual machine uses as one.
 
-The root user's SSH key and the host name travel as credentials on the EFI system partition: systemd's boot stub hands
-the files of `/loader/credentials` to the system (systemd-stub(7)), and systemd puts them where they belong at the first
-start (systemd.system-credentials(7)). They are sealed with the null key, since the new machine has no key yet to open
-anything else; a public key is no secret.
+The root user's SSH key, the host name and the network's settings travel as credentials on the EFI system partition:
+systemd's boot stub hands the files of `/loader/credentials` to the system (systemd-stub(7)), and systemd puts them
+where they belong at the first start (systemd.system-credentials(7)). They are sealed with the null key, since the new
+machine has no key yet to open anything else; a public key is no secret.
 """
 
 import json
@@ -41,24 +41,29 @@ class Existing(Enum):
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one box from another: whom it lets in as root, and its name."""
+    """What tells one box from another: whom it lets in as root, its name, and its network where DHCP is not enough."""
 
     authorized_keys: str
     hostname: str | None
+    network: str | None = None
 
     def credentials(self) -> dict[str, str]:
         """Return systemd credentials by name."""
         found = {"ssh.authorized_keys.root": self.authorized_keys}
         if self.hostname is not None:
             found["system.hostname"] = self.hostname
+        if self.network is not None:
+            # Before 80-dhcp.network: the first that matches an interface is taken (systemd-network-generator(8)).
+            found["network.network.50-hatchery"] = self.network
         return found
 
 
-def identity(key_file: Path, hostname: str | None) -> Identity:
+def identity(key_file: Path, hostname: str | None, network_file: Path | None = None) -> Identity:
     """Check and read what identifies the box.
 
     Raises:
-        BuildError: the file holds no public key, or something else too, or the host name is not one.
+        BuildError: the file holds no public key, or something else too, the host name is not one, or the network's file
+            is not of the form of systemd.network(5).
     """
     try:
         text = key_file.read_text()
@@ -77,7 +82,23 @@ def identity(key_file: Path, hostname: str | None) -> Identity:
             "letters a to z, digits and inner hyphens, at most 63",
             "choose another name",
         )
-    return Identity("".join(f"{line}\n" for line in lines), hostname)
+    network = None if network_file is None else _network(network_file)
+    return Identity("".join(f"{line}\n" for line in lines), hostname, network)
+
+
+def _network(file: Path) -> str:
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BuildError(f"{file} cannot be read", str(error), "give the path of a .network file") from error
+    sections = {line.strip() for line in text.splitlines()}
+    if not {"[Match]", "[Network]"} <= sections:
+        raise BuildError(
+            f"{file} describes no network",
+            "it lacks the section [Match] or [Network]",
+            "write it as systemd.network(5) says: [Match] Type=ether, [Network] Address=, Gateway=, DNS=",
+        )
+    return text if text.endswith("\n") else f"{text}\n"
 
 
 def esp_offset(start: bytes) -> int:
