@@ -30,6 +30,11 @@ def test_the_appliance_leaves_out(package: str) -> None:
     assert package not in packages(*APPLIANCE)
 
 
+def test_nothing_that_tells_one_box_from_another_is_in_the_image() -> None:
+    removed = set((ROOT / "mkosi.conf").read_text().partition("RemoveFiles=")[2].split())
+    assert {"/etc/ssh/ssh_host_*", "/etc/nvme/hostid", "/etc/nvme/hostnqn"} <= removed
+
+
 def test_every_python_dependency_is_packaged() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     names = {word.split(">")[0].split("[")[0] for word in project["dependencies"]}

@@ -58,6 +58,7 @@ KINDS = {
                 "appliance",
                 "mkosi.conf",
                 "mkosi.conf.d",
+                "mkosi.configure",
                 "mkosi.extra",
                 "mkosi.finalize.d",
                 "mkosi.images/initrd",
