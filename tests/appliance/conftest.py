@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -50,8 +51,8 @@ def image(kind: str) -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-@pytest.fixture(scope="session")
-def site() -> Iterator[Site]:
+@contextmanager
+def booted() -> Iterator[Site]:
     """A booted appliance with empty disks; root can log in."""
     require(shutil.which(qemu.QEMU), f"{qemu.QEMU} is needed: run script/bootstrap")
     require(Path(sys.executable).with_name("ansible-playbook").exists(), "Ansible is needed: run script/bootstrap")
@@ -76,6 +77,13 @@ def site() -> Iterator[Site]:
             _running.remove(made)
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """The appliance that the whole session is about."""
+    with booted() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

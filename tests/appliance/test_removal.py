@@ -1,0 +1,65 @@
+"""The end of a store by its own playbook, and a new one after it; with what the console says on the way."""
+
+import pytest
+
+from appliance.wait import until
+from tests.appliance.conftest import booted
+from tests.appliance.site import CLIENT, DISKS, NVME, TEMPLATE, Play, Site
+
+SERIALS = (NVME.serial, *(disk.serial for disk in DISKS))
+
+
+def remove(site: Site, serials: tuple[str, ...], *words: str) -> Play:
+    """Run the playbook, with the serial numbers that it would ask for."""
+    return site.play("-e", f"remove_serials='{' '.join(serials)}'", *words, playbook="remove")
+
+
+def console_says(site: Site, words: str) -> None:
+    """Wait until the text above the console's prompt has these words."""
+    show = ["cat", "/run/issue.d/hatchery.issue"]
+    until(lambda: words in site.vm.ssh(show, check=False).stdout, f"{words!r} on the console", deadline=180, interval=2)
+
+
+@pytest.mark.heavy
+def test_a_store_is_removed_by_its_playbook_and_made_again() -> None:
+    with booted() as site:
+        console_says(site, "not deployed")
+        play = site.play()
+        assert play.failed == 0, play.said
+        console_says(site, "0 of 0 clones exported")
+        site.remote_command().get("clone", "create", "web", "--template", TEMPLATE, "--client", CLIENT)
+        for serials, words in (
+            (SERIALS[1:], "not every drive"),
+            ((*SERIALS, "DISK9"), "DISK9 is no serial number"),
+            (SERIALS, "clones are attached"),
+        ):
+            play = remove(site, serials)
+            assert (play.failed, play.changed) == (1, 0), play.said
+            assert words in " ".join(play.said.split())
+        assert site.remote_command().get("status")["health"] == "ok"
+        anyway = ("-e", "remove_attached_clones=true")
+        play = remove(site, SERIALS, *anyway, "--check", "--diff")
+        assert (play.failed, play.changed) == (0, 1), play.said
+        assert "-devices = " in play.said, "the diff of the settings is missing"
+        assert site.remote_command().get("status")["health"] == "ok"
+        play = remove(site, SERIALS, *anyway)
+        assert (play.failed, play.changed) == (0, 1), play.said
+        assert nothing_is_left(site)
+        console_says(site, "not deployed")
+        assert site.failed_units() == ""
+        play = remove(site, SERIALS)
+        assert (play.failed, play.changed) == (0, 0), play.said
+        play = site.play()
+        assert play.failed == 0, play.said
+        status = site.remote_command().get("status")
+        assert (status["health"], status["problems"]) == ("ok", [])
+
+
+def nothing_is_left(site: Site) -> bool:
+    """Whether neither devices nor settings nor anything on the drives tells of a store."""
+    script = (
+        'for disk; do wipefs --noheadings "$disk"; done; ls /etc/hatchery/conf.d /dev/mapper; grep ^md /proc/mdstat'
+    )
+    names = [drive.by_id for drive in (NVME, *DISKS)]
+    said = site.vm.ssh(["sh", "-c", script, "sh", *names], check=False).stdout
+    return set(said.split()) <= {"/etc/hatchery/conf.d:", "/dev/mapper:", "control"}
