@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -113,7 +113,8 @@ def serves(certificate: str, authority: Authority, host_name: str, addresses: It
         found = x509.load_pem_x509_certificate(certificate.encode())
         found.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.certificate.encode()))
         covered = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except Exception:
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        # Damaged, of another authority, or not one that was made here.
         return False
     wanted = [_general(f"dns:{host_name}"), *(_general(f"ip:{address}") for address in addresses)]
     return found.not_valid_after_utc.timestamp() > now and all(name in list(covered) for name in wanted)
