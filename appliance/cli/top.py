@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -113,11 +113,9 @@ def top(
     """Show what clones, cache and disks do, until Ctrl-C; with --json, a document in each line."""
     run = session(context, as_json)
     with run.connect() as connection:
-        before = read(connection)
+        pictures = _pictures(connection, interval)
         if once or run.as_json:
-            while True:
-                time.sleep(interval)
-                before, picture = _next(connection, before)
+            for picture in pictures:
                 if run.as_json:
                     sys.stdout.write(json.dumps(asdict(picture)) + "\n")
                     sys.stdout.flush()
@@ -127,17 +125,20 @@ def top(
                     return
         try:
             with Live(Text("looking ..."), console=out(), screen=out().is_terminal, auto_refresh=False) as live:
-                while True:
-                    time.sleep(interval)
-                    before, picture = _next(connection, before)
+                for picture in pictures:
                     live.update(shown(picture, limit), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def _next(connection: client.Client, before: Reading) -> tuple[Reading, Picture]:
-    after = read(connection)
-    return after, between(before, after)
+def _pictures(connection: client.Client, interval: float) -> Iterator[Picture]:
+    """What happened in one interval after the other, without an end."""
+    before = read(connection)
+    while True:
+        time.sleep(interval)
+        after = read(connection)
+        yield between(before, after)
+        before = after
 
 
 def shown(picture: Picture, limit: int) -> RenderableType:
