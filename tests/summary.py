@@ -1,24 +1,28 @@
-"""What script/test says at the end: one line for each tier, from pytest's JUnit files, and a verdict.
+"""What script/test says at the end, from pytest's JUnit files: what failed, a line for each tier, and a verdict.
 
 A tier without a result, or without a single test that ran, has failed; with CI=true so has one that skipped a test.
 """
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree as ET
+
+_WORDS = 600
+"""Of what a test said as it failed, the beginning: a log that is cut off above must still tell what went wrong."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many tests of a tier passed, failed and were skipped, and how long it took in seconds."""
+    """How many tests of a tier passed, failed and were skipped, how long it took in seconds, and what failed how."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     seconds: float = 0.0
+    failures: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def ran(self) -> int:
@@ -40,7 +44,15 @@ def read(file: Path) -> Outcome | None:
         failed += int(suite.get("failures", "0")) + int(suite.get("errors", "0"))
         skipped += int(suite.get("skipped", "0"))
         seconds += float(suite.get("time", "0"))
-    return Outcome(max(total - failed - skipped, 0), failed, skipped, seconds)
+    failures = tuple(_failures(root))
+    return Outcome(max(total - failed - skipped, 0), failed, skipped, seconds, failures)
+
+
+def _failures(root: ET.Element) -> Iterator[str]:
+    for case in root.iter("testcase"):
+        for found in (*case.iter("failure"), *case.iter("error")):
+            words = " ".join((found.get("message") or found.text or "").split())
+            yield f"{case.get('classname')}::{case.get('name')}: {words[:_WORDS]}"
 
 
 def verdict(outcome: Outcome | None, *, ci: bool) -> str:
@@ -62,6 +74,9 @@ def main(argv: Sequence[str]) -> int:
     folder, tiers = Path(argv[0]), argv[1:]
     outcomes = {tier: read(folder / f"{tier}.xml") for tier in tiers}
     bad = False
+    for outcome in outcomes.values():
+        for failure in outcome.failures if outcome else ():
+            print(f"failed: {failure}")
     print("== summary")
     for tier, outcome in outcomes.items():
         reason = verdict(outcome, ci=ci)

@@ -17,6 +17,14 @@ def test_counts_are_read(tmp_path: Path) -> None:
     assert summary.read(tmp_path / "unit.xml") == Outcome(passed=4, failed=3, skipped=3, seconds=1.5)
 
 
+def test_what_failed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = '<testcase classname="tests.kernel.test_a" name="test_b"><failure message="assert 1&#10; == 2">x</failure>'
+    text = f'<testsuites><testsuite tests="1" failures="1">{case}</testcase></testsuite></testsuites>'
+    (tmp_path / "kernel.xml").write_text(text, encoding="utf-8")
+    assert summary.main([str(tmp_path), "kernel"]) == 1
+    assert "failed: tests.kernel.test_a::test_b: assert 1 == 2" in capsys.readouterr().out.splitlines()
+
+
 @pytest.mark.parametrize("text", [None, "", "<testsuites><testsuite"])
 def test_a_tier_without_a_complete_result_has_failed(
     text: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
