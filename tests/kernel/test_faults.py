@@ -72,8 +72,8 @@ class Box:
         self.lab.call(guests.tell, "stop")
         told = self.life.result()
         print({**told, "errors": len(told["errors"]), "wrong": len(told["wrong"])}, flush=True)
-        assert told["errors"] == []
-        assert told["wrong"] == []
+        assert told["errors"][:5] == []
+        assert told["wrong"][:5] == []
         assert told["requests"] > 0
         assert told["stamps"] > 0
 

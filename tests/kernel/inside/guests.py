@@ -58,6 +58,7 @@ class _Guest:
                 if mode == "write":
                     self._write(client)
                 self._verify(client, self.first + self.dice.randrange(self.count - READ + 1), READ)
+            client.flush()  # what was not flushed may be gone after a power cut, and the ledger is kept over one
 
     def verify_all(self) -> None:
         """Read every block of the part."""
