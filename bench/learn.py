@@ -10,12 +10,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from appliance.bootset.boot_set import merge
+from appliance.bootset.file import BootSetFile, dump
+from appliance.bootset.trace import parse_trace
 from appliance.client import Client, connect
 from appliance.errors import CannotTell
 from appliance.measure import guest
 from appliance.measure.serial import MachineFault
 from appliance.model import MIB
-from appliance.schema import CloneCreate, Operation, PrefetchView
+from appliance.schema import BootSetSummary, CloneCreate, Operation, PrefetchView
 from appliance.wait import until
 from bench import demo
 from bench.report import Report, Row, at_least, at_most, paired
@@ -48,6 +51,12 @@ with open(sys.argv[2], "w") as file:
 """Runs in the appliance beside the service, with a tracer of its own: writes all reads of a device to a file."""
 
 
+LARGE = demo.ROOT / "bench" / "traces" / "debian-13-uefi.trace"
+"""A boot that reads more than the sample guest's: its boot set, laid over the template, is a large one."""
+
+LARGE_BYTES = 100 * MIB
+"""A prefetch that takes less from the backend says nothing about large sets."""
+
 COMMENT = "Reads of one boot of a Debian 13 guest (UEFI) to its login prompt, in order: offset, length, microseconds"
 
 
@@ -68,14 +77,15 @@ class Booted:
 
 @dataclass
 class Found:
-    """All that was measured, in order."""
+    """All that was measured, in order. ``first`` is None where no guest was booted."""
 
-    first: Booted
+    first: Booted | None = None
     prefetched: list[Booted] = field(default_factory=list)
     warm: list[Booted] = field(default_factory=list)
     recorded: list[Booted] = field(default_factory=list)
     unrecorded: list[Booted] = field(default_factory=list)
     prefetches: list[PrefetchView] = field(default_factory=list)
+    """Of the large boot set."""
     sequential: list[float] = field(default_factory=list)
     """Bytes a second, of the array alone."""
 
@@ -84,6 +94,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Arguments of this bench."""
     parser.add_argument("--runs", type=int, default=5, help="how often to empty the cache and prefetch (default: 5)")
     parser.add_argument("--pairs", type=int, default=5, help="boots that are recorded, and not, in turn (default: 5)")
+    parser.add_argument("--large", type=int, default=5, help="how often to prefetch a large boot set (default: 5)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write the reads of the first boot to FILE")
     parser.add_argument(
         "--output", type=Path, default=demo.ROOT / "build" / "bench", metavar="DIR",
@@ -97,7 +108,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     chosen.output.mkdir(parents=True, exist_ok=True)
     tell(f"the log goes to {chosen.output / 'learn.log'}")
     with deployed(chosen.output / "learn.log") as bench:
-        found = bench.everything(chosen.runs, chosen.pairs, chosen.trace)
+        found = bench.everything(chosen.runs, chosen.pairs, chosen.large, chosen.trace)
     return report(found, {**host(load), "took": clock(time.monotonic() - begin)})
 
 
@@ -135,31 +146,70 @@ class Bench:
         self._steps = steps
         self._count = 0
 
-    def everything(self, runs: int, pairs: int, trace: Path | None) -> Found:
-        """First the boot that teaches, then prefetched and warm ones in turn, then recorded and unrecorded ones."""
-        client = self._client
-        with self._steps.step("Boot the first clone, from disk"):
-            client.finish(client.cold(), deadline=900)
-            found = Found(self._boot("first", trace=trace))
-            learned = until(lambda: client.template(demo.TEMPLATE).boot_set, "a boot set", deadline=120, interval=1)
-            self._steps.tell(f"  {learned.total_bytes / MIB:.1f} MiB in {learned.extents} extents were learned")
+    def everything(self, runs: int, pairs: int, large: int, trace: Path | None) -> Found:
+        """First the boot that teaches, then prefetched and warm ones in turn, then recorded and unrecorded ones.
+
+        Last the large boot set, which is not the template's own.
+        """
+        found = Found()
+        if runs or pairs or trace:
+            with self._steps.step("Boot the first clone, from disk"):
+                self._client.finish(self._client.cold(), deadline=900)
+                found.first = self._boot("first", trace=trace)
+                learned = until(self._boot_set, "a boot set", deadline=120, interval=1)
+                self._steps.tell(f"  {learned.total_bytes / MIB:.1f} MiB in {learned.extents} extents were learned")
         for number in range(runs):
             with self._steps.step(f"Prefetch, boot, boot again: {number + 1} of {runs}"):
-                found.sequential.append(self._sequential(learned.total_bytes))
-                client.finish(client.cold(), deadline=900)
-                client.finish(client.warm(demo.TEMPLATE), deadline=900)
-                prefetch = client.template(demo.TEMPLATE).prefetch
-                if prefetch is None or prefetch.state != "warm":
-                    raise CannotTell("the prefetch did not end well", why=str(prefetch))
-                found.prefetches.append(prefetch)
+                self._prefetch()
                 found.prefetched.append(self._boot("prefetched"))
                 found.warm.append(self._boot("warm"))
         for number in range(pairs):
             with self._steps.step(f"Boot with and without a record of it: {number + 1} of {pairs}"):
-                asked = client.learn(demo.TEMPLATE, 1)
-                found.recorded.append(self._boot("recorded", asked))
-                found.unrecorded.append(self._boot("unrecorded"))
+                # In turn, so that what changes with time falls on both alike.
+                for recorded in (True, False) if number % 2 == 0 else (False, True):
+                    self._boot_to_compare(found, recorded=recorded)
+        if large:
+            self._import_large()
+        for number in range(large):
+            with self._steps.step(f"Prefetch a large boot set: {number + 1} of {large}"):
+                found.sequential.append(self._sequential(found.prefetches[-1] if found.prefetches else None))
+                found.prefetches.append(self._prefetch())
+                self._check_large(found.prefetches[-1])
         return found
+
+    def _boot_to_compare(self, found: Found, *, recorded: bool) -> None:
+        if recorded:
+            found.recorded.append(self._boot("recorded", self._client.learn(demo.TEMPLATE, 1)))
+            return
+        learning = self._client.template(demo.TEMPLATE).learning
+        if learning is not None:
+            raise CannotTell("a boot without a record of it cannot be measured", why=f"boots are recorded: {learning}")
+        found.unrecorded.append(self._boot("unrecorded"))
+
+    def _boot_set(self) -> BootSetSummary | None:
+        return self._client.template(demo.TEMPLATE).boot_set
+
+    def _prefetch(self) -> PrefetchView:
+        """Empty the cache and fetch the boot set into it. Raises CannotTell."""
+        self._client.finish(self._client.cold(), deadline=900)
+        self._client.finish(self._client.warm(demo.TEMPLATE), deadline=900)
+        found = self._client.template(demo.TEMPLATE).prefetch
+        if found is None or found.state != "warm":
+            raise CannotTell("the prefetch did not end well", why=str(found))
+        return found
+
+    def _import_large(self) -> None:
+        size = self._client.template(demo.TEMPLATE).size
+        made = merge([parse_trace(LARGE.read_text(encoding="utf-8"))], size)
+        self._steps.tell(f"  {made.total / MIB:.1f} MiB in {len(made.extents)} extents are the large boot set")
+        self._client.import_boot_set(demo.TEMPLATE, dump(BootSetFile(demo.TEMPLATE, None, made)))
+        until(self._at_rest, "the large boot set to be prefetched", deadline=600, interval=1)
+
+    def _check_large(self, found: PrefetchView) -> None:
+        """Where the template has holes nothing is read. Raises CannotTell."""
+        self._steps.tell(f"  {found.backend_bytes / MIB:.1f} MiB in {found.seconds:.1f} s, {found.passes} pass(es)")
+        if found.backend_bytes < LARGE_BYTES:
+            raise CannotTell("the boot set is not large", why=f"{found.backend_bytes} bytes came from the backend")
 
     def _boot(self, kind: str, asked: Operation | None = None, trace: Path | None = None) -> Booted:
         """Boot a fresh clone; ``asked`` ends with it, ``trace`` takes its reads."""
@@ -186,6 +236,8 @@ class Bench:
                 if trace is not None:
                     trace.write_text(self._recorded(), encoding="utf-8")
         finally:
+            if trace is not None:
+                self._vm.ssh(["systemctl", "stop", "recorder"], check=False)
             self._client.remove_clone(name, force=True)
         if asked is not None:
             self._client.finish(asked, deadline=120)
@@ -215,9 +267,9 @@ class Bench:
         said = self._vm.ssh(["systemctl", "show", "hatcheryd", "--property=CPUUsageNSec", "--value"]).stdout
         return int(said) / 1e9
 
-    def _sequential(self, length: int) -> float:
-        """Bytes a second that the array gives in order, as much as the boot set has, past all caches."""
-        count = -(-length // (16 * MIB))
+    def _sequential(self, like: PrefetchView | None) -> float:
+        """Bytes a second that the array gives in order, as much as a prefetch took, past all caches."""
+        count = -(-(like.backend_bytes if like is not None else LARGE_BYTES) // (16 * MIB))
         words = ["dd", "if=/dev/md/hatchery-backend", "of=/dev/null", "bs=16M", f"count={count}", "iflag=direct"]
         # "167772160 bytes (168 MB, 160 MiB) copied, 0.51 s, 329 MB/s"
         said = self._vm.ssh(["env", "LC_ALL=C", *words], timeout=600).stderr.splitlines()[-1]
@@ -246,7 +298,6 @@ def report(found: Found, host: dict[str, str]) -> Report:
 
     rows = []
     if found.prefetched:
-        rates = [each.total_bytes / each.seconds for each in found.prefetches]
         rows += [
             Row(
                 "boot_prefetched_over_warm",
@@ -256,7 +307,7 @@ def report(found: Found, host: dict[str, str]) -> Report:
                 " over those of the next clone's",
                 at_most(1.03),
                 {
-                    "first, from disk, s": [found.first.seconds],
+                    "first, from disk, s": seconds([found.first] if found.first else []),
                     "prefetched, s": seconds(found.prefetched),
                     "warm, s": seconds(found.warm),
                 },
@@ -267,18 +318,27 @@ def report(found: Found, host: dict[str, str]) -> Report:
                 "share",
                 "bytes of a real boot, the first after a prefetch, that the backend was not needed for; the worst boot",
                 at_least(0.99),
-                {"first": hits([found.first]), "prefetched": hits(found.prefetched), "warm": hits(found.warm)},
+                {
+                    "first": hits([found.first] if found.first else []),
+                    "prefetched": hits(found.prefetched),
+                    "warm": hits(found.warm),
+                },
             ),
+        ]
+    if found.prefetches:
+        # What a later pass took once more is no gain, and where the template has holes nothing is read.
+        rates = [min(each.total_bytes, each.backend_bytes) / each.seconds for each in found.prefetches]
+        rows.append(
             Row(
                 "prefetch_over_sequential",
                 paired(rates, found.sequential),
                 "ratio",
-                "bytes of the boot set a second of its prefetch, all passes and their check included, over those of"
-                " reading as much from the array in order",
+                "bytes a second that the prefetch of a boot set of 100 MiB and more takes from the backend, all passes"
+                " and their check included, over those of reading as much from the array in order",
                 at_least(0.8),
                 {"prefetch, MB/s": [r / 1e6 for r in rates], "array, MB/s": [r / 1e6 for r in found.sequential]},
-            ),
-        ]
+            )
+        )
     if found.recorded:
         extra = [a.service_cpu - b.service_cpu for a, b in zip(found.recorded, found.unrecorded, strict=True)]
         rows.append(

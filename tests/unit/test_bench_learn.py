@@ -16,7 +16,9 @@ def booted(seconds: float, missed: int = 0, cpu: float = 0.1) -> Booted:
 
 
 def prefetch(seconds: float) -> PrefetchView:
-    return PrefetchView(state="warm", why="", total_bytes=300 * MB, passes=2, seconds=seconds, began=0.0)
+    return PrefetchView(
+        state="warm", why="", total_bytes=310 * MB, backend_bytes=300 * MB, passes=2, seconds=seconds, began=0.0
+    )
 
 
 FOUND = Found(
@@ -47,3 +49,9 @@ def test_rows_are_of_pairs_that_took_turns() -> None:
 
 def test_what_was_not_run_has_no_rows() -> None:
     assert learn.report(Found(booted(1.0)), {}).rows == ()
+
+
+def test_a_prefetch_counts_what_it_took_from_the_backend_and_nothing_twice() -> None:
+    twice = prefetch(1.0).model_copy(update={"backend_bytes": 600 * MB})
+    found = Found(prefetches=[twice, twice], sequential=[310.0 * MB, 310.0 * MB])
+    assert [row.value for row in learn.report(found, {}).rows] == [pytest.approx(1.0)]
