@@ -35,6 +35,7 @@ DEADLINE = 5400.0
 PIECE = 4 * MIB
 
 
+LACKING = "not measured"
 FAILED = "failed"
 """Among a set-up's figures: why it broke off."""
 
@@ -85,7 +86,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     reads = {path.stem: load(path) for path in traces}
     if chosen.measured:
         before = [_report(path) for path in chosen.measured]
-        return report(hosts([each["host"] for each in before]), together(before), reads, others)
+        return whole(report(hosts([each["host"] for each in before]), together(before), reads, others))
     reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
@@ -110,7 +111,19 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
     busy = processors.words(ticks, processors.read(), processors.bound())
     host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
-    return report(host, found, reads, others)
+    told = report(host, found, reads, others)
+    return told if chosen.quick or chosen.peer or chosen.part is not Part.ALL else whole(told)
+
+
+def whole(found: Report) -> Report:
+    """The same, with the rows named that it lacks. Pure."""
+    there = {row.name for row in found.rows}
+    lacking = tuple(name for name in peers_rows.names() if name not in there)
+    # What an earlier run lacked, this one may have.
+    host = {name: said for name, said in found.host.items() if name != LACKING}
+    if lacking:
+        host[LACKING] = ", ".join(lacking)
+    return replace(found, host=host, lacking=lacking)
 
 
 def report(

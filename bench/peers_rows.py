@@ -28,6 +28,7 @@ RAW_NVME = "raw NVMe"
 ELSEWHERE: Mapping[str, Limit] = {
     "prefetch_over_sequential": at_least(0.8),
     "boot_prefetched_over_warm": at_most(1.03),
+    "boot_prefetched_hit_bytes": at_least(0.99),
     "learning_cost": at_most(0.03),
 }
 """Rows that real boots on the built image give, and User-Mode Linux cannot; they are read from other reports."""
@@ -203,6 +204,11 @@ _DEFINITIONS: Sequence[Definition] = (
         _times("storm 50 prefetched", "storm 50 raw NVMe", paired),
     ),
 )
+
+
+def names() -> tuple[str, ...]:
+    """The rows that a whole report has."""
+    return (*(definition.name for definition in _DEFINITIONS), *ELSEWHERE)
 
 
 def _row(every: Mapping[str, Boots], wanted: Definition) -> Row | None:

@@ -88,18 +88,26 @@ class Table:
 
     def section(self) -> str:
         """As a section of Markdown."""
-        return f"## {self.title}\n\n{table(self.head, self.lines, right=set(range(1, len(self.head))))}"
+        return f"## {self.title}\n\n{self.markdown()}"
+
+    def markdown(self) -> str:
+        """Without its title."""
+        return table(self.head, self.lines, right=set(range(1, len(self.head))))
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All rows of a bench, and what it ran on. ``figures``: all that was measured, for the JSON alone."""
+    """All rows of a bench, and what it ran on. ``figures``: all that was measured, for the JSON alone.
+
+    ``lacking``: rows that a whole report would have and this one has not.
+    """
 
     bench: str
     host: Mapping[str, str]
     rows: tuple[Row, ...]
     tables: tuple[Table, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
     @property
     def missed(self) -> tuple[Row, ...]:
@@ -118,13 +126,14 @@ class Report:
 
     def section(self) -> str:
         """The rows and how to repeat them, as a section of the page of results."""
-        facts = [f"- {name.capitalize()}: {self.host[name]}" for name in ("taken", "host") if name in self.host]
+        facts = [f"- {name.capitalize()}: {said}" for name, said in self.host.items()]
         more = (
             f"`script/bench {self.bench} --update-docs` repeats it; [bench-{self.bench}.md](bench-{self.bench}.md) has"
             " all figures, [bench.md](bench.md) what they mean."
         )
         rows = table(_HEAD, [_cells(row) for row in self.rows], right={_VALUE})
-        return "\n\n".join([f"## Bench: {self.bench}", "\n".join(facts), more, rows])
+        tables = [f"**{each.title}**\n\n{each.markdown()}" for each in self.tables]
+        return "\n\n".join([f"## Bench: {self.bench}", "\n".join(facts), more, rows, *tables])
 
     def page(self) -> str:
         """The report as a page of Markdown."""

@@ -73,10 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
     if chosen.update_docs:
         update_docs(report, ROOT / "docs")
+    if report.lacking:
+        tell(f"not measured: {', '.join(report.lacking)}")
     if report.missed:
         tell(missed(report.missed))
-        return 1
-    return 0
+    return 1 if report.lacking or report.missed else 0
 
 
 def update_docs(report: Report, docs: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from appliance.bootset.trace import Read
 from appliance.errors import InvalidInput, NotReady
 from appliance.model import MIB
 from bench import peers, peers_rows, suite
-from bench.report import Report
+from bench.report import Report, Row
 
 Figures = dict[str, dict[str, Sequence[float]]]
 TRACE, OTHER = "debian", "other"
@@ -114,6 +115,19 @@ def test_what_was_not_measured_has_no_row() -> None:
     }
 
 
+def test_a_whole_report_names_the_rows_that_it_lacks() -> None:
+    told = peers.whole(peers.report({}, found(), {TRACE: [Read(0, 4096)]}, ()))
+    assert told.lacking == tuple(peers_rows.ELSEWHERE)
+    assert "- Not measured: prefetch_over_sequential" in told.page()
+    told = peers.whole(replace(told, rows=(*told.rows, *(row(name) for name in told.lacking))))
+    assert told.lacking == ()
+    assert "Not measured" not in told.page()
+
+
+def row(name: str) -> Row:
+    return Row(name, 1.0, "ratio", "", None, {})
+
+
 def test_rows_of_real_boots_are_merged_with_their_limits() -> None:
     row = {
         "name": "learning_cost",
@@ -151,6 +165,8 @@ def test_the_tables_put_the_peers_side_by_side() -> None:
 def test_tables_are_part_of_the_page_and_figures_of_the_json() -> None:
     report = Report("peers", {"host": "a machine"}, (), peers_rows.tables(found(), [TRACE]), {"hatchery": {}})
     assert "## Boots, debian\n\n| set-up | first boot, s |" in report.page()
+    assert "**Boots, debian**\n\n| set-up | first boot, s |" in report.section()
+    assert "- Host: a machine" in report.section()
     assert "\n\nBoots, debian\nset-up" in report.text()
     assert json.loads(json.dumps(report.as_json()))["figures"] == {"hatchery": {}}
 
@@ -165,7 +181,8 @@ def test_an_earlier_run_can_be_reported_anew_with_rows_from_elsewhere(tmp_path: 
     (tmp_path / "learn.json").write_text(json.dumps({"bench": "learn", "host": {}, "rows": [row]}))
     words = ["--measured", str(tmp_path / "peers.json"), "--with", str(tmp_path / "learn.json"), "--trace"]
     told = peers.measure(suite.parse(["peers", *words, str(trace)]), lambda _: None)
-    assert told.host == {"host": "a machine"}
+    assert told.host["host"] == "a machine"
+    assert "learning_cost" not in told.lacking
     names = [each.name for each in told.rows]
     assert {"prefetched_over_warm", "learning_cost"} <= set(names)
     with pytest.raises(InvalidInput, match="other traces"):

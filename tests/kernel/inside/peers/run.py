@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import parse_trace
 from appliance.errors import NotReady
 from appliance.measure.replay import Replay, replay
@@ -25,6 +26,9 @@ PEERS: Mapping[str, type[Peer]] = {
     "nbdkit": NbdFilters,
     "raw-array": RawArray,
 }
+
+COLD = 0.9
+"""Share of what a boot reads that must come from the array where a cache is said to be empty."""
 
 Figures = dict[str, dict[str, list[float]]]
 """What was measured, by what was done and by what it is a figure of."""
@@ -68,6 +72,7 @@ class Booting:
         self.title = f"{peer.name}, {Path(trace).stem}"
         self.trace = Path(trace)
         self.reads = parse_trace(self.trace.read_text(encoding="utf-8"))
+        self._distinct = pages_read(self.reads, max(read.offset + read.length for read in self.reads))
         self.figures: Figures = {}
         self.broken: list[str] = []
         """What this set-up could not do."""
@@ -77,6 +82,7 @@ class Booting:
             self._tell(f"first and second boot, {number + 1} of {plan.rounds}")
             self.peer.cold()
             self._boots("first", 1)
+            self._check_cold()
             self._boots("second", 1)
         for clients in plan.storms:
             self._tell(f"{clients} boots at once")
@@ -91,6 +97,13 @@ class Booting:
             self.peer.learn(self.trace)
             self._learned(self.peer, plan)
             self.peer.forget()
+
+    def _check_cold(self) -> None:
+        """Whether the first boot's data came from the array: most of it, as some is read twice, or is next to it."""
+        least = COLD * self._distinct
+        read = self.figures["first"]["backend"][-1]
+        if read < least:
+            raise RuntimeError(f"{self.title}: the first boot was not cold: {read:.0f} bytes came from the array")
 
     def _learned(self, peer: Hatchery, plan: Plan) -> None:
         for number in range(plan.pairs):
