@@ -33,6 +33,9 @@ def issue(show: str, *, deployed: bool) -> str:
         rows = [("health", words or "the service runs"), ways, ("look", "http://\\4:9750/, or run: hatchery status")]
     elif state in ("activating", "reloading"):
         rows = [("state", "the store is starting"), ways]
+    elif state == "inactive" and values.get("Result") == "success":
+        # So it is for some seconds of each start, too.
+        rows = [("state", "the service is not started"), ways, ("look", "systemctl status hatchery.target")]
     else:
         why = ", ".join(
             filter(None, (values.get("SubState", ""), values.get("Result", "").replace("success", ""), words))

@@ -25,6 +25,9 @@ from appliance.update.view import as_json, as_text, verdict
 OK, BAD, REFUSED = 0, 1, 2
 """Exit statuses: done; not good; an error that says why, before anything was half done."""
 
+SELF_TEST_PATIENCE = 20.0
+"""Seconds that a self-test by hand waits for what is just starting, such as a client's storage daemon."""
+
 SIGNERS = "update-signers"
 LOGINS = Path("/root/.ssh/authorized_keys")
 
@@ -73,7 +76,7 @@ def run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
     """Do what the command line says; returns the exit status. Raises HatcheryError."""
     record = Record()
     if arguments.verb == "self-test":
-        return _say_ailments(trial.ailments(runner, paths, Depth.TRY, patience=0))
+        return _say_ailments(trial.ailments(runner, paths, Depth.TRY, patience=SELF_TEST_PATIENCE))
     if arguments.verb == "trial":
         return _trial(runner, paths, record)
     boot = slots.boot_folder(runner)

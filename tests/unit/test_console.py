@@ -30,7 +30,7 @@ def test_a_store_that_serves_says_how_it_is() -> None:
     [
         (show("activating", "start"), "the store is starting"),
         (show("failed", "failed", "exit-code", "the catalog is damaged"), "failed, exit-code, the catalog is damaged"),
-        (show("inactive", "dead"), "does not run: dead"),
+        (show("inactive", "dead", "exit-code"), "does not run: dead, exit-code"),
         ("", "does not run: "),
     ],
 )
@@ -38,6 +38,12 @@ def test_a_store_that_does_not_serve_says_so_and_what_to_do(shown: str, words: s
     said = console.issue(shown, deployed=True)
     assert words in said
     assert ("journalctl" in said) == ("starting" not in said)
+
+
+def test_a_service_whose_turn_has_not_come_yet_is_no_fault() -> None:
+    said = console.issue(show("inactive", "dead"), deployed=True)
+    assert "the service is not started" in said
+    assert "does not run" not in said
 
 
 def test_nothing_that_is_passed_on_is_an_escape() -> None:
