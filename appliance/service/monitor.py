@@ -1,11 +1,13 @@
 """The store is looked at every two seconds: what changed is logged once, and what needs no decision is put right.
 
-A look costs a few files in sysfs, some ioctls and one block of each drive. Nothing here stands in a guest's way.
+A look costs some files in sysfs, some ioctls and one block of each drive: 15 ms of a processor, and more of a slow or
+an emulated one, which guests need more: there the looks come less often. Nothing here stands in a guest's way.
 """
 
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -20,6 +22,12 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.0
 """Pause between two looks."""
+
+SHARE = 0.1
+"""Of one processor, which looking may take."""
+
+LONGEST_SECONDS = 20.0
+"""The pause does not get longer by more than this."""
 
 HEAL_TRIES = 5
 """How often a drive that came back is tried to be taken back, a look apart."""
@@ -75,6 +83,11 @@ def silence(drives: Iterable[str]) -> tuple[Problem, ...]:
     return tuple(Problem(Health.DEGRADED, f"{drive} does not answer", hint) for drive in sorted(drives))
 
 
+def longer_pause(cost: float) -> float:
+    """Seconds beyond the usual pause until the next look, when one took ``cost`` seconds of processor time. Pure."""
+    return min(max(0.0, cost / SHARE - cost - LOOK_SECONDS), LONGEST_SECONDS)
+
+
 def store_words(store: StoreView, hit_percent: int | None, seen: Seen) -> str:
     """How the store is, to end a line for the service manager. ``hit_percent`` is the cache's, since it began. Pure."""
     said = [""]
@@ -111,15 +124,20 @@ class _Healing(threading.Thread):
 
 
 class Monitor:
-    """The thread that looks. ``after`` is told each look's view; ``hooks`` are called after each, and may raise."""
+    """The thread that looks. ``after`` is told each look's view; ``hooks`` are called after each, and may raise.
+
+    ``urgent`` is called every two seconds however slow the looks are: it is cheap, and may raise.
+    """
 
     def __init__(
         self,
         store: Store,
         hooks: Iterable[Callable[[], None]] = (),
         after: Callable[[StoreView, Seen], None] | None = None,
+        urgent: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._urgent = urgent
         self._hooks = tuple(hooks)
         self._after = after or (lambda _view, _seen: None)
         self._seen = Seen()
@@ -165,7 +183,7 @@ class Monitor:
             level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
             log.log(level[change.severity], "%s", change.words)
         self._take_back(returned(before, self._seen))
-        for number, hook in enumerate(self._hooks):
+        for number, hook in enumerate((self._urgent, *self._hooks)):
             self._call(number, hook)
         self._after(view, self._seen)
         log.debug("looked at the store: %d problem(s)", len(self._seen.problems))
@@ -203,8 +221,14 @@ class Monitor:
             self._failing.discard(number)
 
     def _run(self) -> None:
+        due = time.monotonic()
         while not self._ended.wait(LOOK_SECONDS):
+            if time.monotonic() < due:
+                self._call(0, self._urgent)
+                continue
+            begin = time.thread_time()
             try:
                 self.look()
             except HatcheryError as error:
                 log.warning("the store could not be looked at: %s", error)
+            due = time.monotonic() + longer_pause(time.thread_time() - begin)

@@ -115,8 +115,8 @@ class Service:
         self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        hooks = (store.remember_loss, self.check_fast_pool, store.finish_growth, store.count_latencies)
-        self.monitor = Monitor(store, hooks, self._tell)
+        hooks = (self.check_fast_pool, store.finish_growth, store.count_latencies)
+        self.monitor = Monitor(store, hooks, self._tell, urgent=store.remember_loss)
         self._words = ""
 
     def start(self) -> None:

@@ -172,6 +172,24 @@ def test_the_thread_looks_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) ->
     assert "monitor" not in [thread.name for thread in threading.enumerate()]
 
 
+def test_looks_that_cost_much_come_less_often() -> None:
+    assert monitor.longer_pause(0.015) == 0
+    assert monitor.longer_pause(1.0) == pytest.approx(7.0)
+    assert monitor.longer_pause(100.0) == monitor.LONGEST_SECONDS
+
+
+def test_what_is_urgent_does_not_wait_for_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(monitor, "longer_pause", lambda _: 1000.0)
+    looks: list[int] = []
+    urgent: list[int] = []
+    looking = Monitor(ModelStore(), (lambda: looks.append(1),), urgent=lambda: urgent.append(1))
+    looking.start()
+    wait.until(lambda: len(urgent) > 5, "some urgent calls", deadline=10)
+    looking.close()
+    assert len(looks) == 1
+
+
 def test_a_drive_that_hangs_counts_as_silent_and_holds_nobody_up() -> None:
     released = threading.Event()
     asked: list[str] = []
