@@ -209,7 +209,8 @@ class UrlSource:
     def chunks(self) -> Iterator[bytes]:
         """See Source."""
         try:
-            yield from self._open().iter_raw(CHUNK)
+            # As they come: what waits for a chunk to be full is lost when the connection breaks.
+            yield from self._open().iter_raw()
         except httpx.HTTPError as error:
             raise BadImage(
                 f"{self._url} broke off", why=str(error) or type(error).__name__, hint="try again"

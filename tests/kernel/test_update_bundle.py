@@ -1,7 +1,9 @@
 """Update bundles as they are built and as an appliance reads them, with the real ssh-keygen."""
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +11,15 @@ import pytest
 from imagebuild import bundle as build
 from imagebuild.command import BuildError
 
-from appliance.errors import HatcheryError, InvalidInput, NotFound, Refused
+from appliance.config import Paths
+from appliance.errors import HatcheryError, InvalidInput, NotFound, NotReady, Refused
+from appliance.images.sources import UrlSource
 from appliance.run import Runner
-from appliance.update import bundle
+from appliance.update import bundle, main, offer
 from appliance.update.bundle import Contents
+from appliance.update.offer import Web
+from appliance.update.spool import Patience, Spool
+from tests.https_server import Site, serve
 from tests.tier import require
 
 VERSION = "0.1.1"
@@ -173,3 +180,102 @@ def test_the_description_alone_can_be_asked(made: Made) -> None:
     other_signer(made)
     with pytest.raises(Refused):
         made.read(Contents.IGNORE)
+
+
+@pytest.fixture
+def site(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "*")
+    with serve(tmp_path, {file.name: file.read_bytes() for file in made.folder.iterdir()}) as served:
+        yield served
+
+
+def fetched(site: Site, made: Made, spool: Path) -> AbstractContextManager[Web]:
+    place = offer.place(site.url, UrlSource, authority=site.authority)
+    return offer.fetched(place, Spool(spool), made.allowed, Runner(), Patience(tries=1, pause=0))
+
+
+def take(site: Site, made: Made, spool: Path) -> None:
+    with fetched(site, made, spool) as offered:
+        offered.read()
+        offered.complete()
+
+
+def test_a_bundle_at_a_url_is_fetched_when_its_signature_counts(made: Made, site: Site, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with fetched(site, made, spool) as offered:
+        found = offered.read()
+        assert (found.folder, str(found.version)) == (spool, VERSION)
+        assert not list(spool.glob("hatchery_*"))
+        offered.complete()
+        assert Made(spool, made.owner, made.stranger).read() == found
+    assert not spool.exists()
+
+
+def test_nothing_more_is_asked_for_when_somebody_else_signed(made: Made, site: Site, tmp_path: Path) -> None:
+    other_signer(made)
+    site.files[bundle.SIGNATURE] = (made.folder / bundle.SIGNATURE).read_bytes()
+    with pytest.raises(Refused, match="was not signed by"), fetched(site, made, tmp_path / "spool") as offered:
+        offered.read()
+    assert len(site.asked) == 3
+    assert not (tmp_path / "spool").exists()
+
+
+def test_nothing_is_left_of_a_bundle_with_a_changed_file(made: Made, site: Site, tmp_path: Path) -> None:
+    site.files[USR] = site.files[USR][:-1] + b"!"
+    with fetched(site, made, tmp_path / "spool") as offered:
+        offered.read()
+        with pytest.raises(InvalidInput, match=f"{USR} is not what was signed"):
+            offered.complete()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_what_broke_off_is_kept_until_it_is_gone_on_with(made: Made, site: Site, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    site.breaks[USR] = [100, 0]
+    with pytest.raises(NotReady, match="broke off"):
+        take(site, made, spool)
+    assert (spool / f"{USR}.part").stat().st_size == 100
+    # A server that is away for a while is no reason to throw it away.
+    url, site.url = site.url, "https://127.0.0.1:1/bundle/"
+    with pytest.raises(NotReady, match="cannot be fetched"):
+        take(site, made, spool)
+    site.url = url
+    site.breaks.clear()
+    take(site, made, spool)
+    assert f"GET {USR} 100" in site.asked
+    assert not spool.exists()
+
+
+def test_a_look_at_a_url_leaves_nothing(made: Made, site: Site, tmp_path: Path) -> None:
+    place = offer.place(site.url, UrlSource, authority=site.authority)
+    with offer.looked_at(place, Spool(tmp_path / "spool"), made.allowed, Runner()) as offered:
+        folder = offered.read().folder
+        offered.check()
+    assert not folder.exists()
+    assert not (tmp_path / "spool").exists()
+    assert not [line for line in site.asked if line.startswith(f"GET {USR}")]
+    # A file that the server does not have is seen by a look, too.
+    del site.files[USR]
+    with offer.looked_at(place, Spool(tmp_path / "spool"), made.allowed, Runner()) as offered:
+        offered.read()
+        with pytest.raises(NotFound, match="no update bundle"):
+            offered.check()
+
+
+def test_the_program_shows_what_is_in_a_folder_and_at_a_url(
+    made: Made, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Without systemd there is no unit that fetches.
+    monkeypatch.setattr("appliance.images.fetch.confined", lambda *_, **__: UrlSource)
+    etc, authority = tmp_path / "etc", tmp_path / "authority.pem"
+    etc.mkdir()
+    shutil.copy(made.owner.with_suffix(".pub"), etc / main.SIGNERS)
+    authority.write_text(site.authority)
+    for words in ([str(made.folder)], [site.url, "--ca", str(authority)]):
+        arguments = main.parser().parse_args(["show", *words, "--json"])
+        assert main.run(arguments, Runner(), Paths(etc=etc)) == main.OK
+        found = json.loads(capsys.readouterr().out)
+        assert (found["version"], found["catalog"]) == (VERSION, build.catalog_form())
+    arguments = main.parser().parse_args(["show", site.url, "--ca", str(tmp_path / "none.pem")])
+    with pytest.raises(NotFound, match="--ca takes the file"):
+        main.run(arguments, Runner(), Paths(etc=etc))
