@@ -13,11 +13,16 @@ from imagebuild.command import BuildError
 
 from appliance.config import Paths
 from appliance.errors import HatcheryError, InvalidInput, NotFound, NotReady, Refused
+from appliance.host.partitions import Partition
 from appliance.images.sources import UrlSource
 from appliance.run import Runner
-from appliance.update import bundle, main, offer
+from appliance.update import bundle, main, offer, version
 from appliance.update.bundle import Contents
 from appliance.update.offer import Web
+from appliance.update.plan import Install, Steps
+from appliance.update.record import Record
+from appliance.update.slots import USR as USR_KIND
+from appliance.update.slots import USR_VERITY, Slots, Uki
 from appliance.update.spool import Patience, Spool
 from tests.https_server import Site, serve
 from tests.tier import require
@@ -262,20 +267,92 @@ def test_a_look_at_a_url_leaves_nothing(made: Made, site: Site, tmp_path: Path) 
             offered.check()
 
 
+class Box:
+    """The program on an appliance of version 0.1.0 that was not deployed, but for what only its image has."""
+
+    def __init__(self, made: Made, site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site = site
+        self.paths = Paths(etc=folder / "etc", state=folder / "state")
+        self.spool = folder / "record" / main.SPOOL
+        self.authority = folder / "authority.pem"
+        self.paths.etc.mkdir()
+        shutil.copy(made.owner.with_suffix(".pub"), self.paths.etc / main.SIGNERS)
+        self.authority.write_text(site.authority)
+        self.running = version.parse("0.1.0")
+        self.written: list[str] = []
+        # Without systemd there is no unit that fetches; without the image there are no slots.
+        monkeypatch.setattr("appliance.images.fetch.confined", lambda *_, **__: UrlSource)
+        monkeypatch.setattr("appliance.update.slots.boot_folder", lambda _: folder)
+        monkeypatch.setattr("appliance.update.slots.observe", lambda _: self.slots())
+        monkeypatch.setattr("appliance.update.trial.ailments", lambda *_, **__: ())
+        monkeypatch.setattr("appliance.update.main.Record", lambda: Record(folder / "record"))
+        monkeypatch.setattr("appliance.reconcile.apply", self.apply)
+
+    def slots(self) -> Slots:
+        halves = [
+            Partition(name, 0, 1 << 30, "", kind)
+            for name in (f"hatchery_{self.running}", "_empty")
+            for kind in (USR_VERITY, USR_KIND)
+        ]
+        return Slots(self.running, (Uki(self.running),), tuple(halves), free=1 << 30)
+
+    def apply(self, steps: Steps, _: object) -> None:
+        """What stands at the place of systemd-sysupdate: all files are there, and no others."""
+        (step,) = steps
+        assert isinstance(step, Install)
+        self.written = sorted(file.name for file in step.bundle.folder.iterdir())
+
+    def run(self, *words: str) -> int:
+        return main.run(main.parser().parse_args(words), Runner(), self.paths)
+
+    def web(self) -> tuple[str, ...]:
+        return self.site.url, "--ca", str(self.authority)
+
+
+@pytest.fixture
+def appliance(made: Made, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    return Box(made, site, tmp_path, monkeypatch)
+
+
 def test_the_program_shows_what_is_in_a_folder_and_at_a_url(
-    made: Made, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    made: Made, appliance: Box, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Without systemd there is no unit that fetches.
-    monkeypatch.setattr("appliance.images.fetch.confined", lambda *_, **__: UrlSource)
-    etc, authority = tmp_path / "etc", tmp_path / "authority.pem"
-    etc.mkdir()
-    shutil.copy(made.owner.with_suffix(".pub"), etc / main.SIGNERS)
-    authority.write_text(site.authority)
-    for words in ([str(made.folder)], [site.url, "--ca", str(authority)]):
-        arguments = main.parser().parse_args(["show", *words, "--json"])
-        assert main.run(arguments, Runner(), Paths(etc=etc)) == main.OK
+    for words in ([str(made.folder)], appliance.web()):
+        assert appliance.run("show", "--json", *words) == main.OK
         found = json.loads(capsys.readouterr().out)
         assert (found["version"], found["catalog"]) == (VERSION, build.catalog_form())
-    arguments = main.parser().parse_args(["show", site.url, "--ca", str(tmp_path / "none.pem")])
     with pytest.raises(NotFound, match="--ca takes the file"):
-        main.run(arguments, Runner(), Paths(etc=etc))
+        appliance.run("show", appliance.site.url, "--ca", "/nonexistent.pem")
+
+
+def test_the_program_fetches_what_it_writes_and_leaves_nothing(
+    made: Made, appliance: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert appliance.run("check", "--json", *appliance.web()) == main.OK
+    assert len([line for line in appliance.site.asked if line.startswith("GET")]) == 3
+    planned = json.loads(capsys.readouterr().out)
+    assert [step["action"] for step in planned["steps"]] == ["write"]
+    assert appliance.written == []
+    assert appliance.run("apply", "--json", *appliance.web()) == main.OK
+    assert json.loads(capsys.readouterr().out) == planned
+    assert appliance.written == sorted(file.name for file in made.folder.iterdir())
+    assert not appliance.spool.exists()
+
+
+def test_the_program_fetches_nothing_of_what_it_does_not_want(appliance: Box) -> None:
+    appliance.running = version.parse("0.2")
+    for verb in ("check", "apply"):
+        with pytest.raises(Refused, match="is not newer"):
+            appliance.run(verb, *appliance.web())
+    appliance.running = version.parse(VERSION)
+    assert appliance.run("apply", *appliance.web()) == main.OK
+    assert not [line for line in appliance.site.asked if "hatchery_" in line]
+    assert not appliance.spool.exists()
+
+
+def test_applying_another_bundle_removes_what_broke_off(made: Made, appliance: Box) -> None:
+    appliance.spool.mkdir(parents=True)
+    (appliance.spool / f"{USR}.part").touch()
+    assert appliance.run("apply", str(made.folder)) == main.OK
+    assert appliance.written == sorted(file.name for file in made.folder.iterdir())
+    assert not appliance.spool.exists()
