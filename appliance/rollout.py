@@ -1,4 +1,5 @@
-"""Updating an appliance from another machine: send the bundle, put it on trial, restart, wait for what comes of it.
+"""Updating an appliance from another machine: send the bundle, or say where it is to be fetched; put it on trial,
+restart, wait for what comes of it.
 
 It ends well only when the appliance runs the new version and found itself good; else it says what happened, so that
 whoever updates many can stop at the first one.
@@ -10,7 +11,8 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,30 @@ SIGNED = ("bundle.json", "SHA256SUMS", "SHA256SUMS.sig")
 
 LOGIN = 60.0
 SENDING = 7200.0
-APPLYING = 7200.0
+APPLYING = 4 * 3600.0
 INTERVAL = 2.0
-"""Seconds: for a login, for copying a bundle, for applying it, between two looks at a machine that restarts."""
+"""Seconds: for a login, for copying a bundle, for applying it, which may begin with fetching it, and between two looks
+at a machine that restarts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A bundle that the appliance fetches itself, from the URL of its folder.
+
+    ``ca`` is a file on this machine: the authority of the server's certificate, in PEM.
+    """
+
+    url: str
+    ca: Path | None = None
+    plain_http: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """The bundle's folder on this machine, further words for ``hatchery-update``, and seconds for restart and trial."""
+    """The bundle, by its folder on this machine or by a URL, further words for ``hatchery-update``, and seconds for
+    restart and trial."""
 
-    bundle: Path
+    bundle: Path | Url
     words: tuple[str, ...] = ()
     deadline: float = 3600.0
 
@@ -103,8 +119,8 @@ class Appliance:
         self._ssh(["rm", "-rf", INCOMING], timeout=300)
 
     def ask(self, verb: str, *words: str) -> dict[str, Any]:
-        """``hatchery-update VERB`` on what was sent. Raises what the appliance refuses it with."""
-        done = self._ssh(["hatchery-update", verb, INCOMING, "--json", *words], timeout=APPLYING)
+        """``hatchery-update VERB WORDS``. Raises what the appliance refuses it with."""
+        done = self._ssh(["hatchery-update", verb, "--json", *words], timeout=APPLYING)
         return self._answer(done)
 
     def _ssh(self, words: Sequence[str], *, timeout: float = LOGIN) -> Completed:
@@ -150,16 +166,49 @@ def wanted_version(folder: Path) -> str:
     return str(found)
 
 
-def check(appliance: Appliance, wish: Wish) -> Outcome:
-    """What ``update`` would do: the appliance's own plan, from the signed description alone."""
-    version, before = wanted_version(wish.bundle), appliance.status()
-    if settled(before, version):
-        return Outcome(False, before["running"], version)
-    appliance.send(wish.bundle, [name for name in SIGNED if (wish.bundle / name).exists()])
+@contextmanager
+def given(appliance: Appliance, bundle: Path | Url, names: Sequence[str] = ()) -> Iterator[list[str]]:
+    """Words that name a bundle to ``hatchery-update``, while what they need lies on the appliance.
+
+    Of a folder these are the files that are named. Raises NotReady.
+    """
+    words = [INCOMING] if isinstance(bundle, Path) else [bundle.url]
+    if isinstance(bundle, Url) and bundle.plain_http:
+        words.append("--plain-http")
+    folder = bundle if isinstance(bundle, Path) else None
+    if isinstance(bundle, Url) and bundle.ca is not None:
+        if not bundle.ca.is_file():
+            raise NotFound(f"{bundle.ca} is no file", hint="name that of the server's authority, in PEM")
+        folder, names = bundle.ca.parent, [bundle.ca.name]
+        words += ["--ca", f"{INCOMING}/{bundle.ca.name}"]
+    if folder is None:
+        yield words
+        return
+    appliance.send(folder, names)
     try:
-        plan = appliance.ask("check", "--no-contents", *wish.words)
+        yield words
     finally:
         appliance.clear()
+
+
+def offered_version(appliance: Appliance, bundle: Path | Url) -> str:
+    """The version of a bundle; one at a URL is asked for by the appliance. Raises NotFound, InvalidInput, Refused."""
+    if isinstance(bundle, Path):
+        return wanted_version(bundle)
+    with given(appliance, bundle) as words:
+        return str(appliance.ask("show", *words)["version"])
+
+
+def check(appliance: Appliance, wish: Wish) -> Outcome:
+    """What ``update`` would do: the appliance's own plan, from the signed description alone."""
+    version, before = offered_version(appliance, wish.bundle), appliance.status()
+    if settled(before, version):
+        return Outcome(False, before["running"], version)
+    names, few = [], []
+    if isinstance(wish.bundle, Path):
+        names, few = [name for name in SIGNED if (wish.bundle / name).exists()], ["--no-contents"]
+    with given(appliance, wish.bundle, names) as words:
+        plan = appliance.ask("check", *words, *few, *wish.words)
     return Outcome(bool(plan["steps"]) or bool(plan["restart"]), before["running"], version, tuple(plan["steps"]))
 
 
@@ -168,17 +217,15 @@ def update(appliance: Appliance, wish: Wish) -> Outcome:
 
     Raises what it refuses, Unhealthy when it fell back, DeadlineExceeded when it does not come back in time.
     """
-    version, before = wanted_version(wish.bundle), appliance.status()
+    version, before = offered_version(appliance, wish.bundle), appliance.status()
     if settled(before, version):
         return Outcome(False, before["running"], version)
     steps: tuple[Mapping[str, str], ...] = ()
     # On trial already, started or not: somebody else's update, or one that was broken off here.
     if before["running"] != version:
-        appliance.send(wish.bundle, sorted(file.name for file in wish.bundle.iterdir()))
-        try:
-            steps = tuple(appliance.ask("apply", *wish.words)["steps"])
-        finally:
-            appliance.clear()
+        names = sorted(file.name for file in wish.bundle.iterdir()) if isinstance(wish.bundle, Path) else []
+        with given(appliance, wish.bundle, names) as words:
+            steps = tuple(appliance.ask("apply", *words, *wish.words)["steps"])
         restart(appliance, wish.deadline)
     after = outcome(appliance, version, wish.deadline)
     return Outcome(True, before["running"], after["running"], steps)

@@ -1,9 +1,10 @@
-"""Fetching an image from a URL by a process that can reach the network and nothing else.
+"""Fetching from a URL by a process that can reach the network and nothing else.
 
-What a server sends is read by many lines of code, TLS and HTTP, before the first byte of the image. So it is done
-without hatcheryd's rights, and hatcheryd has no network. The process gets the URL on its standard input and answers on
-its standard output: a line of JSON, ``{"size": BYTES or null}`` or ``{"error": {"code", "what", "why", "hint"}}``, and
-then the image as it is. Its exit status says whether it came whole.
+What a server sends is read by many lines of code, TLS and HTTP, before the first byte of the file. So it is done
+without hatcheryd's rights, and hatcheryd has no network. The process gets a line of JSON on its standard input, the URL
+and how it is asked for (``sources.Manner``), and answers on its standard output: a line of JSON, ``{"size": BYTES or
+null, "begins": BYTES}`` or ``{"error": {"code", "what", "why", "hint"}}``, and then the bytes as they are. Its exit
+status says whether they came whole.
 """
 
 import contextlib
@@ -15,11 +16,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import IO, Protocol
 
-from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady
+from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady, Refused
 from appliance.images import sandbox
-from appliance.images.sources import CHUNK, UrlSource, check_url
+from appliance.images.sources import CHUNK, PLAIN, Manner, Opener, UrlSource, WebSource, check_url
 from appliance.run import Runner
 
 UNIT_PREFIX = "hatchery-fetch@"
@@ -30,13 +32,13 @@ TIME_MAX = 24 * 3600
 """What it may use; more ends it. Bytes and seconds."""
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-"""Variables of hatcheryd's environment that it gets too, in small or capital letters."""
+"""Variables of its caller's environment that it gets too, in small or capital letters."""
 
 END_PATIENCE = 30.0
 """Seconds in which it has ended after its last byte."""
 
 _HEADER_MAX = 64 * 1024
-_ERRORS: dict[str, type[HatcheryError]] = {error.code: error for error in (InvalidInput, NotFound, NotReady)}
+_ERRORS: dict[str, type[HatcheryError]] = {error.code: error for error in (InvalidInput, NotFound, NotReady, Refused)}
 
 
 class Transfer(Protocol):
@@ -56,7 +58,7 @@ class Transfer(Protocol):
 
 
 class FetchedSource:
-    """An http or https URL, fetched by another process. See ``sources.Source``."""
+    """An http or https URL, fetched by another process. See ``sources.WebSource``."""
 
     def __init__(self, url: str, begin: Callable[[str], Transfer]) -> None:
         """Raises InvalidInput. ``begin`` starts to fetch; it is called when the size is asked for."""
@@ -64,11 +66,17 @@ class FetchedSource:
         self._begin = begin
         self._transfer: Transfer | None = None
         self._size: int | None = None
+        self._begins = 0
 
     def size(self) -> int | None:
         """See Source. Begins to fetch."""
         self._open()
         return self._size
+
+    def begins(self) -> int:
+        """See WebSource. Begins to fetch."""
+        self._open()
+        return self._begins
 
     def chunks(self) -> Iterator[bytes]:
         """See Source."""
@@ -91,6 +99,7 @@ class FetchedSource:
                 answer = json.loads(line)
                 said = answer.get("error")
                 self._size = answer.get("size")
+                self._begins = answer.get("begins", 0)
             except (ValueError, AttributeError):
                 why = self._transfer.end() or "its fetching said nothing"
                 raise NotReady(f"{self._url} cannot be fetched", why=why) from None
@@ -99,14 +108,14 @@ class FetchedSource:
         return self._transfer
 
 
-def command(unit: str) -> tuple[str, ...]:
-    """What fetches in a unit of its own."""
+def command(unit: str, *, bound_to: str | None = "hatcheryd.service", seconds: float = TIME_MAX) -> tuple[str, ...]:
+    """What fetches in a unit of its own, for so many seconds at most."""
     settings = (
         "PrivateDevices=yes",
         # Names are asked for at systemd-resolved's socket and by netlink.
         "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
         f"MemoryMax={MEMORY_MAX}",
-        f"RuntimeMaxSec={TIME_MAX}",
+        f"RuntimeMaxSec={seconds:.0f}",
         *(
             f"Environment={name}={os.environ[name]}"
             for small in PROXIES
@@ -114,25 +123,26 @@ def command(unit: str) -> tuple[str, ...]:
             if name in os.environ
         ),
     )
-    return sandbox.unit(unit, settings, (sys.executable, "-m", "appliance.images.fetch"))
+    return sandbox.unit(unit, settings, (sys.executable, "-m", "appliance.images.fetch"), bound_to)
 
 
 class _Unit:
     """A transfer by a transient unit of systemd."""
 
-    def __init__(self, runner: Runner, url: str) -> None:
+    def __init__(self, runner: Runner, order: str, bound_to: str | None, seconds: float) -> None:
         self._runner = runner
         self._unit = f"{UNIT_PREFIX}{secrets.token_hex(4)}.service"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  its reader may outlive `stop`
         pipe = subprocess.PIPE
-        self._process = runner.start(command(self._unit), stdin=pipe, stdout=pipe, stderr=self._errors)
+        words = command(self._unit, bound_to=bound_to, seconds=seconds)
+        self._process = runner.start(words, stdin=pipe, stdout=pipe, stderr=self._errors)
         popen = self._process.popen
         if popen.stdin is None or popen.stdout is None:
             raise AssertionError("unreachable: both were asked for")
         self._output: IO[bytes] = popen.stdout
         # If it did not start, its end says so.
         with contextlib.suppress(BrokenPipeError), popen.stdin as stdin:
-            stdin.write(f"{url}\n".encode())
+            stdin.write(f"{order}\n".encode())
 
     def read(self, count: int) -> bytes:
         """See Transfer."""
@@ -158,20 +168,32 @@ class _Unit:
         self._process.stop()
 
 
-def confined(runner: Runner) -> Callable[[str], FetchedSource]:
-    """What opens URLs by units of systemd."""
+def confined(runner: Runner, *, bound_to: str | None = "hatcheryd.service", seconds: float = TIME_MAX) -> Opener:
+    """What opens URLs by units of systemd, each for so many seconds at most; they end with the service."""
 
-    def begin(url: str) -> Transfer:
-        return _Unit(runner, url)
+    def open_url(url: str, manner: Manner = PLAIN) -> WebSource:
+        return FetchedSource(url, lambda wanted: _Unit(runner, order(wanted, manner), bound_to, seconds))
 
-    return lambda url: FetchedSource(url, begin)
+    return open_url
 
 
-def serve(url: str, output: IO[bytes], open_url: Callable[[str], UrlSource] = UrlSource) -> None:
+def order(url: str, manner: Manner) -> str:
+    """The line that says what is to be fetched."""
+    return json.dumps({"url": url, **asdict(manner)})
+
+
+def parse_order(line: str) -> tuple[str, Manner]:
+    """What such a line says. Raises ValueError, KeyError, TypeError: only a caller of ours writes them."""
+    values = json.loads(line)
+    return values.pop("url"), Manner(**values)
+
+
+def serve(line: str, output: IO[bytes], open_url: Opener = UrlSource) -> None:
     """Fetch, and write what is above. Raises HatcheryError when it breaks off after the first line."""
+    url, manner = parse_order(line)
     try:
-        source = open_url(url)
-        answer: dict[str, object] = {"size": source.size()}
+        source = open_url(url, manner)
+        answer: dict[str, object] = {"size": source.size(), "begins": source.begins()}
     except HatcheryError as error:
         words = {"code": error.code, "what": error.what, "why": error.why, "hint": error.hint}
         output.write(json.dumps({"error": words}).encode() + b"\n")
@@ -191,7 +213,7 @@ def main() -> None:
     """Entry point of the process."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        serve(sys.stdin.readline().rstrip("\n"), sys.stdout.buffer)
+        serve(sys.stdin.readline(), sys.stdout.buffer)
     except HatcheryError as error:
         raise SystemExit(error.why or str(error)) from None
 

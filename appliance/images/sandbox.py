@@ -12,7 +12,6 @@ SYSTEM_CALLS = (
 """@system-service without what only the privileged need, as one list (systemd.exec(5))."""
 
 CONFINED = (
-    "BindsTo=hatcheryd.service",
     "DynamicUser=yes",
     "ProtectSystem=strict",
     "ProtectHome=yes",
@@ -48,11 +47,15 @@ CONFINED = (
 """Settings that all of these units have; devices, network, memory and time are each one's own."""
 
 
-def unit(name: str, settings: Sequence[str], command: Sequence[str]) -> tuple[str, ...]:
-    """What runs a command in a confined unit that ends with hatcheryd, and is gone when it ends.
+def unit(
+    name: str, settings: Sequence[str], command: Sequence[str], bound_to: str | None = "hatcheryd.service"
+) -> tuple[str, ...]:
+    """What runs a command in a confined unit that ends with the service it is bound to, and is gone when it ends.
 
     Standard input, output and error are the caller's, and so is the exit status.
     """
     words = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--service-type=exec", f"--unit={name}"]
+    if bound_to is not None:
+        words.append(f"--property=BindsTo={bound_to}")
     words += [f"--property={setting}" for setting in (*CONFINED, *settings)]
     return (*words, *command)

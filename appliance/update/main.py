@@ -6,19 +6,23 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from appliance import reconcile
 from appliance.catalog import form
 from appliance.config import Part, Paths
-from appliance.errors import HatcheryError, NotReady, Unhealthy
+from appliance.errors import HatcheryError, NotFound, NotReady, Unhealthy
+from appliance.images import fetch
 from appliance.run import Runner
-from appliance.update import bundle, plan, slots, trial
-from appliance.update.bundle import Contents
+from appliance.update import bundle, offer, plan, slots, trial
+from appliance.update.bundle import Bundle, Contents
+from appliance.update.offer import Folder, Offer
 from appliance.update.plan import Box, Forms, Steps, Wish, explain
 from appliance.update.record import Record
 from appliance.update.slots import Slots
+from appliance.update.spool import Patience, Spool
 from appliance.update.trial import Depth
 from appliance.update.view import as_json, as_text, verdict
 
@@ -31,6 +35,9 @@ SELF_TEST_PATIENCE = 20.0
 SIGNERS = "update-signers"
 LOGINS = Path("/root/.ssh/authorized_keys")
 
+SPOOL = "spool"
+"""Where, in the record's folder, a bundle lies that is fetched from a URL."""
+
 log = logging.getLogger(__name__)
 
 
@@ -38,9 +45,18 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="hatchery-update", description=__doc__)
     verbs = top.add_subparsers(dest="verb", required=True)
-    for verb, text in (("check", "only say what would be done"), ("apply", "put a bundle's version on trial")):
+    for verb, text in (
+        ("show", "verify who signed a bundle, and say what it is"),
+        ("check", "only say what would be done"),
+        ("apply", "put a bundle's version on trial"),
+    ):
         one = verbs.add_parser(verb, help=text)
-        one.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+        one.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, or the https URL of that")
+        one.add_argument("--ca", type=Path, metavar="FILE", help="for a URL: the authority of the server's certificate")
+        one.add_argument("--plain-http", action="store_true", help="for a URL: accept http, which is not encrypted")
+        if verb == "show":
+            one.add_argument("--json", action="store_true", help="for programs")
+            continue
         one.add_argument("--again", action="store_true", help="try a version again that was given up")
         one.add_argument("--older", action="store_true", help="accept a version that is older than the one that runs")
         one.add_argument("--no-way-back", action="store_true", help="accept a version that changes the catalog's form")
@@ -79,6 +95,8 @@ def run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
         return _say_ailments(trial.ailments(runner, paths, Depth.TRY, patience=SELF_TEST_PATIENCE))
     if arguments.verb == "trial":
         return _trial(runner, paths, record)
+    if arguments.verb == "show":
+        return _show(arguments, runner, paths, record)
     boot = slots.boot_folder(runner)
     if arguments.verb not in ("status", "verdict"):
         return _change(arguments, runner, paths, Box(runner, boot, record))
@@ -91,23 +109,81 @@ def run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
     return OK
 
 
+def _show(arguments: argparse.Namespace, runner: Runner, paths: Paths, record: Record) -> int:
+    with _offered(arguments, runner, paths, record) as offered:
+        made = offered.read()
+    values = {
+        "version": str(made.version),
+        "catalog": made.catalog,
+        "usr_size": made.usr_size,
+        "verity_size": made.verity_size,
+        "uki_size": made.uki_size,
+    }
+    text = f"version {made.version}, which writes form {made.catalog} of the catalog; its signature counts\n"
+    sys.stdout.write(json.dumps(values) + "\n" if arguments.json else text)
+    return OK
+
+
 def _change(arguments: argparse.Namespace, runner: Runner, paths: Paths, box: Box) -> int:
     """The verbs that change the slots, and the one that says what they would do."""
     checking = arguments.verb == "check"
     with contextlib.nullcontext() if checking else box.record.exclusive():
         seen = slots.observe(box.boot)
-        steps = _steps(arguments, seen, runner, paths, box.record)
-        try:
-            if not checking:
-                reconcile.apply(steps, box)
-        except OSError as error:
-            why, hint = str(error), "what runs is as it was; look at the system disk, then do the same again"
-            raise Unhealthy("the slots could not be changed", why=why, hint=hint) from error
+        forms = _forms(arguments, paths)
+        if arguments.verb == "back":
+            others = [uki.version for uki in seen.others if uki.good]
+            steps = plan.back(seen, forms, box.record.form(others[-1]) if others else None)
+            _apply(steps, box)
+        else:
+            with _offered(arguments, runner, paths, box.record) as offered:
+                steps = _steps(arguments, seen, forms, offered.read(), runner, paths)
+                if steps and checking:
+                    offered.check()
+                elif steps:
+                    offered.complete()
+                    _apply(steps, box)
     _say(steps, done=not checking, as_json=arguments.json, waits=seen.next() != seen.running)
     return OK
 
 
-def _steps(arguments: argparse.Namespace, seen: Slots, runner: Runner, paths: Paths, record: Record) -> Steps:
+def _apply(steps: Steps, box: Box) -> None:
+    try:
+        reconcile.apply(steps, box)
+    except OSError as error:
+        why, hint = str(error), "what runs is as it was; look at the system disk, then do the same again"
+        raise Unhealthy("the slots could not be changed", why=why, hint=hint) from error
+
+
+def _offered(
+    arguments: argparse.Namespace, runner: Runner, paths: Paths, record: Record
+) -> AbstractContextManager[Offer]:
+    """The bundle that the command line names. Raises HatcheryError."""
+    signers = bundle.signers(paths.etc / SIGNERS, LOGINS)
+    kept = Spool(record.folder / SPOOL)
+    applying = arguments.verb == "apply"
+    if not offer.is_url(arguments.bundle):
+        if applying:
+            kept.clear()
+        few = arguments.verb == "show" or getattr(arguments, "no_contents", False)
+        contents = Contents.IGNORE if few else Contents.VERIFY
+        return contextlib.nullcontext(Folder(Path(arguments.bundle).resolve(), signers, runner, contents))
+    opener = fetch.confined(runner, bound_to=None, seconds=Patience().deadline)
+    authority = _authority(arguments.ca) if arguments.ca else ""
+    where = offer.place(arguments.bundle, opener, authority=authority, plain_http=arguments.plain_http)
+    if applying:
+        return offer.fetched(where, kept, signers, runner)
+    return offer.looked_at(where, kept, signers, runner)
+
+
+def _authority(file: Path) -> str:
+    try:
+        return file.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "--ca takes the file of the server's authority, in PEM"
+        raise NotFound(f"{file} cannot be read", why=str(error), hint=hint) from error
+
+
+def _forms(arguments: argparse.Namespace, paths: Paths) -> Forms:
     deployed = (paths.conf_d / Part.STORE.file_name).exists()
     forms = Forms(form.of(paths.catalog), form.KNOWN)
     if deployed and forms.there is None and not getattr(arguments, "no_way_back", False):
@@ -116,14 +192,13 @@ def _steps(arguments: argparse.Namespace, seen: Slots, runner: Runner, paths: Pa
             why="the store is down",
             hint="start it (`systemctl start hatchery-store`), or say --no-way-back",
         )
-    if arguments.verb == "back":
-        others = [uki.version for uki in seen.others if uki.good]
-        return plan.back(seen, forms, record.form(others[-1]) if others else None)
+    return forms
+
+
+def _steps(
+    arguments: argparse.Namespace, seen: Slots, forms: Forms, offered: Bundle, runner: Runner, paths: Paths
+) -> Steps:
     wish = Wish(arguments.again, arguments.older, arguments.no_way_back, arguments.unhealthy)
-    contents = Contents.IGNORE if getattr(arguments, "no_contents", False) else Contents.VERIFY
-    folder = arguments.bundle.resolve()
-    signers = bundle.signers(paths.etc / SIGNERS, LOGINS)
-    offered = bundle.read(folder, signers, runner, contents)
     depth = Depth.LOOK if arguments.verb == "check" else Depth.TRY
     ailing = () if wish.unhealthy else trial.ailments(runner, paths, depth, patience=0)
     return plan.update(offered, seen, forms, wish, ailing)

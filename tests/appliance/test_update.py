@@ -10,8 +10,11 @@ from imagebuild import bundle as build
 
 from appliance import rollout
 from tests.appliance.site import Play, Site
+from tests.https_server import ADDRESS, serve
 
 TRIAL_DEADLINE = 3600
+GATEWAY = "10.0.2.2"
+"""This machine, as the appliance reaches it (QEMU: docs/system/devices/net.rst)."""
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +82,27 @@ def test_check_mode_shows_the_appliances_plan(site: Site, tmp_path: Path) -> Non
 def test_the_version_that_runs_is_not_installed_again(site: Site, tmp_path: Path) -> None:
     play = update(site, small_bundle(tmp_path, build.version(None), site.vm.key.private))
     assert (play.failed, play.changed) == (0, 0), play.said
+
+
+def test_a_bundle_at_a_url_is_fetched_by_the_appliance_and_refused_when_it_was_changed(
+    site: Site, tmp_path: Path
+) -> None:
+    version = f"{build.version(None)}.1"
+    folder = small_bundle(tmp_path, version, site.vm.key.private)
+    authority = tmp_path / "authority.pem"
+    with serve(tmp_path, {file.name: file.read_bytes() for file in folder.iterdir()}, certified=GATEWAY) as web:
+        authority.write_text(web.authority)
+        where = {"update_url": web.url.replace(ADDRESS, GATEWAY), "update_deadline": TRIAL_DEADLINE}
+        play = site.play("--check", playbook="update", timeout=600, **where)
+        assert (play.failed, "certificate does not count" in play.said) == (1, True), play.said
+        where["update_ca"] = str(authority)
+        play = site.play("--check", "--diff", playbook="update", timeout=600, **where)
+        assert (play.failed, play.changed) == (0, 1), play.said
+        assert f"+version {version}" in play.said
+        web.files[f"hatchery_{version}.efi"] = b"NOTHING"
+        play = site.play(playbook="update", timeout=600, **where)
+        assert (play.failed, f"hatchery_{version}.efi is not what was signed" in play.said) == (1, True), play.said
+    for left in (rollout.INCOMING, "/var/lib/hatchery-update/spool"):
+        assert site.vm.ssh(["ls", left], check=False).returncode != 0
+    assert len(status(site)["slots"]) == 1
+    assert site.vm.ssh(["systemctl", "list-units", "--plain", "--no-legend", "hatchery-fetch@*"]).stdout == ""

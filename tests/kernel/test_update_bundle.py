@@ -1,7 +1,9 @@
 """Update bundles as they are built and as an appliance reads them, with the real ssh-keygen."""
 
+import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +11,20 @@ import pytest
 from imagebuild import bundle as build
 from imagebuild.command import BuildError
 
-from appliance.errors import HatcheryError, InvalidInput, NotFound, Refused
+from appliance.config import Paths
+from appliance.errors import HatcheryError, InvalidInput, NotFound, NotReady, Refused
+from appliance.host.partitions import Partition
+from appliance.images.sources import UrlSource
 from appliance.run import Runner
-from appliance.update import bundle
+from appliance.update import bundle, main, offer, version
 from appliance.update.bundle import Contents
+from appliance.update.offer import Web
+from appliance.update.plan import Install, Steps
+from appliance.update.record import Record
+from appliance.update.slots import USR as USR_KIND
+from appliance.update.slots import USR_VERITY, Slots, Uki
+from appliance.update.spool import Patience, Spool
+from tests.https_server import Site, serve
 from tests.tier import require
 
 VERSION = "0.1.1"
@@ -173,3 +185,174 @@ def test_the_description_alone_can_be_asked(made: Made) -> None:
     other_signer(made)
     with pytest.raises(Refused):
         made.read(Contents.IGNORE)
+
+
+@pytest.fixture
+def site(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("no_proxy", "*")
+    with serve(tmp_path, {file.name: file.read_bytes() for file in made.folder.iterdir()}) as served:
+        yield served
+
+
+def fetched(site: Site, made: Made, spool: Path) -> AbstractContextManager[Web]:
+    place = offer.place(site.url, UrlSource, authority=site.authority)
+    return offer.fetched(place, Spool(spool), made.allowed, Runner(), Patience(tries=1, pause=0))
+
+
+def take(site: Site, made: Made, spool: Path) -> None:
+    with fetched(site, made, spool) as offered:
+        offered.read()
+        offered.complete()
+
+
+def test_a_bundle_at_a_url_is_fetched_when_its_signature_counts(made: Made, site: Site, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    with fetched(site, made, spool) as offered:
+        found = offered.read()
+        assert (found.folder, str(found.version)) == (spool, VERSION)
+        assert not list(spool.glob("hatchery_*"))
+        offered.complete()
+        assert Made(spool, made.owner, made.stranger).read() == found
+    assert not spool.exists()
+
+
+def test_nothing_more_is_asked_for_when_somebody_else_signed(made: Made, site: Site, tmp_path: Path) -> None:
+    other_signer(made)
+    site.files[bundle.SIGNATURE] = (made.folder / bundle.SIGNATURE).read_bytes()
+    with pytest.raises(Refused, match="was not signed by"), fetched(site, made, tmp_path / "spool") as offered:
+        offered.read()
+    assert len(site.asked) == 3
+    assert not (tmp_path / "spool").exists()
+
+
+def test_nothing_is_left_of_a_bundle_with_a_changed_file(made: Made, site: Site, tmp_path: Path) -> None:
+    site.files[USR] = site.files[USR][:-1] + b"!"
+    with fetched(site, made, tmp_path / "spool") as offered:
+        offered.read()
+        with pytest.raises(InvalidInput, match=f"{USR} is not what was signed"):
+            offered.complete()
+    assert not (tmp_path / "spool").exists()
+
+
+def test_what_broke_off_is_kept_until_it_is_gone_on_with(made: Made, site: Site, tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    site.breaks[USR] = [100, 0]
+    with pytest.raises(NotReady, match="broke off"):
+        take(site, made, spool)
+    assert (spool / f"{USR}.part").stat().st_size == 100
+    # A server that is away for a while is no reason to throw it away.
+    url, site.url = site.url, "https://127.0.0.1:1/bundle/"
+    with pytest.raises(NotReady, match="cannot be fetched"):
+        take(site, made, spool)
+    site.url = url
+    site.breaks.clear()
+    take(site, made, spool)
+    assert f"GET {USR} 100" in site.asked
+    assert not spool.exists()
+
+
+def test_a_look_at_a_url_leaves_nothing(made: Made, site: Site, tmp_path: Path) -> None:
+    place = offer.place(site.url, UrlSource, authority=site.authority)
+    with offer.looked_at(place, Spool(tmp_path / "spool"), made.allowed, Runner()) as offered:
+        folder = offered.read().folder
+        offered.check()
+    assert not folder.exists()
+    assert not (tmp_path / "spool").exists()
+    assert not [line for line in site.asked if line.startswith(f"GET {USR}")]
+    # A file that the server does not have is seen by a look, too.
+    del site.files[USR]
+    with offer.looked_at(place, Spool(tmp_path / "spool"), made.allowed, Runner()) as offered:
+        offered.read()
+        with pytest.raises(NotFound, match="no update bundle"):
+            offered.check()
+
+
+class Box:
+    """The program on an appliance of version 0.1.0 that was not deployed, but for what only its image has."""
+
+    def __init__(self, made: Made, site: Site, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.site = site
+        self.paths = Paths(etc=folder / "etc", state=folder / "state")
+        self.spool = folder / "record" / main.SPOOL
+        self.authority = folder / "authority.pem"
+        self.paths.etc.mkdir()
+        shutil.copy(made.owner.with_suffix(".pub"), self.paths.etc / main.SIGNERS)
+        self.authority.write_text(site.authority)
+        self.running = version.parse("0.1.0")
+        self.written: list[str] = []
+        # Without systemd there is no unit that fetches; without the image there are no slots.
+        monkeypatch.setattr("appliance.images.fetch.confined", lambda *_, **__: UrlSource)
+        monkeypatch.setattr("appliance.update.slots.boot_folder", lambda _: folder)
+        monkeypatch.setattr("appliance.update.slots.observe", lambda _: self.slots())
+        monkeypatch.setattr("appliance.update.trial.ailments", lambda *_, **__: ())
+        monkeypatch.setattr("appliance.update.main.Record", lambda: Record(folder / "record"))
+        monkeypatch.setattr("appliance.reconcile.apply", self.apply)
+
+    def slots(self) -> Slots:
+        halves = [
+            Partition(name, 0, 1 << 30, "", kind)
+            for name in (f"hatchery_{self.running}", "_empty")
+            for kind in (USR_VERITY, USR_KIND)
+        ]
+        return Slots(self.running, (Uki(self.running),), tuple(halves), free=1 << 30)
+
+    def apply(self, steps: Steps, _: object) -> None:
+        """What stands at the place of systemd-sysupdate: all files are there, and no others."""
+        (step,) = steps
+        assert isinstance(step, Install)
+        self.written = sorted(file.name for file in step.bundle.folder.iterdir())
+
+    def run(self, *words: str) -> int:
+        return main.run(main.parser().parse_args(words), Runner(), self.paths)
+
+    def web(self) -> tuple[str, ...]:
+        return self.site.url, "--ca", str(self.authority)
+
+
+@pytest.fixture
+def appliance(made: Made, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Box:
+    return Box(made, site, tmp_path, monkeypatch)
+
+
+def test_the_program_shows_what_is_in_a_folder_and_at_a_url(
+    made: Made, appliance: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in ([str(made.folder)], appliance.web()):
+        assert appliance.run("show", "--json", *words) == main.OK
+        found = json.loads(capsys.readouterr().out)
+        assert (found["version"], found["catalog"]) == (VERSION, build.catalog_form())
+    with pytest.raises(NotFound, match="--ca takes the file"):
+        appliance.run("show", appliance.site.url, "--ca", "/nonexistent.pem")
+
+
+def test_the_program_fetches_what_it_writes_and_leaves_nothing(
+    made: Made, appliance: Box, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert appliance.run("check", "--json", *appliance.web()) == main.OK
+    assert len([line for line in appliance.site.asked if line.startswith("GET")]) == 3
+    planned = json.loads(capsys.readouterr().out)
+    assert [step["action"] for step in planned["steps"]] == ["write"]
+    assert appliance.written == []
+    assert appliance.run("apply", "--json", *appliance.web()) == main.OK
+    assert json.loads(capsys.readouterr().out) == planned
+    assert appliance.written == sorted(file.name for file in made.folder.iterdir())
+    assert not appliance.spool.exists()
+
+
+def test_the_program_fetches_nothing_of_what_it_does_not_want(appliance: Box) -> None:
+    appliance.running = version.parse("0.2")
+    for verb in ("check", "apply"):
+        with pytest.raises(Refused, match="is not newer"):
+            appliance.run(verb, *appliance.web())
+    appliance.running = version.parse(VERSION)
+    assert appliance.run("apply", *appliance.web()) == main.OK
+    assert not [line for line in appliance.site.asked if "hatchery_" in line]
+    assert not appliance.spool.exists()
+
+
+def test_applying_another_bundle_removes_what_broke_off(made: Made, appliance: Box) -> None:
+    appliance.spool.mkdir(parents=True)
+    (appliance.spool / f"{USR}.part").touch()
+    assert appliance.run("apply", str(made.folder)) == main.OK
+    assert appliance.written == sorted(file.name for file in made.folder.iterdir())
+    assert not appliance.spool.exists()

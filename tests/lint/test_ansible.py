@@ -48,7 +48,11 @@ def test_ansible_lint() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-PLAYBOOKS = sorted(file.stem for file in (ROOT / "ansible").glob("*.yml") if file.name != "galaxy.yml")
+PLAYBOOKS = sorted(
+    str(file.relative_to(ROOT / "ansible").with_suffix(""))
+    for file in (*(ROOT / "ansible").glob("*.yml"), *(ROOT / "ansible/examples").glob("*.yml"))
+    if file.name != "galaxy.yml"
+)
 
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)

@@ -44,6 +44,10 @@ GOOD: dict[str, Any] = {
     "nvme_cache_devices": disks(1, "nvme-"),
     "backend_raid_disks": disks(3),
     "clone_templates_items": [{"name": "t", "format": "raw", "url": "http://images.example.net/t.raw"}],
+    "hypervisor_certificate": "/nonexistent",
+    "hypervisor_appliance": "nobody@127.0.0.1",
+    "hypervisor_ssh_options": "-p 1 -o BatchMode=yes",
+    "hypervisor_client": "hv1",
 }
 
 ACCEPTED: dict[str, dict[str, Any]] = {
@@ -69,6 +73,11 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "clone_templates: a url": {},
     "clone_templates: a file": template(src="images/t.raw", sha256="0aF" * 21 + "0"),
     "clone_templates: a path": template(path="/srv/t.raw"),
+    "hypervisor: an appliance that is asked": {},
+    "hypervisor: files elsewhere": {
+        "hypervisor_directory": "/srv/certificate",
+        "hypervisor_list_file": "/srv/a/clones",
+    },
 }
 
 ONCE, TWICE = "must name one drive or two", "wiping takes both"
@@ -150,6 +159,13 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "is not below /home, /root",
     ),
     "clone_templates: no time": ({"clone_templates_deadline": 0}, "more than 0"),
+    "hypervisor: no certificate": ({"hypervisor_certificate": ""}, "must name the folder that"),
+    "hypervisor: a relative folder": ({"hypervisor_directory": "pki/libvirt-nbd"}, "paths from / on"),
+    "hypervisor: the folder of all settings": ({"hypervisor_directory": "/etc/"}, "paths from / on"),
+    "hypervisor: a list that is a folder": ({"hypervisor_list_file": "/etc/hatchery/"}, "paths from / on"),
+    "hypervisor: nobody on the appliance": ({"hypervisor_client": ""}, "must name a client of it"),
+    "hypervisor: the appliance's own client": ({"hypervisor_client": "local"}, "and not local"),
+    "hypervisor: a state in between": ({"hypervisor_state": "stopped"}, "stopped"),
 }
 
 ROLES = sorted({case.partition(":")[0] for case in (*ACCEPTED, *REFUSED)})
@@ -220,7 +236,7 @@ def test_good_variables_are_accepted(case: str, told: dict[str, tuple[str, str]]
 APPLIANCE_KNOWS = [
     case
     for case in (*ACCEPTED, *REFUSED)
-    if not case.startswith("clone_templates:")
+    if not case.startswith(("clone_templates:", "hypervisor:"))
     and not any(
         word in case for word in ("wiping", "serial", "a size", "a partition", "client", "word", "name", "port")
     )

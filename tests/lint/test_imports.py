@@ -35,7 +35,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "bootset": frozenset({"model"}),
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
-    "update": frozenset({"catalog", "client", "reconcile"}),
+    "update": frozenset({"catalog", "client", "images", "reconcile"}),
     "service": frozenset({"bootset", "catalog", "images", "pki", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),

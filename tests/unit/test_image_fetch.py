@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
+from httpx import MockTransport
 
 from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady
 from appliance.images import fetch
 from appliance.images.fetch import FetchedSource
-from appliance.images.sources import CHUNK, UrlSource
+from appliance.images.sources import CHUNK, PLAIN, Manner, UrlSource
 
 URL = "https://images.test/a.raw"
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -36,12 +37,16 @@ class Done:
         self.stopped = True
 
 
-def fetched(answer: Answer) -> tuple[FetchedSource, Done]:
+def fetched(answer: Answer, manner: Manner = PLAIN) -> tuple[FetchedSource, Done]:
     """The source, and the transfer that stands for a process which met this server."""
     output = io.BytesIO()
     why = ""
     try:
-        fetch.serve(URL, output, lambda url: UrlSource(url, transport=httpx.MockTransport(answer)))
+        fetch.serve(
+            fetch.order(URL, manner),
+            output,
+            lambda url, how=PLAIN: UrlSource(url, how, transport=MockTransport(answer)),
+        )
     except HatcheryError as error:
         why = error.why
     transfer = Done(output.getvalue(), why)
@@ -61,6 +66,32 @@ def test_a_server_that_tells_no_length_leaves_the_size_open() -> None:
     source, _ = fetched(lambda _: httpx.Response(200, content=iter([b"image"])))
     assert source.size() is None
     assert b"".join(source.chunks()) == b"image"
+
+
+def test_what_is_wanted_reaches_the_process_whole() -> None:
+    manner = Manner(begin=7, encrypted=True, authority="-----BEGIN\nä\n", look=True)
+    assert fetch.parse_order(fetch.order(URL, manner)) == (URL, manner)
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_server_that_can_goes_on_where_it_stopped(resumes: bool) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["Range"] == "bytes=2-"
+        if resumes:
+            length = {"Content-Range": "bytes 2-4/5", "Content-Length": "3"}
+            return httpx.Response(206, content=iter([b"age"]), headers=length)
+        return httpx.Response(200, content=iter([b"image"]), headers={"Content-Length": "5"})
+
+    source, _ = fetched(answer, Manner(begin=2))
+    assert (source.begins(), source.size()) == ((2, 3) if resumes else (0, 5))
+    assert b"".join(source.chunks()) == (b"age" if resumes else b"image")
+
+
+@pytest.mark.parametrize("begins", ["bytes 0-4/5", "bytes */5", ""])
+def test_other_bytes_than_those_that_were_asked_for_are_refused(begins: str) -> None:
+    source, _ = fetched(lambda _: httpx.Response(206, content=b"image", headers={"Content-Range": begins}), Manner(2))
+    with pytest.raises(NotFound, match="206"):
+        source.begins()
 
 
 def refuse(_: httpx.Request) -> httpx.Response:
@@ -117,5 +148,6 @@ def test_the_url_is_not_on_a_command_line_and_proxies_are_passed_on(monkeypatch:
     words = fetch.command("hatchery-fetch@1.service")
     assert "--property=Environment=HTTPS_PROXY=http://proxy.test:3128" in words
     assert words[-2:] == ("-m", "appliance.images.fetch")
+    assert not any("BindsTo" in word for word in fetch.command("hatchery-fetch@1.service", bound_to=None))
     for needed in ("DynamicUser=yes", "PrivateDevices=yes", "CapabilityBoundingSet=", "BindsTo=hatcheryd.service"):
         assert f"--property={needed}" in words

@@ -110,10 +110,12 @@ def test_a_url_without_a_length_has_no_size() -> None:
     source.close()
 
 
-@pytest.mark.parametrize("status", [404, 403, 500, 204])
-def test_a_url_that_answers_something_else_is_not_found(status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "error"), [(404, NotFound), (403, NotFound), (204, NotFound), (206, NotFound), (500, NotReady)]
+)
+def test_a_url_that_answers_something_else_is_not_fetched(status: int, error: type[HatcheryError]) -> None:
     source = web(httpx.Response(status))
-    with pytest.raises(NotFound, match=str(status)):
+    with pytest.raises(error, match=str(status)):
         source.size()
     source.close()
 

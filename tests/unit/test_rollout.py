@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.errors import DeadlineExceeded, InvalidInput, NotFound, NotReady, Refused, Unhealthy
-from appliance.rollout import Appliance, Outcome, Wish, check, update
+from appliance.rollout import INCOMING, Appliance, Outcome, Url, Wish, check, update
 from appliance.run import Completed, Runner
 
 OLD, NEW = "0.1.0", "0.1.1"
@@ -49,7 +49,7 @@ class Box(Appliance):
         self.number, self.looks = self.number + 1, 0
 
     def send(self, folder: Path, names: Sequence[str]) -> None:
-        assert (folder / "bundle.json").exists()
+        assert all((folder / name).exists() for name in names)
         self.said.append(f"send {' '.join(names)}")
 
     def clear(self) -> None:
@@ -57,7 +57,7 @@ class Box(Appliance):
 
     def ask(self, verb: str, *words: str) -> dict[str, Any]:
         self.said.append(" ".join([verb, *words]))
-        return self.plan()
+        return {"version": NEW} if verb == "show" else self.plan()
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_an_update_ends_when_the_new_version_was_found_good(bundle: Path) -> Non
     assert (done.changed, done.before, done.after) == (True, OLD, NEW)
     assert box.said == [
         f"send SHA256SUMS SHA256SUMS.sig bundle.json hatchery_{NEW}.efi",
-        "apply --again",
+        f"apply {INCOMING} --again",
         "clear",
         "restart",
     ]
@@ -107,7 +107,7 @@ def test_a_trial_that_runs_already_is_waited_for(bundle: Path) -> None:
 def test_check_mode_sends_the_description_alone_and_restarts_nothing(bundle: Path) -> None:
     box = Box((OLD, True))
     assert check(box, Wish(bundle)).changed
-    assert box.said == ["send bundle.json SHA256SUMS SHA256SUMS.sig", "check --no-contents", "clear"]
+    assert box.said == ["send bundle.json SHA256SUMS SHA256SUMS.sig", f"check {INCOMING} --no-contents", "clear"]
 
 
 def test_a_refusal_leaves_nothing_on_the_appliance(bundle: Path) -> None:
@@ -119,6 +119,37 @@ def test_a_refusal_leaves_nothing_on_the_appliance(bundle: Path) -> None:
         with pytest.raises(Refused):
             verb(box, Wish(bundle))
         assert box.said[-1] == "clear"
+
+
+URL = "https://updates.test/latest/"
+
+
+def test_a_bundle_at_a_url_is_fetched_by_the_appliance() -> None:
+    box = Box((OLD, True), (NEW, True))
+    assert update(box, Wish(Url(URL), ("--again",))).after == NEW
+    assert box.said == [f"show {URL}", f"apply {URL} --again", "restart"]
+    box = Box((OLD, True))
+    assert check(box, Wish(Url(URL, plain_http=True))).changed
+    assert box.said == [f"show {URL} --plain-http", f"check {URL} --plain-http"]
+    box = Box((NEW, True))
+    assert update(box, Wish(Url(URL))) == check(box, Wish(Url(URL))) == Outcome(False, NEW, NEW)
+    assert box.said == [f"show {URL}"] * 2
+
+
+def test_the_authority_of_a_server_is_sent_along_and_removed(tmp_path: Path) -> None:
+    authority = tmp_path / "ca.pem"
+    with pytest.raises(NotFound, match="is no file"):
+        update(Box((OLD, True)), Wish(Url(URL, authority)))
+    authority.touch()
+
+    def refuse() -> dict[str, Any]:
+        raise Refused("not signed")
+
+    box = Box((OLD, True), plan=refuse)
+    with pytest.raises(Refused):
+        update(box, Wish(Url(URL, authority)))
+    named = f"{URL} --ca {INCOMING}/ca.pem"
+    assert box.said == ["send ca.pem", f"show {named}", "clear", "send ca.pem", f"apply {named}", "clear"]
 
 
 def test_an_appliance_that_stays_away_is_not_waited_for_for_ever(bundle: Path) -> None:

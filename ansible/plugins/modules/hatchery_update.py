@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.hatchery_api import MISSING, explain
@@ -17,8 +18,8 @@ DOCUMENTATION = r"""
 module: hatchery_update
 short_description: Update a Hatchery appliance and wait until it was found good
 description:
-  - Copies an update bundle to the appliance, has it verified there and written to the slot that does not run, restarts
-    the appliance, and waits until the new version was found good.
+  - Copies an update bundle to the appliance, or has the appliance fetch it from a URL, has it verified there and
+    written to the slot that does not run, restarts the appliance, and waits until the new version was found good.
   - When the appliance falls back to the version that ran before, the task fails and says why. So do all refusals, and
     nothing has changed then.
   - Runs on the machine that runs Ansible, and reaches the appliance through SSH.
@@ -34,9 +35,18 @@ options:
     type: str
     default: ""
   bundle:
-    description: The folder that C(script/image bundle) made.
+    description: The folder that C(script/image bundle) made, on the machine that runs Ansible. Either this or I(url).
     type: path
-    required: true
+  url:
+    description: The https URL of such a folder, as the appliance reaches it.
+    type: str
+  ca:
+    description: With I(url), a file with the authority of the server's certificate in PEM, which is sent along.
+    type: path
+  plain_http:
+    description: With I(url), accept http. The bundle's signature is verified in any case.
+    type: bool
+    default: false
   again:
     description: Try a version again that this appliance has given up.
     type: bool
@@ -72,6 +82,12 @@ EXAMPLES = r"""
     host: root@box.example.net
     bundle: bundles/hatchery_0.2.0
   delegate_to: localhost
+
+- name: Have the appliance fetch it
+  hatchery_update:
+    host: root@box.example.net
+    url: https://updates.example.net/hatchery_0.2.0/
+  delegate_to: localhost
 """
 
 RETURN = r"""
@@ -97,19 +113,31 @@ WORDS = {"again": "--again", "older": "--older", "no_way_back": "--no-way-back",
 """Options that are words of ``hatchery-update``."""
 
 
+def wanted_bundle(params: dict[str, Any]) -> Path | rollout.Url:
+    """Where the bundle is, out of the module's parameters."""
+    if params["bundle"]:
+        return Path(params["bundle"])
+    return rollout.Url(params["url"], Path(params["ca"]) if params["ca"] else None, params["plain_http"])
+
+
 def main() -> None:
     """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "host": {"type": "str", "required": True},
             "ssh_options": {"type": "str", "default": ""},
-            "bundle": {"type": "path", "required": True},
+            "bundle": {"type": "path"},
+            "url": {"type": "str"},
+            "ca": {"type": "path"},
+            "plain_http": {"type": "bool", "default": False},
             "again": {"type": "bool", "default": False},
             "older": {"type": "bool", "default": False},
             "no_way_back": {"type": "bool", "default": False},
             "unhealthy": {"type": "bool", "default": False},
             "deadline": {"type": "int", "default": 3600},
         },
+        mutually_exclusive=[["bundle", "url"], ["bundle", "ca"]],
+        required_one_of=[["bundle", "url"]],
         supports_check_mode=True,
     )
     if MISSING is not None:
@@ -121,7 +149,7 @@ def main() -> None:
     if module.params["ssh_options"]:
         os.environ["HATCHERY_SSH_OPTIONS"] = module.params["ssh_options"]
     words = tuple(word for option, word in WORDS.items() if module.params[option])
-    wish = rollout.Wish(Path(module.params["bundle"]), words, float(module.params["deadline"]))
+    wish = rollout.Wish(wanted_bundle(module.params), words, float(module.params["deadline"]))
     appliance = rollout.Appliance(module.params["host"], Runner())
     try:
         done = rollout.check(appliance, wish) if module.check_mode else rollout.update(appliance, wish)
