@@ -64,6 +64,10 @@ class Limits:
     iops: int | None = None
     bandwidth: int | None = None
 
+    def __str__(self) -> str:
+        each = ((self.iops, "requests"), (self.bandwidth, "bytes"))
+        return " and ".join(f"{most} {what}" for most, what in each if most is not None) or "any number of requests"
+
 
 NO_LIMITS = Limits()
 """What a clone has unless something else is said."""

@@ -3,6 +3,10 @@
 One daemon serves one client. Source of the options and commands: QEMU's qemu-storage-daemon-qmp-ref and
 docs/tools/qemu-storage-daemon.rst. The disks are opened with O_DIRECT, so that a full pool is told to the guest at
 once (rule 4) and nothing acknowledged lives in a page cache only.
+
+Every export has QEMU's throttle filter (docs/throttle.txt), also one without limits: no command of QEMU 10.0 puts a
+filter under an export that is in use, while the limits of a filter that is there change at once. Each filter is alone
+in its group, because members of a group share its limits and take turns.
 """
 
 import json
@@ -13,6 +17,7 @@ from typing import Any
 
 from appliance.errors import InUse, Unhealthy
 from appliance.host.qmp import Qmp, QmpError
+from appliance.model import NO_LIMITS, Limits
 
 IOTHREAD = "io0"
 """Id of the thread that serves all exports of a daemon."""
@@ -45,22 +50,44 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A block device offered under a name. ``node`` names it inside the daemon and is never used twice."""
+    """A block device offered under a name, held to limits.
+
+    ``node`` names it inside the daemon, its filter's group as well, and is never used twice.
+    """
 
     node: str
     name: str
     device: Path
+    limits: Limits = NO_LIMITS
 
-    def blockdev(self, aio: str) -> dict[str, Any]:
-        """The node's options."""
+    def disk(self, aio: str) -> dict[str, Any]:
+        """The options of the device."""
         return {
             "driver": "host_device",
-            "node-name": self.node,
             "filename": str(self.device),
             "cache": {"direct": True, "no-flush": False},
             "aio": aio,
             "discard": "unmap",
             "detect-zeroes": "off",
+        }
+
+    def throttle(self) -> dict[str, int]:
+        """The limits as QEMU's ThrottleLimits. All that we ever set are named: what is not named stays as it was."""
+        return {"iops-total": self.limits.iops or 0, "bps-total": self.limits.bandwidth or 0}
+
+    def group(self) -> dict[str, Any]:
+        """The options of the filter's group."""
+        return {"qom-type": "throttle-group", "id": self.node, "limits": self.throttle()}
+
+    def blockdev(self, aio: str) -> dict[str, Any]:
+        """The options of the node: the filter with the device in it. Its group must be there."""
+        return {
+            "driver": "throttle",
+            "node-name": self.node,
+            "throttle-group": self.node,
+            "cache": {"direct": True, "no-flush": False},
+            "discard": "unmap",
+            "file": self.disk(aio),
         }
 
     def export(self) -> dict[str, Any]:
@@ -137,7 +164,8 @@ def command(config: ServerConfig, files: Files, aio: str, credentials: Path | No
         server |= {"tls-creds": TLS, "tls-authz": DOOR}
     words += ["--nbd-server", json.dumps(server)]
     for export in config.exports:
-        words += ["--blockdev", json.dumps(export.blockdev(aio)), "--export", json.dumps(export.export())]
+        words += ["--object", json.dumps(export.group()), "--blockdev", json.dumps(export.blockdev(aio))]
+        words += ["--export", json.dumps(export.export())]
     return tuple(words)
 
 
@@ -182,7 +210,16 @@ def render(config: ServerConfig) -> str:
                     "tls": listen.tls,
                 },
                 "allowed": list(config.allowed),
-                "exports": [{"node": e.node, "name": e.name, "device": str(e.device)} for e in config.exports],
+                "exports": [
+                    {
+                        "node": e.node,
+                        "name": e.name,
+                        "device": str(e.device),
+                        "iops": e.limits.iops,
+                        "bandwidth": e.limits.bandwidth,
+                    }
+                    for e in config.exports
+                ],
             },
             indent=1,
         )
@@ -204,7 +241,10 @@ def parse(text: str) -> ServerConfig:
                 tls=listen["tls"],
             ),
             allowed=tuple(data["allowed"]),
-            exports=tuple(Export(e["node"], e["name"], Path(e["device"])) for e in data["exports"]),
+            exports=tuple(
+                Export(e["node"], e["name"], Path(e["device"]), Limits(e["iops"], e["bandwidth"]))
+                for e in data["exports"]
+            ),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Unhealthy(
@@ -225,12 +265,17 @@ class StorageDaemon:
             return _exports(qmp)
 
     def sync(self, wanted: Iterable[Export]) -> None:
-        """Make the exports those of ``wanted``; surplus ones are cut off. Raises NotReady, Unhealthy."""
+        """Make the exports and their limits those of ``wanted``; surplus exports are cut off.
+
+        Raises NotReady, Unhealthy.
+        """
         by_node = {export.node: export for export in wanted}
         with Qmp(self._files.qmp) as qmp:
             present = _exports(qmp)
             for node in sorted(present - set(by_node)):
                 _remove(qmp, node, "hard")
+            for node in sorted(present & set(by_node)):
+                _limit(qmp, by_node[node])
             self._add(qmp, [export for node, export in by_node.items() if node not in present])
 
     def allow(self, names: Iterable[str]) -> None:
@@ -250,6 +295,15 @@ class StorageDaemon:
             present = _exports(qmp)
             self._add(qmp, [export for export in exports if export.node not in present])
 
+    def limit(self, export: Export) -> None:
+        """Hold an export to its limits from now on; who is connected stays so. Fine when it is not exported.
+
+        Raises NotReady, Unhealthy.
+        """
+        with Qmp(self._files.qmp) as qmp:
+            if export.node in _objects(qmp):
+                _limit(qmp, export)
+
     def remove(self, export: Export) -> None:
         """Stop offering a device. Raises InUse while somebody is connected to it, NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
@@ -261,12 +315,16 @@ class StorageDaemon:
             _remove(qmp, export.node, "hard")
 
     def _add(self, qmp: Qmp, exports: Sequence[Export]) -> None:
-        # Asked once: with a thousand exports the answer is long.
-        nodes = (
-            {node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True})} if exports else ()
-        )
+        if not exports:
+            return
+        # Asked once: with a thousand exports the answers are long.
+        nodes, groups = _nodes(qmp), _objects(qmp)
         for export in exports:
             try:
+                if export.node in groups:
+                    _limit(qmp, export)
+                else:
+                    qmp.execute("object-add", export.group())
                 if export.node not in nodes:
                     qmp.execute("blockdev-add", export.blockdev(self._aio))
                 qmp.execute("block-export-add", export.export())
@@ -281,15 +339,31 @@ def _exports(qmp: Qmp) -> frozenset[str]:
     return frozenset(e["id"] for e in qmp.execute("query-block-exports") if not e["shutting-down"])
 
 
+def _nodes(qmp: Qmp) -> frozenset[str]:
+    return frozenset(node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True}))
+
+
+def _objects(qmp: Qmp) -> frozenset[str]:
+    return frozenset(found["name"] for found in qmp.execute("qom-list", {"path": "/objects"}))
+
+
+def _limit(qmp: Qmp, export: Export) -> None:
+    try:
+        qmp.execute("qom-set", {"path": f"/objects/{export.node}", "property": "limits", "value": export.throttle()})
+    except QmpError as error:
+        raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text) from error
+
+
 def _remove(qmp: Qmp, node: str, mode: str) -> None:
     present = {e["id"] for e in qmp.execute("query-block-exports")}
     try:
         if node in present:
             qmp.execute("block-export-del", {"id": node, "mode": mode})
             qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
-        nodes = {found["node-name"] for found in qmp.execute("query-named-block-nodes", {"flat": True})}
-        if node in nodes:
+        if node in _nodes(qmp):
             qmp.execute("blockdev-del", {"node-name": node})
+        if node in _objects(qmp):
+            qmp.execute("object-del", {"id": node})
     except QmpError as error:
         if mode == "safe" and "in use" in error.text:
             raise InUse("the export is in use", why=error.text, hint="shut its guest down, or force it") from error

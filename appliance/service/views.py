@@ -11,6 +11,7 @@ from appliance.schema import (
     BootSetSummary,
     CertificateView,
     ClientView,
+    CloneLimits,
     CloneView,
     ConnectionView,
     GarbageReport,
@@ -145,6 +146,7 @@ class Views:
             device=str(export_of(clone).device),
             mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
             written_bytes=written,
+            limits=CloneLimits(iops=clone.limits.iops, bandwidth=clone.limits.bandwidth),
         )
 
     def client(self, client: Client) -> ClientView:
