@@ -17,7 +17,7 @@ from typing import Any
 
 from appliance.errors import InUse, Unhealthy
 from appliance.host.qmp import Qmp, QmpError
-from appliance.model import NO_LIMITS, Limits
+from appliance.model import MAX_CONNECTIONS, NO_LIMITS, Limits
 
 IOTHREAD = "io0"
 """Id of the thread that serves all exports of a daemon."""
@@ -27,6 +27,9 @@ TLS, DOOR = "tls0", "door0"
 
 PRIORITY = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
 """What GnuTLS may agree on: TLS 1.3 and nothing older."""
+
+HANDSHAKE = 10
+"""Seconds until a client that has not said which export it wants is cut off."""
 
 CREDENTIALS = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
 """The files that QEMU reads its TLS settings from, in one folder."""
@@ -106,13 +109,15 @@ class Export:
 class ServerConfig:
     """All that a client's daemon is started with; kept in ``server.json``.
 
-    ``allowed`` are the distinguished names of the certificates that are let in, where it listens with TLS.
+    ``allowed`` are the distinguished names of the certificates that are let in, where it listens with TLS. Of
+    connections beyond ``max_connections`` none is taken in until another one ends.
     """
 
     client: str
     listen: Listen
     exports: tuple[Export, ...]
     allowed: tuple[str, ...] = ()
+    max_connections: int = MAX_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +162,11 @@ def command(config: ServerConfig, files: Files, aio: str, credentials: Path | No
     words += ["--chardev", f"socket,id=qmp,path={files.qmp},server=on,wait=off", "--monitor", "chardev=qmp"]
     # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
     words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]
-    server: dict[str, Any] = {"addr": config.listen.words(), "max-connections": 0}
+    server: dict[str, Any] = {
+        "addr": config.listen.words(),
+        "max-connections": config.max_connections,
+        "handshake-max-seconds": HANDSHAKE,
+    }
     if config.listen.tls:
         for made in _tls(config.allowed, credentials):
             words += ["--object", json.dumps(made)]
@@ -210,6 +219,7 @@ def render(config: ServerConfig) -> str:
                     "tls": listen.tls,
                 },
                 "allowed": list(config.allowed),
+                "max_connections": config.max_connections,
                 "exports": [
                     {
                         "node": e.node,
@@ -241,6 +251,7 @@ def parse(text: str) -> ServerConfig:
                 tls=listen["tls"],
             ),
             allowed=tuple(data["allowed"]),
+            max_connections=data["max_connections"],
             exports=tuple(
                 Export(e["node"], e["name"], Path(e["device"]), Limits(e["iops"], e["bandwidth"]))
                 for e in data["exports"]

@@ -66,6 +66,7 @@ from appliance.schema.base import (
 from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import (
     CERTIFICATE_SECONDS,
+    MOST_CONNECTIONS,
     CertificateBundle,
     CertificateKind,
     CertificateRequest,
@@ -135,6 +136,7 @@ __all__ = [
     "LEAST_IOPS",
     "LOCAL_CLIENT",
     "MOST_BANDWIDTH",
+    "MOST_CONNECTIONS",
     "MOST_IOPS",
     "PROBLEM_TYPE",
     "ArrayView",

@@ -212,5 +212,6 @@ class Exports:
         # Its owner and its mode are its unit's to set, which may.
         files.folder.mkdir(parents=True, exist_ok=True)
         allowed = self._allowed(client) if client.tls else ()
-        config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without), allowed)
+        exports = self._wanted(client.name, without)
+        config = ServerConfig(client.name, self.listen(client), exports, allowed, client.max_connections)
         replace(files.config, storage_daemon.render(config), 0o644)

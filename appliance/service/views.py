@@ -169,6 +169,8 @@ class Views:
         connections: tuple[ConnectionView, ...] | None
         try:
             connections = tuple(ConnectionView(peer=c.peer) for c in self._exports.connections(client))
+            if len(connections) >= client.max_connections:
+                detail += f", all of its {client.max_connections} connections taken: others wait"
         except CannotTell:
             connections = None
         return ClientView(
@@ -177,6 +179,7 @@ class Views:
             address=client.address,
             port=client.port,
             plain=client.plain,
+            max_connections=client.max_connections,
             state=state,
             detail=detail,
             uri=addresses.uri(self._exports.listen(client)),

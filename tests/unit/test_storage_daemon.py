@@ -36,7 +36,7 @@ def running(files: Files) -> Iterator[ModelDaemon]:
 
 def test_the_settings_file_comes_back_as_it_was_written() -> None:
     for listen in (Listen(path=Path("/run/x.sock")), Listen(address="::1", port=10809, tls=True)):
-        config = ServerConfig("hv1", listen, (WEB, DB), ("O=hv1,CN=certificate 1",))
+        config = ServerConfig("hv1", listen, (WEB, DB), ("O=hv1,CN=certificate 1",), max_connections=7)
         assert storage_daemon.parse(storage_daemon.render(config)) == config
 
 
@@ -59,6 +59,12 @@ def test_the_command_line_serves_past_the_page_cache(files: Files) -> None:
     assert words[words.index("--object") + 1] == "iothread,id=io0,poll-max-ns=0"
     # What an option refers to comes before it.
     assert words.index("--object") < words.index("--nbd-server") < words.index("--blockdev")
+
+
+def test_connections_are_counted_and_have_to_say_what_they_want(files: Files) -> None:
+    words = storage_daemon.command(ServerConfig("hv1", Listen(path=files.socket), (), (), 7), files, "native")
+    server = json.loads(words[words.index("--nbd-server") + 1])
+    assert (server["max-connections"], server["handshake-max-seconds"]) == (7, 10)
 
 
 def test_every_export_can_be_held_to_limits(files: Files) -> None:
