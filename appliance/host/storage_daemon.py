@@ -312,7 +312,7 @@ class StorageDaemon:
         Raises NotReady, Unhealthy.
         """
         with Qmp(self._files.qmp) as qmp:
-            if export.node in _objects(qmp):
+            if _has_group(qmp, export.node):
                 _limit(qmp, export)
 
     def remove(self, export: Export) -> None:
@@ -326,17 +326,14 @@ class StorageDaemon:
             _remove(qmp, export.node, "hard")
 
     def _add(self, qmp: Qmp, exports: Sequence[Export]) -> None:
-        if not exports:
-            return
-        # Asked once: with a thousand exports the answers are long.
-        nodes, groups = _nodes(qmp), _objects(qmp)
         for export in exports:
             try:
-                if export.node in groups:
+                begun = _has_group(qmp, export.node)
+                if begun:
                     _limit(qmp, export)
                 else:
                     qmp.execute("object-add", export.group())
-                if export.node not in nodes:
+                if not begun or export.node not in _nodes(qmp):
                     qmp.execute("blockdev-add", export.blockdev(self._aio))
                 qmp.execute("block-export-add", export.export())
             except QmpError as error:
@@ -354,8 +351,15 @@ def _nodes(qmp: Qmp) -> frozenset[str]:
     return frozenset(node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True}))
 
 
-def _objects(qmp: Qmp) -> frozenset[str]:
-    return frozenset(found["name"] for found in qmp.execute("qom-list", {"path": "/objects"}))
+def _has_group(qmp: Qmp, node: str) -> bool:
+    """Whether a node's group is there. Without it there is no node, and the long list of nodes need not be read."""
+    try:
+        qmp.execute("qom-get", {"path": f"/objects/{node}", "property": "limits"})
+    except QmpError as error:
+        if error.kind == "DeviceNotFound":
+            return False
+        raise Unhealthy(f"the limits of {node} cannot be read", why=error.text) from error
+    return True
 
 
 def _limit(qmp: Qmp, export: Export) -> None:
@@ -371,9 +375,9 @@ def _remove(qmp: Qmp, node: str, mode: str) -> None:
         if node in present:
             qmp.execute("block-export-del", {"id": node, "mode": mode})
             qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
-        if node in _nodes(qmp):
-            qmp.execute("blockdev-del", {"node-name": node})
-        if node in _objects(qmp):
+        if _has_group(qmp, node):
+            if node in present or node in _nodes(qmp):
+                qmp.execute("blockdev-del", {"node-name": node})
             qmp.execute("object-del", {"id": node})
     except QmpError as error:
         if mode == "safe" and "in use" in error.text:

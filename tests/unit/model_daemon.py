@@ -69,8 +69,10 @@ class ModelDaemon:
         if command == "query-named-block-nodes":
             # Each filter's device is a node as well, with a name that QEMU made up.
             return [{"return": [{"node-name": name} for node in self.nodes for name in (node, f"#block-{node}")]}]
-        if command == "qom-list":
-            return [{"return": [{"name": name} for name in ("type", storage_daemon.IOTHREAD, *self.limits)]}]
+        if command == "qom-get":
+            found = self.limits.get(given["path"].removeprefix("/objects/"))
+            missing = _refused(f"Device '{given['path']}' not found", "DeviceNotFound")
+            return [missing if found is None else {"return": found}]
         if command == "object-add":
             if given["id"] in self.limits:
                 return [_refused(f"attempt to add duplicate property '{given['id']}' to object")]
@@ -101,8 +103,8 @@ class ModelDaemon:
         return [{"return": {}}]
 
 
-def _refused(words: str) -> Reply:
-    return {"error": {"class": "GenericError", "desc": words}}
+def _refused(words: str, kind: str = "GenericError") -> Reply:
+    return {"error": {"class": kind, "desc": words}}
 
 
 class ModelUnits:
