@@ -31,6 +31,10 @@ PRIORITY = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
 HANDSHAKE = 10
 """Seconds until a client that has not said which export it wants is cut off."""
 
+TOLD = ("nbd_negotiate_send_rep_err", "nbd_handshake_timer_cb")
+"""QEMU's trace events that a daemon writes into its log: what it tells a client that it refuses, and that it waited too
+long for one. Of both it says nothing by itself, of plain text on a TLS port for example."""
+
 CREDENTIALS = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
 """The files that QEMU reads its TLS settings from, in one folder."""
 
@@ -159,6 +163,8 @@ def command(config: ServerConfig, files: Files, aio: str, credentials: Path | No
     certificates; with TLS there must be one.
     """
     words = ["qemu-storage-daemon", "--pidfile", str(files.pid)]
+    for event in TOLD:
+        words += ["--trace", event]
     words += ["--chardev", f"socket,id=qmp,path={files.qmp},server=on,wait=off", "--monitor", "chardev=qmp"]
     # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
     words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]

@@ -65,6 +65,8 @@ def test_connections_are_counted_and_have_to_say_what_they_want(files: Files) ->
     words = storage_daemon.command(ServerConfig("hv1", Listen(path=files.socket), (), (), 7), files, "native")
     server = json.loads(words[words.index("--nbd-server") + 1])
     assert (server["max-connections"], server["handshake-max-seconds"]) == (7, 10)
+    told = [words[at + 1] for at, word in enumerate(words) if word == "--trace"]
+    assert told == ["nbd_negotiate_send_rep_err", "nbd_handshake_timer_cb"]
 
 
 def test_every_export_can_be_held_to_limits(files: Files) -> None:
