@@ -207,6 +207,10 @@ class Client:
         """Let a clone stay for so long from now on, or for ever."""
         return self._send("PUT", f"/clones/{name}/lease", schema.CloneView, schema.Lease(seconds=seconds))
 
+    def limit_clone(self, name: str, limits: schema.CloneLimits) -> schema.CloneView:
+        """Hold a clone to these limits from now on, also while somebody is connected."""
+        return self._send("PUT", f"/clones/{name}/limits", schema.CloneView, limits)
+
     def reset_clone(self, name: str, *, force: bool = False) -> schema.CloneView:
         """Give a clone its template's content again. Raises InUse while somebody is connected, unless forced."""
         return self._send("POST", f"/clones/{name}/reset", schema.CloneView, force=force)

@@ -17,6 +17,9 @@ GIB = 1024 * MIB
 MAX_THIN_ID = (1 << 24) - 1
 """Largest device id in a thin pool (Documentation/admin-guide/device-mapper/thin-provisioning.rst)."""
 
+MAX_CONNECTIONS = 1000
+"""How many NBD connections a client may have open at a time, unless something else is said."""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
@@ -52,6 +55,22 @@ class CloneKind(StrEnum):
     def pool(self) -> PoolName:
         """The pool that such a clone's volume is in."""
         return PoolName.FAST if self is CloneKind.EPHEMERAL else PoolName.DURABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a clone may do in a second, reads and writes together: requests, and bytes. None is no limit."""
+
+    iops: int | None = None
+    bandwidth: int | None = None
+
+    def __str__(self) -> str:
+        each = ((self.iops, "requests"), (self.bandwidth, "bytes"))
+        return " and ".join(f"{most} {what}" for most, what in each if most is not None) or "any number of requests"
+
+
+NO_LIMITS = Limits()
+"""What a clone has unless something else is said."""
 
 
 class ImageFormat(StrEnum):

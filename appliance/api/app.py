@@ -210,6 +210,12 @@ def _clones(service: Service) -> APIRouter:
         service.life.renew(name, request.seconds)
         return service.show_clone(name)
 
+    @router.put("/clones/{name}/limits")
+    def limit(name: str, request: schema.CloneLimits) -> schema.CloneView:
+        """Say what a clone may do in a second."""
+        service.life.limit(name, request.value())
+        return service.show_clone(name)
+
     @router.post("/clones/{name}/reset")
     def reset(name: str, force: Force = False) -> schema.CloneView:
         """Give a clone its template's content again."""

@@ -6,7 +6,7 @@ from appliance.catalog.database import Database, Row, integer, moment, text
 from appliance.catalog.rows import Certificate, Client
 from appliance.errors import InUse, NotFound
 
-_CLIENT = "SELECT name, transport, address, port, plain FROM clients"
+_CLIENT = "SELECT name, transport, address, port, plain, max_connections FROM clients"
 
 
 class ClientRows(Database):
@@ -16,15 +16,18 @@ class ClientRows(Database):
         """Add a client, or replace the one of that name."""
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO clients VALUES (:name, :transport, :address, :port, :plain)"
+                "INSERT INTO clients (name, transport, address, port, plain, max_connections)"
+                " VALUES (:name, :transport, :address, :port, :plain, :max_connections)"
                 " ON CONFLICT (name) DO UPDATE"
-                " SET transport = :transport, address = :address, port = :port, plain = :plain",
+                " SET transport = :transport, address = :address, port = :port, plain = :plain,"
+                " max_connections = :max_connections",
                 {
                     "name": client.name,
                     "transport": client.transport,
                     "address": client.address,
                     "port": client.port,
                     "plain": int(client.plain),
+                    "max_connections": client.max_connections,
                 },
             )
 
@@ -113,11 +116,12 @@ def _certificate(row: Row) -> Certificate:
 
 
 def _client(row: Row) -> Client:
-    name, transport, address, port, plain = row
+    name, transport, address, port, plain, max_connections = row
     return Client(
         name=str(name),
         transport=str(transport),
         address=text(address),
         port=None if port is None else integer(port),
         plain=bool(plain),
+        max_connections=integer(max_connections),
     )

@@ -8,11 +8,11 @@ from appliance.catalog.database import Row, integer, moment, text
 from appliance.catalog.pools import agree, condemn
 from appliance.catalog.rows import Clone, NewClone
 from appliance.errors import AlreadyExists, NotFound, NotReady
-from appliance.model import CloneKind, CloneState, PoolName, TemplateRef, TemplateState
+from appliance.model import CloneKind, CloneState, Limits, PoolName, TemplateRef, TemplateState
 
 _CLONE = (
-    "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires"
-    " FROM clones c JOIN templates t ON t.thin_id = c.template"
+    "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires,"
+    " c.iops, c.bandwidth FROM clones c JOIN templates t ON t.thin_id = c.template"
 )
 
 
@@ -42,8 +42,9 @@ class CloneRows(BootSetRows, ClientRows):
                     raise AlreadyExists(f"clone {clone.name} exists already", hint="choose another name")
             ids = self._take_ids(db, len(new))
             db.executemany(
-                "INSERT INTO clones (thin_id, name, template, kind, state, size, client, created, expires)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO clones"
+                " (thin_id, name, template, kind, state, size, client, created, expires, iops, bandwidth)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         thin_id,
@@ -55,6 +56,8 @@ class CloneRows(BootSetRows, ClientRows):
                         clone.client,
                         clone.created,
                         clone.expires,
+                        clone.limits.iops,
+                        clone.limits.bandwidth,
                     )
                     for thin_id, clone in zip(ids, new, strict=True)
                 ],
@@ -108,6 +111,13 @@ class CloneRows(BootSetRows, ClientRows):
         """Record when a clone's lease ends; None for never."""
         with self._transaction() as db:
             db.execute("UPDATE clones SET expires = ? WHERE thin_id = ?", (expires, thin_id))
+
+    def set_clone_limits(self, thin_id: int, limits: Limits) -> None:
+        """Record what a clone may do in a second."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE clones SET iops = ?, bandwidth = ? WHERE thin_id = ?", (limits.iops, limits.bandwidth, thin_id)
+            )
 
     def clones(self) -> tuple[Clone, ...]:
         """All clones by name."""
@@ -169,7 +179,7 @@ class CloneRows(BootSetRows, ClientRows):
 
 
 def _clone(row: Row) -> Clone:
-    thin_id, name, template, template_name, version, kind, state, size, client, created, expires = row
+    thin_id, name, template, template_name, version, kind, state, size, client, created, expires, iops, bandwidth = row
     return Clone(
         thin_id=integer(thin_id),
         name=str(name),
@@ -181,4 +191,5 @@ def _clone(row: Row) -> Clone:
         client=text(client),
         created=moment(created) or 0.0,
         expires=moment(expires),
+        limits=Limits(None if iops is None else integer(iops), None if bandwidth is None else integer(bandwidth)),
     )

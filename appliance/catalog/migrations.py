@@ -138,6 +138,12 @@ STEPS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX certificates_by_client ON certificates (client);
     """,
+    """
+    -- Requests and bytes in a second; NULL is no limit.
+    ALTER TABLE clones ADD COLUMN iops INTEGER CHECK (iops > 0);
+    ALTER TABLE clones ADD COLUMN bandwidth INTEGER CHECK (bandwidth > 0);
+    ALTER TABLE clients ADD COLUMN max_connections INTEGER NOT NULL DEFAULT 1000 CHECK (max_connections > 0);
+    """,
 )
 
 

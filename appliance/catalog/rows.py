@@ -2,18 +2,31 @@
 
 from dataclasses import dataclass
 
-from appliance.model import CloneKind, CloneState, ImageFormat, PoolName, TemplateState
+from appliance.model import (
+    MAX_CONNECTIONS,
+    NO_LIMITS,
+    CloneKind,
+    CloneState,
+    ImageFormat,
+    Limits,
+    PoolName,
+    TemplateState,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An identity that clones are exported to. ``address`` and ``port`` belong to TCP, which is ``plain`` or TLS."""
+    """An identity that clones are exported to. ``address`` and ``port`` belong to TCP, which is ``plain`` or TLS.
+
+    ``max_connections`` are open at a time, to all of its clones together.
+    """
 
     name: str
     transport: str
     address: str | None = None
     port: int | None = None
     plain: bool = False
+    max_connections: int = MAX_CONNECTIONS
 
     @property
     def tls(self) -> bool:
@@ -88,6 +101,7 @@ class NewClone:
     created: float
     kind: CloneKind = CloneKind.DURABLE
     expires: float | None = None
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +118,7 @@ class Clone:
     client: str | None
     created: float
     expires: float | None = None
+    limits: Limits = NO_LIMITS
 
     @property
     def pool(self) -> PoolName:

@@ -13,7 +13,7 @@ from appliance.cli import certificate_files
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import health, out, print_fields, print_json, print_removals, table, when
 from appliance.errors import InvalidInput
-from appliance.model import check_name
+from appliance.model import MAX_CONNECTIONS, check_name
 
 app = typer.Typer(no_args_is_help=True, help="Clients: hypervisor hosts, or this machine, that may attach clones.")
 
@@ -39,12 +39,18 @@ def add(
     plain: Annotated[
         bool, typer.Option("--plain", help="TCP without TLS: whoever reaches the port has the disks.")
     ] = False,
+    max_connections: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=schema.MOST_CONNECTIONS, help="Open at a time, to all its clones together."
+        ),
+    ] = MAX_CONNECTIONS,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a client, or change how it reaches its clones."""
+    """Make a client, or change how it reaches its clones: those who are connected are cut off then, and come back."""
     run = session(context, as_json)
     check_name(name, "client name")
-    spec = _spec(tcp, plain)
+    spec = _spec(tcp, plain).model_copy(update={"max_connections": max_connections})
     with run.connect() as connection:
         view = connection.put_client(name, spec)
     if run.as_json:
@@ -173,6 +179,7 @@ def _print(run: Session, view: schema.ClientView) -> None:
             "security": _security(view),
             "clones": ", ".join(view.clones) or "-",
             "connected": _peers(view),
+            "at most": f"{view.max_connections} connections",
         }
     )
     for each in view.certificates:

@@ -24,6 +24,19 @@ KINDS = {
 }
 """What an operator should know of each kind."""
 
+IopsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--iops",
+        metavar="N",
+        min=schema.LEAST_IOPS,
+        max=schema.MOST_IOPS,
+        help="At most so many reads and writes a second.",
+    ),
+]
+BandwidthOption = Annotated[
+    str | None, typer.Option("--bandwidth", metavar="SIZE", help="At most so much a second, for example 100M.")
+]
 NameArgument = Annotated[str, typer.Argument(help="Name of the clone.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Even while somebody is connected to it.")]
 
@@ -46,9 +59,11 @@ def create(
         str | None,
         typer.Option("--expires", metavar="TIME", help="Remove it after that time, for example 90m, 8h, 7d."),
     ] = None,
+    iops: IopsOption = None,
+    bandwidth: BandwidthOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make one clone, or many: all of them or none."""
+    """Make one clone, or many: all of them or none. Limits are for each of them."""
     run = session(context, as_json)
     check_name(name, "clone name")
     TemplateRef.parse(template)
@@ -59,6 +74,7 @@ def create(
         client=client or None,
         kind=CloneKind.EPHEMERAL if ephemeral else CloneKind.DURABLE,
         expires_in=None if expires is None else duration(expires),
+        limits=schema.CloneLimits(iops=iops, bandwidth=_bandwidth(bandwidth)),
     )
     with run.connect() as connection:
         views = connection.create_clones(wanted)
@@ -176,6 +192,40 @@ def renew(
     _print(run, view)
 
 
+@app.command("limit")
+def limit(
+    context: typer.Context,
+    name: NameArgument,
+    iops: IopsOption = None,
+    bandwidth: BandwidthOption = None,
+    none: Annotated[bool, typer.Option("--none", help="Lift the limits that are not named.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a clone may do in a second. It holds at once, also for a guest that runs."""
+    run = session(context, as_json)
+    check_name(name, "clone name")
+    if iops is None and bandwidth is None and not none:
+        raise InvalidInput("no limit is said", hint="give --iops N, --bandwidth SIZE or --none")
+    most = _bandwidth(bandwidth)
+    with run.connect() as connection:
+        now = schema.CloneLimits() if none else connection.clone(name).limits
+        wanted = schema.CloneLimits(iops=iops or now.iops, bandwidth=most or now.bandwidth)
+        view = connection.limit_clone(name, wanted)
+    _print(run, view)
+
+
+def _bandwidth(text: str | None) -> int | None:
+    """Bytes in a second. Raises InvalidInput."""
+    value = None if text is None else parse_size(text)
+    if value is not None and not schema.LEAST_BANDWIDTH <= value <= schema.MOST_BANDWIDTH:
+        raise InvalidInput(
+            f"{text!r} a second cannot be a clone's limit",
+            why=f"it is from {size(schema.LEAST_BANDWIDTH)} to {size(schema.MOST_BANDWIDTH)}",
+            hint="for example 100M",
+        )
+    return value
+
+
 @app.command("promote")
 def promote(
     context: typer.Context,
@@ -240,12 +290,21 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "device": view.device,
             "created": when(view.created),
             "expires": "never" if view.expires is None else when(view.expires),
+            "limits": _limits(view.limits),
         }
     )
     if view.qemu:
         out().print(f"\nBoot it with QEMU:\n{command_line(view.qemu)}", soft_wrap=True)
     if view.libvirt:
         out().print(f"\nIn a libvirt domain:\n{view.libvirt}", soft_wrap=True)
+
+
+def _limits(view: schema.CloneLimits) -> str:
+    each = (
+        None if view.iops is None else f"{view.iops} requests/s",
+        None if view.bandwidth is None else f"{size(view.bandwidth)}/s",
+    )
+    return ", ".join(filter(None, each)) or "none"
 
 
 def command_line(disk: Sequence[str]) -> str:

@@ -3,6 +3,10 @@
 One daemon serves one client. Source of the options and commands: QEMU's qemu-storage-daemon-qmp-ref and
 docs/tools/qemu-storage-daemon.rst. The disks are opened with O_DIRECT, so that a full pool is told to the guest at
 once (rule 4) and nothing acknowledged lives in a page cache only.
+
+Every export has QEMU's throttle filter (docs/throttle.txt), also one without limits: no command of QEMU 10.0 puts a
+filter under an export that is in use, while the limits of a filter that is there change at once. Each filter is alone
+in its group, because members of a group share its limits and take turns.
 """
 
 import json
@@ -13,6 +17,7 @@ from typing import Any
 
 from appliance.errors import InUse, Unhealthy
 from appliance.host.qmp import Qmp, QmpError
+from appliance.model import MAX_CONNECTIONS, NO_LIMITS, Limits
 
 IOTHREAD = "io0"
 """Id of the thread that serves all exports of a daemon."""
@@ -22,6 +27,13 @@ TLS, DOOR = "tls0", "door0"
 
 PRIORITY = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
 """What GnuTLS may agree on: TLS 1.3 and nothing older."""
+
+HANDSHAKE = 10
+"""Seconds until a client that has not said which export it wants is cut off."""
+
+TOLD = ("nbd_negotiate_send_rep_err", "nbd_handshake_timer_cb")
+"""QEMU's trace events that a daemon writes into its log: what it tells a client that it refuses, and that it waited too
+long for one. Of both it says nothing by itself, of plain text on a TLS port for example."""
 
 CREDENTIALS = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
 """The files that QEMU reads its TLS settings from, in one folder."""
@@ -45,22 +57,44 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A block device offered under a name. ``node`` names it inside the daemon and is never used twice."""
+    """A block device offered under a name, held to limits.
+
+    ``node`` names it inside the daemon, its filter's group as well, and is never used twice.
+    """
 
     node: str
     name: str
     device: Path
+    limits: Limits = NO_LIMITS
 
-    def blockdev(self, aio: str) -> dict[str, Any]:
-        """The node's options."""
+    def disk(self, aio: str) -> dict[str, Any]:
+        """The options of the device."""
         return {
             "driver": "host_device",
-            "node-name": self.node,
             "filename": str(self.device),
             "cache": {"direct": True, "no-flush": False},
             "aio": aio,
             "discard": "unmap",
             "detect-zeroes": "off",
+        }
+
+    def throttle(self) -> dict[str, int]:
+        """The limits as QEMU's ThrottleLimits. All that we ever set are named: what is not named stays as it was."""
+        return {"iops-total": self.limits.iops or 0, "bps-total": self.limits.bandwidth or 0}
+
+    def group(self) -> dict[str, Any]:
+        """The options of the filter's group."""
+        return {"qom-type": "throttle-group", "id": self.node, "limits": self.throttle()}
+
+    def blockdev(self, aio: str) -> dict[str, Any]:
+        """The options of the node: the filter with the device in it. Its group must be there."""
+        return {
+            "driver": "throttle",
+            "node-name": self.node,
+            "throttle-group": self.node,
+            "cache": {"direct": True, "no-flush": False},
+            "discard": "unmap",
+            "file": self.disk(aio),
         }
 
     def export(self) -> dict[str, Any]:
@@ -79,13 +113,15 @@ class Export:
 class ServerConfig:
     """All that a client's daemon is started with; kept in ``server.json``.
 
-    ``allowed`` are the distinguished names of the certificates that are let in, where it listens with TLS.
+    ``allowed`` are the distinguished names of the certificates that are let in, where it listens with TLS. Of
+    connections beyond ``max_connections`` none is taken in until another one ends.
     """
 
     client: str
     listen: Listen
     exports: tuple[Export, ...]
     allowed: tuple[str, ...] = ()
+    max_connections: int = MAX_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +163,24 @@ def command(config: ServerConfig, files: Files, aio: str, credentials: Path | No
     certificates; with TLS there must be one.
     """
     words = ["qemu-storage-daemon", "--pidfile", str(files.pid)]
+    for event in TOLD:
+        words += ["--trace", event]
     words += ["--chardev", f"socket,id=qmp,path={files.qmp},server=on,wait=off", "--monitor", "chardev=qmp"]
     # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
     words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]
-    server: dict[str, Any] = {"addr": config.listen.words(), "max-connections": 0}
+    server: dict[str, Any] = {
+        "addr": config.listen.words(),
+        "max-connections": config.max_connections,
+        "handshake-max-seconds": HANDSHAKE,
+    }
     if config.listen.tls:
         for made in _tls(config.allowed, credentials):
             words += ["--object", json.dumps(made)]
         server |= {"tls-creds": TLS, "tls-authz": DOOR}
     words += ["--nbd-server", json.dumps(server)]
     for export in config.exports:
-        words += ["--blockdev", json.dumps(export.blockdev(aio)), "--export", json.dumps(export.export())]
+        words += ["--object", json.dumps(export.group()), "--blockdev", json.dumps(export.blockdev(aio))]
+        words += ["--export", json.dumps(export.export())]
     return tuple(words)
 
 
@@ -182,7 +225,17 @@ def render(config: ServerConfig) -> str:
                     "tls": listen.tls,
                 },
                 "allowed": list(config.allowed),
-                "exports": [{"node": e.node, "name": e.name, "device": str(e.device)} for e in config.exports],
+                "max_connections": config.max_connections,
+                "exports": [
+                    {
+                        "node": e.node,
+                        "name": e.name,
+                        "device": str(e.device),
+                        "iops": e.limits.iops,
+                        "bandwidth": e.limits.bandwidth,
+                    }
+                    for e in config.exports
+                ],
             },
             indent=1,
         )
@@ -204,7 +257,11 @@ def parse(text: str) -> ServerConfig:
                 tls=listen["tls"],
             ),
             allowed=tuple(data["allowed"]),
-            exports=tuple(Export(e["node"], e["name"], Path(e["device"])) for e in data["exports"]),
+            max_connections=data["max_connections"],
+            exports=tuple(
+                Export(e["node"], e["name"], Path(e["device"]), Limits(e["iops"], e["bandwidth"]))
+                for e in data["exports"]
+            ),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise Unhealthy(
@@ -225,12 +282,17 @@ class StorageDaemon:
             return _exports(qmp)
 
     def sync(self, wanted: Iterable[Export]) -> None:
-        """Make the exports those of ``wanted``; surplus ones are cut off. Raises NotReady, Unhealthy."""
+        """Make the exports and their limits those of ``wanted``; surplus exports are cut off.
+
+        Raises NotReady, Unhealthy.
+        """
         by_node = {export.node: export for export in wanted}
         with Qmp(self._files.qmp) as qmp:
             present = _exports(qmp)
             for node in sorted(present - set(by_node)):
                 _remove(qmp, node, "hard")
+            for node in sorted(present & set(by_node)):
+                _limit(qmp, by_node[node])
             self._add(qmp, [export for node, export in by_node.items() if node not in present])
 
     def allow(self, names: Iterable[str]) -> None:
@@ -250,6 +312,15 @@ class StorageDaemon:
             present = _exports(qmp)
             self._add(qmp, [export for export in exports if export.node not in present])
 
+    def limit(self, export: Export) -> None:
+        """Hold an export to its limits from now on; who is connected stays so. Fine when it is not exported.
+
+        Raises NotReady, Unhealthy.
+        """
+        with Qmp(self._files.qmp) as qmp:
+            if _has_group(qmp, export.node):
+                _limit(qmp, export)
+
     def remove(self, export: Export) -> None:
         """Stop offering a device. Raises InUse while somebody is connected to it, NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
@@ -261,13 +332,14 @@ class StorageDaemon:
             _remove(qmp, export.node, "hard")
 
     def _add(self, qmp: Qmp, exports: Sequence[Export]) -> None:
-        # Asked once: with a thousand exports the answer is long.
-        nodes = (
-            {node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True})} if exports else ()
-        )
         for export in exports:
             try:
-                if export.node not in nodes:
+                begun = _has_group(qmp, export.node)
+                if begun:
+                    _limit(qmp, export)
+                else:
+                    qmp.execute("object-add", export.group())
+                if not begun or export.node not in _nodes(qmp):
                     qmp.execute("blockdev-add", export.blockdev(self._aio))
                 qmp.execute("block-export-add", export.export())
             except QmpError as error:
@@ -281,15 +353,38 @@ def _exports(qmp: Qmp) -> frozenset[str]:
     return frozenset(e["id"] for e in qmp.execute("query-block-exports") if not e["shutting-down"])
 
 
+def _nodes(qmp: Qmp) -> frozenset[str]:
+    return frozenset(node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True}))
+
+
+def _has_group(qmp: Qmp, node: str) -> bool:
+    """Whether a node's group is there. Without it there is no node, and the long list of nodes need not be read."""
+    try:
+        qmp.execute("qom-get", {"path": f"/objects/{node}", "property": "limits"})
+    except QmpError as error:
+        if error.kind == "DeviceNotFound":
+            return False
+        raise Unhealthy(f"the limits of {node} cannot be read", why=error.text) from error
+    return True
+
+
+def _limit(qmp: Qmp, export: Export) -> None:
+    try:
+        qmp.execute("qom-set", {"path": f"/objects/{export.node}", "property": "limits", "value": export.throttle()})
+    except QmpError as error:
+        raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text) from error
+
+
 def _remove(qmp: Qmp, node: str, mode: str) -> None:
     present = {e["id"] for e in qmp.execute("query-block-exports")}
     try:
         if node in present:
             qmp.execute("block-export-del", {"id": node, "mode": mode})
             qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
-        nodes = {found["node-name"] for found in qmp.execute("query-named-block-nodes", {"flat": True})}
-        if node in nodes:
-            qmp.execute("blockdev-del", {"node-name": node})
+        if _has_group(qmp, node):
+            if node in present or node in _nodes(qmp):
+                qmp.execute("blockdev-del", {"node-name": node})
+            qmp.execute("object-del", {"id": node})
     except QmpError as error:
         if mode == "safe" and "in use" in error.text:
             raise InUse("the export is in use", why=error.text, hint="shut its guest down, or force it") from error

@@ -35,6 +35,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
     PUT    /clones/{name}/size  Resize      -> CloneView; only larger; in-use while somebody is connected
     PUT    /clones/{name}/lease  Lease      -> CloneView
+    PUT    /clones/{name}/limits  CloneLimits -> CloneView; at once, also while somebody is connected
     POST   /clones/{name}/reset?force=BOOL  -> CloneView; in-use while somebody is connected, unless forced
     POST   /clones/{name}/promotion  Promotion -> Operation (202); in-use while somebody is connected
     GET    /clients                         -> ClientList
@@ -65,6 +66,7 @@ from appliance.schema.base import (
 from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import (
     CERTIFICATE_SECONDS,
+    MOST_CONNECTIONS,
     CertificateBundle,
     CertificateKind,
     CertificateRequest,
@@ -77,7 +79,20 @@ from appliance.schema.clients import (
     RevocationKind,
     Transport,
 )
-from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
+from appliance.schema.clones import (
+    LEAST_BANDWIDTH,
+    LEAST_IOPS,
+    MOST_BANDWIDTH,
+    MOST_IOPS,
+    Attachment,
+    CloneCreate,
+    CloneLimits,
+    CloneList,
+    CloneView,
+    Lease,
+    Promotion,
+    Resize,
+)
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
 from appliance.schema.learning import LearningView, LearnRequest
@@ -117,7 +132,12 @@ from appliance.schema.templates import (
 __all__ = [
     "API_PREFIX",
     "CERTIFICATE_SECONDS",
+    "LEAST_BANDWIDTH",
+    "LEAST_IOPS",
     "LOCAL_CLIENT",
+    "MOST_BANDWIDTH",
+    "MOST_CONNECTIONS",
+    "MOST_IOPS",
     "PROBLEM_TYPE",
     "ArrayView",
     "Attachment",
@@ -136,6 +156,7 @@ __all__ = [
     "ClientView",
     "CloneCreate",
     "CloneHistogram",
+    "CloneLimits",
     "CloneList",
     "CloneView",
     "ConnectionView",

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_serializer
 
-from appliance.model import Health
+from appliance.model import MAX_CONNECTIONS, Health
 from appliance.schema.base import Model
 
 Transport = Literal["unix", "tcp"]
@@ -19,6 +19,10 @@ CERTIFICATE_SECONDS = 365 * 86400.0
 """How long a client's certificate is good for unless something else is said."""
 
 
+MOST_CONNECTIONS = 10_000
+"""How many connections a client may be given: each takes one of the files that its daemon may open."""
+
+
 class ClientSpec(Model):
     """A client to make or change. TCP takes TLS and a certificate, unless ``plain``: then it is plain NBD."""
 
@@ -26,6 +30,13 @@ class ClientSpec(Model):
     address: str | None = Field(default=None, description="An address of this machine to listen on (tcp)")
     port: int | None = Field(default=None, ge=1, le=65535, description="(tcp)")
     plain: bool = False
+    max_connections: int = Field(
+        default=MAX_CONNECTIONS,
+        ge=1,
+        le=MOST_CONNECTIONS,
+        description="Open at a time, to all of its clones together; others wait. Whoever is connected is cut off when"
+        " it is changed, and connects anew",
+    )
 
 
 class ConnectionView(Model):
@@ -51,6 +62,7 @@ class ClientView(Model):
     address: str | None
     port: int | None
     plain: bool
+    max_connections: int = MAX_CONNECTIONS
     state: Health = Field(description="Of its storage daemon")
     detail: str = Field(description="The storage daemon's state in words")
     uri: str = Field(description="Where its clones are, without a clone's name")

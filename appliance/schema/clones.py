@@ -2,8 +2,25 @@
 
 from pydantic import Field
 
-from appliance.model import CloneKind, CloneState
+from appliance.model import KIB, MIB, CloneKind, CloneState, Limits
 from appliance.schema.base import LOCAL_CLIENT, Model
+
+LEAST_IOPS, MOST_IOPS = 10, 10_000_000
+LEAST_BANDWIDTH, MOST_BANDWIDTH = MIB, KIB * KIB * MIB
+"""What a limit may be. With less, a request may take so long that a guest takes its disk for dead."""
+
+
+class CloneLimits(Model):
+    """What a clone may do in a second, reads and writes together. None: no limit."""
+
+    iops: int | None = Field(default=None, ge=LEAST_IOPS, le=MOST_IOPS, description="Requests")
+    bandwidth: int | None = Field(
+        default=None, ge=LEAST_BANDWIDTH, le=MOST_BANDWIDTH, description="Bytes; of a TRIM, those that it is about"
+    )
+
+    def value(self) -> Limits:
+        """As the other parts know it."""
+        return Limits(self.iops, self.bandwidth)
 
 
 class CloneCreate(Model):
@@ -17,6 +34,7 @@ class CloneCreate(Model):
         default=CloneKind.DURABLE, description="ephemeral: fast, and gone with the NVMe drive that it is on"
     )
     expires_in: float | None = Field(default=None, gt=0, description="Seconds until it is removed; None: never")
+    limits: CloneLimits = Field(default=CloneLimits(), description="Of each of them")
 
 
 class CloneView(Model):
@@ -38,6 +56,7 @@ class CloneView(Model):
     device: str = Field(description="Its block device on the appliance; exists while it is attached")
     mapped_bytes: int | None = Field(description="Blocks mapped, those shared with the template included")
     written_bytes: int | None = Field(description="Written by its guest since the clone was activated")
+    limits: CloneLimits = CloneLimits()
 
 
 class CloneList(Model):

@@ -24,7 +24,7 @@ def check(name: str, spec: ClientSpec) -> Client:
                 why="it is reached by a socket on this machine",
                 hint="leave them out, or use the transport tcp",
             )
-        return Client(name, "unix")
+        return Client(name, "unix", max_connections=spec.max_connections)
     if name == LOCAL_CLIENT:
         raise Refused(f"client {LOCAL_CLIENT} is this machine", why="it is always reached by its unix socket")
     if spec.address is None or spec.port is None:
@@ -37,7 +37,7 @@ def check(name: str, spec: ClientSpec) -> Client:
         address = ipaddress.ip_address(spec.address)
     except ValueError as error:
         raise InvalidInput(f"{spec.address!r} is not an IP address", why=str(error)) from error
-    return Client(name, "tcp", str(address), spec.port, plain=spec.plain)
+    return Client(name, "tcp", str(address), spec.port, plain=spec.plain, max_connections=spec.max_connections)
 
 
 def check_address(client: Client) -> None:

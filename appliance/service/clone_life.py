@@ -6,11 +6,22 @@ from dataclasses import replace
 from appliance.catalog import Clone, NewTemplate
 from appliance.errors import HatcheryError, InvalidInput
 from appliance.images.sources import DeviceSource
-from appliance.model import SECTOR, Access, CloneKind, CloneState, ImageFormat, PoolName, TemplateRef, check_name
+from appliance.model import (
+    SECTOR,
+    Access,
+    CloneKind,
+    CloneState,
+    ImageFormat,
+    Limits,
+    PoolName,
+    TemplateRef,
+    check_name,
+)
 from appliance.reconcile.volumes import Birth, Origin
 from appliance.service import admission, bootsets
 from appliance.service.clones import Clones
 from appliance.service.core import Core
+from appliance.service.exports import Exports
 from appliance.service.imports import Imports
 from appliance.service.operations import Job, Operations
 from appliance.service.wanted import of_clone, of_template
@@ -21,9 +32,10 @@ log = logging.getLogger(__name__)
 class CloneLife:
     """The verbs on clones that exist."""
 
-    def __init__(self, core: Core, clones: Clones, imports: Imports, operations: Operations) -> None:
+    def __init__(self, core: Core, clones: Clones, exports: Exports, imports: Imports, operations: Operations) -> None:
         self._core = core
         self._clones = clones
+        self._exports = exports
         self._imports = imports
         self._operations = operations
 
@@ -34,6 +46,25 @@ class CloneLife:
             expires = None if lease is None else self._core.now() + lease
             self._core.catalog.set_clone_expiry(clone.thin_id, expires)
             return self._core.catalog.clone(name)
+
+    def limit(self, name: str, limits: Limits) -> Clone:
+        """Hold a clone to ``limits`` from now on, whoever uses it. Raises NotFound, NotReady, InUse, Unhealthy."""
+        with self._core.lock:
+            old = self._clones.ready(name)
+            if limits == old.limits:
+                return old
+            catalog = self._core.catalog
+            catalog.set_clone_limits(old.thin_id, limits)
+            new = catalog.clone(name)
+            if new.client is not None:
+                try:
+                    self._exports.limit(new.client, new)
+                except BaseException:
+                    catalog.set_clone_limits(old.thin_id, old.limits)
+                    self._limit_quietly(new.client, old)
+                    raise
+        log.info("clone %s may do %s in a second", name, limits)
+        return new
 
     def end_leases(self) -> tuple[str, ...]:
         """Remove the clones whose lease has ended, connected or not; the names of those that are gone."""
@@ -182,6 +213,12 @@ class CloneLife:
             self._clones.bring_up(clone)
         except HatcheryError:
             log.exception("clone %s is not exported until the next start", clone.name)
+
+    def _limit_quietly(self, client: str, clone: Clone) -> None:
+        try:
+            self._exports.limit(client, clone)
+        except HatcheryError:
+            log.exception("clone %s may have other limits until the next start", clone.name)
 
     def _bring_up_quietly(self, clone: Clone) -> None:
         try:

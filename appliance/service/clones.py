@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from appliance.catalog import Clone, NewClone
 from appliance.errors import HatcheryError, InUse, NotReady
-from appliance.model import CloneKind, CloneState, TemplateRef, check_name
+from appliance.model import NO_LIMITS, CloneKind, CloneState, Limits, TemplateRef, check_name
 from appliance.reconcile.volumes import Devices, FoundDevice, Volume
 from appliance.service.core import Core
 from appliance.service.exports import Exports
@@ -39,8 +39,11 @@ class Clones:
         *,
         kind: CloneKind = CloneKind.DURABLE,
         lease: float | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> tuple[Clone, ...]:
         """Make a clone, or ``count`` of them, exported to ``client``: all or none; for ``lease`` seconds.
+
+        Each is held to ``limits``, for itself.
 
         Raises InvalidInput, NotFound, NotReady, AlreadyExists, NoSpace.
         """
@@ -51,7 +54,7 @@ class Clones:
             self._core.admit_clones(kind.pool, len(wanted), len(wanted) * catalog.template(ref).size)
             now = self._core.now()
             expires = None if lease is None else now + lease
-            clones = catalog.add_clones(ref, [NewClone(each, client, now, kind, expires) for each in wanted])
+            clones = catalog.add_clones(ref, [NewClone(each, client, now, kind, expires, limits) for each in wanted])
             try:
                 origin = catalog.template_of_id(clones[0].template)
                 advanced = self._core.carry_out([of_clone(clone, origin) for clone in clones])

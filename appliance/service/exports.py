@@ -35,7 +35,7 @@ def export_of(clone: Clone) -> Export:
     # An ephemeral clone's drive is its only copy, so it has no retry layer.
     layer = names.Layer.CLONE if clone.kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
     device = Path("/dev/mapper") / names.layer(layer, clone.thin_id)
-    return Export(node=f"clone-{clone.thin_id}", name=clone.name, device=device)
+    return Export(node=f"clone-{clone.thin_id}", name=clone.name, device=device, limits=clone.limits)
 
 
 class Exports:
@@ -148,6 +148,12 @@ class Exports:
             raise
         self.after_withdrawal(clone)
 
+    def limit(self, client: str, clone: Clone) -> None:
+        """Hold a clone to the limits that the catalog says, from now on. Raises Unhealthy, DeadlineExceeded."""
+        self._write(self._catalog.client(client))
+        with contextlib.suppress(NotReady, CannotTell):  # a daemon that is down or just ended reads the file
+            self._daemon(client).limit(export_of(clone))
+
     def serving(self, client: str) -> int:
         """How many exports the client's daemon has now. Raises NotReady when it does not run."""
         return len(self._daemon(client).exports())
@@ -206,5 +212,6 @@ class Exports:
         # Its owner and its mode are its unit's to set, which may.
         files.folder.mkdir(parents=True, exist_ok=True)
         allowed = self._allowed(client) if client.tls else ()
-        config = ServerConfig(client.name, self.listen(client), self._wanted(client.name, without), allowed)
+        exports = self._wanted(client.name, without)
+        config = ServerConfig(client.name, self.listen(client), exports, allowed, client.max_connections)
         replace(files.config, storage_daemon.render(config), 0o644)

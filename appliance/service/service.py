@@ -110,7 +110,7 @@ class Service:
         self._exports.after_withdrawal = self.learning.withdrawn
         self.templates = Templates(self.core, self.prefetching.is_busy_with)
         self.clones = Clones(self.core, self._exports)
-        self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
+        self.life = CloneLife(self.core, self.clones, self._exports, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
@@ -278,6 +278,7 @@ class Service:
             request.client,
             kind=request.kind,
             lease=request.expires_in,
+            limits=request.limits.value(),
         )
         return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
 

@@ -11,6 +11,7 @@ from appliance.schema import (
     BootSetSummary,
     CertificateView,
     ClientView,
+    CloneLimits,
     CloneView,
     ConnectionView,
     GarbageReport,
@@ -145,6 +146,7 @@ class Views:
             device=str(export_of(clone).device),
             mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
             written_bytes=written,
+            limits=CloneLimits(iops=clone.limits.iops, bandwidth=clone.limits.bandwidth),
         )
 
     def client(self, client: Client) -> ClientView:
@@ -167,6 +169,8 @@ class Views:
         connections: tuple[ConnectionView, ...] | None
         try:
             connections = tuple(ConnectionView(peer=c.peer) for c in self._exports.connections(client))
+            if len(connections) >= client.max_connections:
+                detail += f", all of its {client.max_connections} connections taken: others wait"
         except CannotTell:
             connections = None
         return ClientView(
@@ -175,6 +179,7 @@ class Views:
             address=client.address,
             port=client.port,
             plain=client.plain,
+            max_connections=client.max_connections,
             state=state,
             detail=detail,
             uri=addresses.uri(self._exports.listen(client)),

@@ -63,8 +63,10 @@ def test_only_a_clients_own_certificate_lets_in(daemon: Daemon) -> None:
     refused(lab, "/run/unlisted", "TLS x509 authz check for O=hv1,CN=certificate ")
     refused(lab, OWN, "No supported cipher suites have been found", newest="TLSv1_2")
     assert "TLS negotiation required" in lab.call(tls.qemu_says, HV1, None, "web")
+    lab.call(tls.said, "hv1", "not permitted before TLS")
     assert "virtual size" not in lab.call(tls.qemu_says, HV1, "/run/hv2", "web")
     assert "not present" in lab.call(tls.qemu_says, HV1, OWN, "db")
+    lab.call(tls.said, "hv1", "export 'db' not present")
     assert "virtual size: 24 MiB" in lab.call(tls.qemu_says, HV1, OWN, "web")
 
     # A daemon that cannot listen says why, and its client is not there.

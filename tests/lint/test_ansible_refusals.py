@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nbd_access: a host's name": (client(address="box"), "an IP address"),
     "nbd_access: no port": (client(port=0), "a port from 1 to 65535"),
     "nbd_access: past the last port": (client(port=65536), "a port from 1 to 65535"),
+    "nbd_access: a client without connections": (client(max_connections=0), "from 1 to 10000 connections"),
     "clone_templates: two sources": (template(src="a", url="http://b/c"), "exactly one of src, url and path"),
     "clone_templates: no source": (template(), "exactly one of src, url and path"),
     "clone_templates: two sources here and none there": (

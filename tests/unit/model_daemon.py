@@ -19,6 +19,8 @@ class ModelDaemon:
         self.config = storage_daemon.parse(files.config.read_text(encoding="utf-8"))
         self.exports = {export.node: export.name for export in self.config.exports}
         self.nodes = set(self.exports)
+        self.limits = {export.node: export.throttle() for export in self.config.exports}
+        """Those of each throttle group."""
         self.connected: set[str] = set()
         self.allowed = self.config.allowed
         self.commands: list[str] = []
@@ -61,27 +63,48 @@ class ModelDaemon:
     def _answer(self, command: str, given: Reply) -> list[Reply]:
         self.commands.append(command)
         if command in self.refuse:
-            return [{"error": {"class": "GenericError", "desc": self.refuse[command]}}]
+            return [_refused(self.refuse[command])]
         if command == "query-block-exports":
             return [{"return": [{"id": node, "shutting-down": False} for node in self.exports]}]
         if command == "query-named-block-nodes":
-            return [{"return": [{"node-name": node} for node in self.nodes]}]
+            # Each filter's device is a node as well, with a name that QEMU made up.
+            return [{"return": [{"node-name": name} for node in self.nodes for name in (node, f"#block-{node}")]}]
+        if command == "qom-get":
+            found = self.limits.get(given["path"].removeprefix("/objects/"))
+            missing = _refused(f"Device '{given['path']}' not found", "DeviceNotFound")
+            return [missing if found is None else {"return": found}]
+        if command == "object-add":
+            if given["id"] in self.limits:
+                return [_refused(f"attempt to add duplicate property '{given['id']}' to object")]
+            self.limits[given["id"]] = given["limits"]
+        if command == "object-del":
+            if given["id"] in self.nodes:
+                return [_refused(f"object '{given['id']}' is in use, can not be deleted")]
+            del self.limits[given["id"]]
         if command == "blockdev-add":
+            if given["throttle-group"] not in self.limits:
+                return [_refused(f"Throttle group '{given['throttle-group']}' does not exist")]
             self.nodes.add(given["node-name"])
         if command == "block-export-add":
             self.exports[given["id"]] = given["name"]
         if command == "qom-set" and given["path"] == f"/objects/{storage_daemon.DOOR}":
             self.allowed = tuple(rule["match"] for rule in given["value"])
+        if command == "qom-set" and given["property"] == "limits":
+            self.limits[given["path"].removeprefix("/objects/")].update(given["value"])
         if command == "blockdev-del":
             self.nodes.remove(given["node-name"])
         if command == "block-export-del":
             if given["mode"] == "safe" and given["id"] in self.connected:
-                return [{"error": {"class": "GenericError", "desc": f"export '{given['id']}' still in use"}}]
+                return [_refused(f"export '{given['id']}' still in use")]
             del self.exports[given["id"]]
             self.connected.discard(given["id"])
             event = {"event": "BLOCK_EXPORT_DELETED", "data": {"id": given["id"]}, "timestamp": {}}
             return [{"return": {}}, event]
         return [{"return": {}}]
+
+
+def _refused(words: str, kind: str = "GenericError") -> Reply:
+    return {"error": {"class": kind, "desc": words}}
 
 
 class ModelUnits:

@@ -9,7 +9,17 @@ from appliance.catalog.boot_sets import RUNS_KEPT
 from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
 from appliance.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, Unhealthy
-from appliance.model import MAX_THIN_ID, CloneKind, CloneState, ImageFormat, PoolName, TemplateRef, TemplateState
+from appliance.model import (
+    MAX_THIN_ID,
+    MIB,
+    CloneKind,
+    CloneState,
+    ImageFormat,
+    Limits,
+    PoolName,
+    TemplateRef,
+    TemplateState,
+)
 from tests.lint.files import ROOT
 
 
@@ -69,7 +79,7 @@ def test_a_catalog_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
     catalog = Catalog(path)
     assert catalog.pool() == PoolRow(PoolName.DURABLE, 4, None)
     assert catalog.pool(PoolName.FAST) == PoolRow(PoolName.FAST, None, None)
-    assert [client.name for client in catalog.clients()] == ["hv1", "local"]
+    assert [(client.name, client.max_connections) for client in catalog.clients()] == [("hv1", 1000), ("local", 1000)]
     assert [(t.ref, t.state, t.retired) for t in catalog.templates()] == [
         ("debian@1", TemplateState.READY, False),
         ("fedora@1", TemplateState.IMPORTING, False),
@@ -79,6 +89,7 @@ def test_a_catalog_of_the_first_schema_is_taken_over(tmp_path: Path) -> None:
         (6, "half", None, CloneKind.DURABLE, None, CloneState.CREATING),
         (3, "web", "local", CloneKind.DURABLE, None, CloneState.READY),
     ]
+    assert {clone.limits for clone in catalog.clones()} == {Limits()}
     assert [(g.thin_id, g.why) for g in catalog.garbage()] == [
         (2, "template old@1 was removed"),
         (5, "clone gone was removed"),
@@ -276,6 +287,20 @@ def test_a_clone_s_volume_is_replaced_in_one_step(catalog: Catalog) -> None:
     assert catalog.transaction_id() == 2
 
 
+def test_limits_stay_with_a_clone_and_not_with_its_volume(catalog: Catalog) -> None:
+    ready(catalog)
+    both = Limits(iops=500, bandwidth=100 * MIB)
+    wanted = [NewClone("a", None, 1.0, limits=both), NewClone("b", None, 1.0)]
+    limited, free = catalog.add_clones(TemplateRef("debian"), wanted)
+    assert (limited.limits, free.limits) == (both, Limits())
+    catalog.finish_clones([limited.thin_id, free.thin_id], 1)
+    fresh = catalog.add_garbage(PoolName.DURABLE, "the reset of clone a was not finished", 2.0)
+    assert catalog.replace_volume(limited, fresh, 4096, "was reset", 3.0, 2).limits == both
+    catalog.set_clone_limits(free.thin_id, Limits(iops=10))
+    catalog.set_clone_limits(fresh, Limits())
+    assert [clone.limits for clone in catalog.clones()] == [Limits(), Limits(iops=10)]
+
+
 def test_leases_end(catalog: Catalog) -> None:
     ready(catalog)
     wanted = [NewClone(name, None, 1.0, expires=end) for name, end in (("a", 20.0), ("b", 10.0), ("c", None))]
@@ -329,8 +354,9 @@ def test_a_removal_detaches(catalog: Catalog) -> None:
 
 def test_clients_are_replaced_by_name(catalog: Catalog) -> None:
     catalog.put_client(Client("hv1", "unix"))
-    catalog.put_client(Client("hv1", "tcp", "10.0.0.1", 10809, plain=True))
-    assert catalog.clients() == (Client("hv1", "tcp", "10.0.0.1", 10809, plain=True),)
+    other = Client("hv1", "tcp", "10.0.0.1", 10809, plain=True, max_connections=5)
+    catalog.put_client(other)
+    assert catalog.clients() == (other,)
 
 
 # --- boot sets

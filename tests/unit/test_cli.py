@@ -106,6 +106,10 @@ def test_attach_and_detach(appliance: Appliance, image: Path) -> None:
     status, _, _ = appliance.run("client", "remove", "lab")
     assert status == 6
     assert appliance.json("clone", "detach", "web")["client"] is None
+    few = ("client", "add", "lab", "--tcp", "127.0.0.1:10809", "--plain", "--max-connections", "5")
+    assert appliance.json(*few)["max_connections"] == 5
+    assert "at most:   5 connections" in appliance.run("client", "show", "lab")[1]
+    assert appliance.run(*few[:-1], "0")[0] == 2
     assert appliance.json("client", "remove", "lab") == {"name": "lab", "removed": True}
 
 

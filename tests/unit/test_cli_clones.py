@@ -45,6 +45,24 @@ def test_a_clone_is_reset_resized_and_promoted(web: Appliance) -> None:
     assert (status, out) == (0, "clone web is template golden@1 now; the clone itself stays\n")
 
 
+def test_a_clone_is_limited_at_any_time(web: Appliance) -> None:
+    made = web.json("clone", "create", "ci", "-t", "debian-13", "--iops", "500", "--bandwidth", "100M", "--count", "2")
+    assert [view["limits"] for view in made] == [{"iops": 500, "bandwidth": 100 * MIB}] * 2
+    assert "limits:   none" in web.run("clone", "show", "web")[1]
+    web.run("clone", "limit", "web", "--iops", "20")
+    status, out, _ = web.run("clone", "limit", "web", "--bandwidth", "1M")
+    assert (status, "limits:   20 requests/s, 1.0 MiB/s" in out) == (0, True)
+    assert web.json("clone", "limit", "web", "--none", "--iops", "30")["limits"] == {"iops": 30, "bandwidth": None}
+    found = {view["name"]: view["limits"]["iops"] for view in web.json("clone", "list")}
+    assert found == {"ci-1": 500, "ci-2": 500, "web": 30}
+    assert web.json("clone", "limit", "web", "--none")["limits"] == {"iops": None, "bandwidth": None}
+    status, _, err = web.run("clone", "limit", "web")
+    assert (status, "no limit is said" in err) == (3, True)
+    status, _, err = web.run("clone", "limit", "web", "--bandwidth", "1K")
+    assert (status, "from 1.0 MiB" in err) == (3, True)
+    assert web.run("clone", "limit", "web", "--iops", "0")[0] == 2
+
+
 def test_an_ephemeral_clone_needs_a_fast_pool(web: Appliance) -> None:
     status, _, err = web.run("clone", "create", "quick", "-t", "debian-13", "--ephemeral")
     assert status == 9

@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, NotReady, Refused
 from appliance.host import netlink
@@ -103,3 +104,25 @@ def test_connections_that_cannot_be_told_are_not_none_at_all(appliance: Box, mon
     assert appliance.service.list_clients().clients[0].connections == ()
     monkeypatch.setattr(netlink, "unix_connections", fail)
     assert appliance.service.list_clients().clients[0].connections is None
+
+
+def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    appliance.service.put_client("hv1", tcp())
+    assert appliance.units.daemons["hv1"].config.max_connections == 1000
+    few = tcp().model_copy(update={"max_connections": 2})
+    view, new = appliance.service.put_client("hv1", few)
+    assert (view.max_connections, new) == (2, False)
+    assert appliance.units.daemons["hv1"].config.max_connections == 2, "it was started anew"
+    daemon = appliance.units.daemons["hv1"]
+    assert appliance.service.put_client("hv1", few)[1] is False
+    assert appliance.units.daemons["hv1"] is daemon
+    assert "others wait" not in appliance.service.show_client("hv1").detail
+    both = (netlink.Connection("10.0.0.1:1"), netlink.Connection("10.0.0.1:2"))
+    monkeypatch.setattr(netlink, "tcp_connections", lambda _: both)
+    assert appliance.service.show_client("hv1").detail.endswith("all of its 2 connections taken: others wait")
+
+
+@pytest.mark.parametrize("wrong", [0, 10_001])
+def test_a_number_of_connections_that_cannot_be_is_refused(wrong: int) -> None:
+    with pytest.raises(ValidationError):
+        ClientSpec(transport="unix", max_connections=wrong)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,13 @@ from appliance.errors import CannotTell, DeadlineExceeded, InUse, NotReady, Unhe
 from appliance.host import storage_daemon
 from appliance.host.qmp import Qmp, QmpError
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
+from appliance.model import MIB, Limits
 from appliance.nbd_server import prepare
 from tests.unit.model_daemon import ModelDaemon
 
 WEB = Export("clone-1", "web", Path("/dev/mapper/hatchery-clone-1"))
-DB = Export("clone-2", "db", Path("/dev/mapper/hatchery-clone-2"))
+DB = Export("clone-2", "db", Path("/dev/mapper/hatchery-clone-2"), Limits(iops=500, bandwidth=100 * MIB))
+FREE, HELD = {"iops-total": 0, "bps-total": 0}, {"iops-total": 500, "bps-total": 100 * MIB}
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def running(files: Files) -> Iterator[ModelDaemon]:
 
 def test_the_settings_file_comes_back_as_it_was_written() -> None:
     for listen in (Listen(path=Path("/run/x.sock")), Listen(address="::1", port=10809, tls=True)):
-        config = ServerConfig("hv1", listen, (WEB, DB), ("O=hv1,CN=certificate 1",))
+        config = ServerConfig("hv1", listen, (WEB, DB), ("O=hv1,CN=certificate 1",), max_connections=7)
         assert storage_daemon.parse(storage_daemon.render(config)) == config
 
 
@@ -48,13 +51,64 @@ def test_the_command_line_serves_past_the_page_cache(files: Files) -> None:
     assert words[0] == "qemu-storage-daemon"
     blockdevs = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--blockdev"]
     exports = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--export"]
-    assert [(b["driver"], b["cache"]["direct"], b["discard"], b["aio"]) for b in blockdevs] == [
-        ("host_device", True, "unmap", "io_uring")
-    ] * 2
+    disks = [blockdev["file"] for blockdev in blockdevs]
+    assert [(d["driver"], d["aio"]) for d in disks] == [("host_device", "io_uring")] * 2
+    # A filter that does not say so keeps discards for itself.
+    assert {(node["cache"]["direct"], node["discard"]) for node in (*blockdevs, *disks)} == {(True, "unmap")}
     assert [(e["name"], e["writable"], e["iothread"]) for e in exports] == [("web", True, "io0"), ("db", True, "io0")]
     assert words[words.index("--object") + 1] == "iothread,id=io0,poll-max-ns=0"
     # What an option refers to comes before it.
     assert words.index("--object") < words.index("--nbd-server") < words.index("--blockdev")
+
+
+def test_connections_are_counted_and_have_to_say_what_they_want(files: Files) -> None:
+    words = storage_daemon.command(ServerConfig("hv1", Listen(path=files.socket), (), (), 7), files, "native")
+    server = json.loads(words[words.index("--nbd-server") + 1])
+    assert (server["max-connections"], server["handshake-max-seconds"]) == (7, 10)
+    told = [words[at + 1] for at, word in enumerate(words) if word == "--trace"]
+    assert told == ["nbd_negotiate_send_rep_err", "nbd_handshake_timer_cb"]
+
+
+def test_every_export_can_be_held_to_limits(files: Files) -> None:
+    words = storage_daemon.command(ServerConfig("local", Listen(path=files.socket), (WEB, DB)), files, "native")
+    objects = [words[at + 1] for at, word in enumerate(words) if word == "--object"]
+    groups = [json.loads(each) for each in objects if each.startswith("{")]
+    assert [(group["qom-type"], group["limits"]) for group in groups] == [
+        ("throttle-group", FREE), ("throttle-group", HELD)
+    ]  # fmt: skip
+    blockdevs = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--blockdev"]
+    assert [(b["driver"], b["throttle-group"]) for b in blockdevs] == [("throttle", group["id"]) for group in groups]
+    assert len({group["id"] for group in groups}) == 2
+
+
+def test_limits_change_while_it_runs(running: ModelDaemon, files: Files) -> None:
+    daemon = StorageDaemon(files, "native")
+    daemon.limit(replace(WEB, limits=DB.limits))
+    assert running.limits == {"clone-1": HELD}
+    daemon.limit(replace(WEB, limits=Limits(iops=10)))
+    assert running.limits == {"clone-1": {"iops-total": 10, "bps-total": 0}}
+    daemon.limit(DB)
+    assert running.exports == {"clone-1": "web"}, "it is not exported, and stays so"
+    daemon.sync([WEB, DB])
+    assert running.limits == {"clone-1": FREE, "clone-2": HELD}
+    daemon.sync([])
+    assert (running.limits, running.nodes) == ({}, set())
+    running.refuse["qom-set"] = "out of range"
+    running.limits["clone-1"] = FREE
+    with pytest.raises(Unhealthy, match=r"limits of web.*out of range"):
+        daemon.limit(WEB)
+
+
+def test_what_was_begun_is_ended(running: ModelDaemon, files: Files) -> None:
+    """A hatcheryd that is killed leaves a group without a node, or a node without an export."""
+    daemon = StorageDaemon(files, "native")
+    running.limits["clone-2"] = dict(FREE)
+    daemon.add([DB])
+    assert (running.exports["clone-2"], running.limits["clone-2"]) == ("db", HELD)
+    del running.exports["clone-2"]
+    running.nodes.remove("clone-2")
+    daemon.remove(DB)
+    assert running.limits == {"clone-1": FREE}
 
 
 def test_a_daemon_with_tls_lets_in_named_certificates_alone(files: Files) -> None:
@@ -62,7 +116,7 @@ def test_a_daemon_with_tls_lets_in_named_certificates_alone(files: Files) -> Non
     words = storage_daemon.command(config, files, "native", Path("/run/tls"))
     server = json.loads(words[words.index("--nbd-server") + 1])
     objects = [words[at + 1] for at, word in enumerate(words) if word == "--object"]
-    tls, door = (json.loads(each) for each in objects if each.startswith("{"))
+    tls, door, _ = (json.loads(each) for each in objects if each.startswith("{"))
     assert (server["tls-creds"], server["tls-authz"]) == (tls["id"], door["id"])
     assert (tls["endpoint"], tls["dir"], tls["verify-peer"]) == ("server", "/run/tls", True)
     assert tls["priority"] == "NORMAL:-VERS-ALL:+VERS-TLS1.3"

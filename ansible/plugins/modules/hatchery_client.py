@@ -42,6 +42,10 @@ options:
         description: Plain NBD instead of TLS.
         type: bool
         default: false
+      max_connections:
+        description: How many connections may be open at a time, to all of its clones together.
+        type: int
+        default: 1000
 attributes:
   check_mode:
     description: Reports the clients that it would make or change and touches none.
@@ -86,6 +90,7 @@ def main() -> None:
         "address": {"type": "str", "required": True},
         "port": {"type": "int", "default": 10809},
         "plain": {"type": "bool", "default": False},
+        "max_connections": {"type": "int", "default": 1000},
     }
     module = AnsibleModule(
         argument_spec={"clients": {"type": "list", "elements": "dict", "required": True, "options": options}},
@@ -95,7 +100,7 @@ def main() -> None:
     with appliance(module) as api:
         present = {client.name: client for client in api.clients()}
         for wanted in module.params["clients"]:
-            spec = ClientSpec(transport="tcp", address=wanted["address"], port=wanted["port"], plain=wanted["plain"])
+            spec = ClientSpec(transport="tcp", **{key: wanted[key] for key in options if key != "name"})
             old = present.get(wanted["name"])
             if old and ClientSpec.model_validate(old.model_dump(include=set(ClientSpec.model_fields))) == spec:
                 continue

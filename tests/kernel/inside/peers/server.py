@@ -17,9 +17,7 @@ AIO = storage_daemon.aio_engine()
 
 def host_device(path: Path) -> dict[str, Any]:
     """A block device as the product opens it."""
-    options = Export("", "", path).blockdev(AIO)
-    del options["node-name"]
-    return options
+    return Export("", "", path).disk(AIO)
 
 
 class Server:
