@@ -1,8 +1,11 @@
 """Boot sets of a service: given, learned, guessed; and what keeps them in the cache."""
 
+import itertools
+import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -143,19 +146,32 @@ def test_a_sample_is_of_pages_of_the_extents_each_once(lengths: list[int], count
         assert any(each.offset <= page.offset and page.end <= each.end for each in extents)
 
 
-class Backend:
-    """A backend that reads so much in each pass. It is asked before a pass, at its beginning, and after it."""
+class Cache:
+    """A cache before a volume. It keeps what ``keeps`` says, of the offset of a read and how often it was missed."""
 
-    def __init__(self, *missed: int) -> None:
-        self.missed = list(missed)
-        self.read = 0
-        self.asked = 0
+    def __init__(self, patch: pytest.MonkeyPatch, keeps: Callable[[int, int], bool] = lambda *_: True) -> None:
+        self.read = self.written = self.asked = 0
+        self.missed: Counter[int] = Counter()
+        self.held: set[int] = set()
+        self._keeps = keeps
+        self._lock = threading.Lock()
+        self._preadv = os.preadv
+        patch.setattr(os, "preadv", self._read)
+
+    def _read(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        done = self._preadv(fd, buffers, offset)
+        with self._lock:
+            self.asked += 1
+            if offset not in self.held:
+                self.missed[offset] += 1
+                self.read += done
+                if self._keeps(offset, self.missed[offset]):
+                    self.held.add(offset)
+                    self.written += done
+        return done
 
     def flow(self) -> tuple[int, int]:
-        self.asked += 1
-        if self.asked % 3 == 0:
-            self.read += self.missed.pop(0)
-        return self.read, 0
+        return self.read, self.written
 
 
 def volume(tmp_path: Path) -> Path:
@@ -164,21 +180,48 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path) -> None:
+def test_passes_go_on_until_the_backend_has_nothing_left_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[tuple[int, int]] = []
-    backend = Backend(66 * PAGE, 3 * PAGE, 0)
-    around = Surroundings(backend.flow, lambda: 0)
+    cache = Cache(monkeypatch, lambda offset, times: offset > 0 or times > 1)
+    around = Surroundings(cache.flow, lambda: 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, around, lambda number, read: told.append((number, read)))
-    assert done.passes == (66 * PAGE, 3 * PAGE, 0)
+    assert done.passes == (66 * PAGE, 2 * PAGE, 0)
     assert done.complete
     assert [told[-1], max(read for number, read in told if number == 1)] == [(3, 66 * PAGE), 66 * PAGE]
 
 
-def test_it_is_given_up_loudly(tmp_path: Path) -> None:
-    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).flow, lambda: 0)
-    done = prefetch.fetch(volume(tmp_path), EXTENTS, around)
+def test_it_is_given_up_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(monkeypatch, lambda offset, _: offset > 0)
+    done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
     assert not done.complete
-    assert (len(done.passes), done.left) == (prefetch.PASSES, PAGE)
+    assert done.left == 2 * PAGE
+
+
+def test_without_a_cache_one_pass_is_enough_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(monkeypatch, lambda *_: False)
+    done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
+    assert not done.complete
+    assert (done.passes, done.left) == ((66 * PAGE,), 66 * PAGE)
+
+
+def test_what_the_backend_reads_for_others_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is in the cache, and a neighbour misses all the time: more than there is to read in each pass."""
+    monkeypatch.setattr(prefetch, "REQUEST", 4 * PAGE)
+    cache = Cache(monkeypatch)
+    asked = itertools.count(1)
+
+    def flow() -> tuple[int, int]:
+        if next(asked) % 20 == 0:
+            cache.read += SIZE
+        return cache.flow()
+
+    cache.held.update(range(0, SIZE, prefetch.REQUEST))
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, SIZE // PAGE * PAGE),), Surroundings(flow, lambda: 0))
+    assert done.passes[0] > SIZE, "the neighbour did nothing"
+    assert done.complete
+    assert cache.asked < 1.5 * SIZE / prefetch.REQUEST, "what is known to be in the cache was read again"
 
 
 def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
@@ -189,8 +232,7 @@ def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
         asked.append(threading.current_thread().name)
         return 1
 
-    backend = Backend(0)
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.flow, guests))
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(lambda: (0, 0), guests))
     assert done.complete
     assert done.seconds >= 2 * prefetch.PAUSE, "it did not wait"
     assert len(asked) > 4
