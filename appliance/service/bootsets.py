@@ -44,6 +44,14 @@ class BootSets:
             self._summaries[template.thin_id] = known
         return known
 
+    def size_of(self, template: Template) -> int:
+        """Size of a template's boot set, 0 of none or of one that is damaged."""
+        try:
+            found = self.summary(template)
+        except InvalidInput:
+            return 0
+        return 0 if found is None else found.total_bytes
+
     def show(self, text: str) -> BootSetView:
         """All of a template's boot set. Raises InvalidInput, NotFound."""
         template, stored = self._stored(text)
