@@ -22,6 +22,7 @@ class PrefetchView(Model):
     )
     left_bytes: int = Field(default=0, description="What may not be in the cache, at most")
     seconds: float = 0.0
+    rate: int = Field(default=0, description="Bytes a second of the present pass; 0 when none runs")
     began: float
 
 

@@ -197,10 +197,15 @@ class Prefetching:
     def _fetch(
         self, job: Job, template: Template, device: Path, extents: Sequence[Extent], stop: threading.Event
     ) -> Fetched:
+        began, known = 0.0, 0
+
         def tell(number: int, done: int) -> None:
+            nonlocal began, known
             if number != self._views[template.thin_id].passes:
+                began, known = monotonic(), done
                 job.phase(f"reading the template, pass {number}", sum(extent.length for extent in extents))
-            self._tell(template, state="running", passes=number, done_bytes=done)
+            rate = round((done - known) / max(monotonic() - began, 0.001))
+            self._tell(template, state="running", passes=number, done_bytes=done, rate=rate)
             job.progress(done)
 
         try:
@@ -240,7 +245,7 @@ class Prefetching:
             self._not_before[template.thin_id] = monotonic() + pause
         elif state == "warm":
             self._setbacks.pop(template.thin_id, None)
-        self._tell(template, state=state, **changes)
+        self._tell(template, state=state, rate=0, **changes)
 
     def _tell(self, template: Template, **changes: object) -> None:
         self._views[template.thin_id] = self._views[template.thin_id].model_copy(update=changes)

@@ -331,6 +331,25 @@ def test_how_much_is_missing_is_told(box: Box, monkeypatch: pytest.MonkeyPatch) 
     assert job.operation.error.code == Unhealthy.code
 
 
+def test_how_fast_it_is_is_told_while_it_runs(box: Box) -> None:
+    box.add_template("debian")
+    rates: list[int] = []
+
+    def guests() -> int:
+        view = box.service.prefetching.view(1)
+        assert view is not None
+        rates.append(view.rate)
+        return 0
+
+    box.store.guests = guests
+    assert box.service.prefetching.warm("debian").finished.wait(10)
+    assert rates[0] == 0
+    assert rates[-1] > 0
+    view = box.service.prefetching.view(1)
+    assert view is not None
+    assert view.rate == 0
+
+
 def test_what_cannot_be_read_has_failed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.add_template("debian")
 
