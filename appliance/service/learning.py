@@ -44,6 +44,9 @@ IDLE_SECONDS = 1.0
 CLOSE_SECONDS = 60.0
 """After so long without any the kernel's buffers are given back."""
 
+DEAF_SECONDS = 60.0
+"""After an error nothing is recorded for so long; then it is tried again."""
+
 
 class Tracer(Protocol):
     """See ``appliance.host.trace.Tracer``."""
@@ -102,6 +105,7 @@ class Learning:
         self._ended: list[Recording] = []
         self._asked: dict[int, _Asked] = {}
         self._deaf = ""
+        self._deaf_since = 0.0
         self._idle_since: float | None = None
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -177,13 +181,16 @@ class Learning:
 
     def begin(self) -> None:
         """Listen to clones that were attached and not booted before."""
-        try:
-            self._tracer.close()
-            self._tracer.check()
-        except HatcheryError as error:
-            self._deaf = str(error)
-            log.info("boots are not learned: %s", error)
-            return
+        with self._lock:
+            try:
+                self._tracer.close()
+                self._tracer.check()
+            except HatcheryError as error:
+                if str(error) != self._deaf:
+                    log.info("boots are not learned: %s", error)
+                self._deaf, self._deaf_since = str(error), time.monotonic()
+                return
+            self._deaf = ""
         with self._core.lock:
             self._take_up()
 
@@ -202,6 +209,8 @@ class Learning:
 
     def look(self) -> None:
         """Look once: take in what was asked of the clones, and hand on the boots that are over."""
+        if self._deaf and time.monotonic() - self._deaf_since >= DEAF_SECONDS:
+            self.begin()
         with self._lock:
             try:
                 self._drain()
@@ -220,7 +229,7 @@ class Learning:
             with self._lock:
                 busy = any(each.begun for each in self._recordings.values())
                 idle = not self._recordings and not self._asked and self._idle_since is None
-            self._wake.wait(None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
+            self._wake.wait(DEAF_SECONDS if self._deaf else None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
             self._wake.clear()
             if not self._stopped.is_set():
                 self.look()
@@ -284,8 +293,8 @@ class Learning:
             self._fall_deaf(error)
 
     def _fall_deaf(self, error: HatcheryError) -> None:
-        log.warning("boots are not learned any more: %s", error)
-        self._deaf = str(error)
+        log.warning("boots are not learned for now: %s", error)
+        self._deaf, self._deaf_since = str(error), time.monotonic()
         self._recordings.clear()
         with contextlib.suppress(HatcheryError):
             self._tracer.close()

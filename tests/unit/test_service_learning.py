@@ -78,8 +78,16 @@ def test_the_first_write_to_part_of_a_block_reads_all_of_it(box: Box) -> None:
     made.add(asked(0, 4096, 6, write=True))
     made.add(asked(BLOCK, 2 * BLOCK, 7))
     assert len(made.reads) == 2, "the clone's own blocks are not the template's"
-    made.add(asked(3 * BLOCK, 2 * BLOCK, 8))
+    made.add(asked(3 * BLOCK, 2 * BLOCK, 8))  # half of it is
     assert len(made.reads) == 3
+
+
+def test_what_is_read_again_and_again_is_kept_once(box: Box) -> None:
+    made = recording(box)
+    for at in range(1000):
+        made.add(asked(0, 4096, at))
+    made.add(asked(0, 8192, 1000))
+    assert [(read.offset, read.length) for read in made.reads] == [(0, 4096), (0, 8192)]
 
 
 def test_a_write_past_the_template_reads_nothing_of_it(box: Box) -> None:
@@ -226,6 +234,21 @@ def test_a_tracer_that_fails_later_stops_learning_and_nothing_else(box: Box) -> 
     attach(box, "other")
     assert recorded(box) == []
     assert job.operation.state == "failed"
+
+
+def test_after_an_error_it_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    [device] = attach(box, "web")
+    box.tracer.error = NotReady("the tracer is busy")
+    box.service.learning.look()
+    box.tracer.error = None
+    box.service.learning.look()
+    assert box.tracer.watched == frozenset(), "not at once"
+    monkeypatch.setattr(learning, "DEAF_SECONDS", 0.0)
+    box.service.learning.look()
+    assert box.tracer.watched == {device}
+    box.tracer.boot(device)
+    box.service.learning.look()
+    assert recorded(box) == ["web"]
 
 
 # --- on request
