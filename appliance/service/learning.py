@@ -2,8 +2,9 @@
 
 By itself for a template without a boot set of its own: the boots of its first clones are recorded until there are
 RUNS. And on request, for the next boots whatever there is. A clone is listened to from before it is exported until its
-boot is over; one that never boots makes room for others. Nothing here stands in a guest's way, and nothing that fails
-here stops a clone from being attached.
+boot is over; one that never boots makes room for others. Only when it is exported for the first time: later it reads
+what it wrote, which tells nothing of its template. Nothing here stands in a guest's way, and nothing that fails here
+stops a clone from being attached.
 """
 
 import contextlib
@@ -104,6 +105,9 @@ class Learning:
         self._recordings: dict[str, Recording] = {}
         self._ended: list[Recording] = []
         self._asked: dict[int, _Asked] = {}
+        # Thin ids only grow. Of clones that are older than this process nobody knows whether they were exported.
+        self._known = max((clone.thin_id for clone in core.catalog.clones()), default=0)
+        self._used: set[int] = set()
         self._deaf = ""
         self._deaf_since = 0.0
         self._idle_since: float | None = None
@@ -124,6 +128,8 @@ class Learning:
         if template.state is not TemplateState.READY:
             raise NotReady(f"template {template.ref} cannot be learned", why=f"it is {template.state}")
         self._tracer.check()
+        if self._deaf:
+            self.begin()
         with self._lock:
             asked = self._asked.get(template.thin_id)
             if asked is None:
@@ -153,11 +159,18 @@ class Learning:
 
     def offered(self, clones: Collection[Clone]) -> None:
         """Clones are about to be exported: listen to those whose boots are wanted. Never raises HatcheryError."""
-        self._listen([clone for clone in clones if self._missing(clone.template)])
+        self._listen(
+            [
+                clone
+                for clone in clones
+                if clone.thin_id > self._known and clone.thin_id not in self._used and self._missing(clone.template)
+            ]
+        )
 
     def withdrawn(self, clone: Clone) -> None:
         """A clone is not exported any more; what was recorded of it by now may be a boot."""
         with self._lock:
+            self._used.add(clone.thin_id)
             found = next((each for each in self._recordings.values() if each.clone.thin_id == clone.thin_id), None)
             if found is None:
                 return
@@ -243,25 +256,31 @@ class Learning:
         return [each for each in self._recordings.values() if each.template.thin_id == thin_id]
 
     def _take_up(self) -> None:
-        """With the service's lock: listen to attached clones whose boots are wanted and that have not booted yet."""
-        clones = self._core.catalog.clones()
+        """With the service's lock: listen to attached clones whose boots are wanted and that have not booted yet.
+
+        What a clone's device has read tells that, if the clone is not older than the device can be.
+        """
+        started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self._listen(
             [
                 clone
-                for clone in clones
-                if clone.client is not None and clone.state is CloneState.READY and self._missing(clone.template)
-            ],
-            fresh=True,
+                for clone in self._core.catalog.clones()
+                if clone.client is not None
+                and clone.state is CloneState.READY
+                and clone.created >= started
+                and clone.thin_id not in self._used
+                and self._missing(clone.template)
+            ]
         )
 
-    def _listen(self, clones: Collection[Clone], *, fresh: bool = False) -> None:
+    def _listen(self, clones: Collection[Clone]) -> None:
         if self._deaf or not clones:
             return
         with self._lock:
             try:
                 for clone in clones:
                     found = self._store.exported(clone.thin_id)
-                    if found is None or (fresh and found[1] >= LEAST) or not self._make_room():
+                    if found is None or found[1] >= LEAST or not self._make_room():
                         continue
                     block = self._core.pool_of(clone.pool).status().block_bytes
                     template = self._core.catalog.template_of_id(clone.template)

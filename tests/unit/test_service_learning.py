@@ -1,5 +1,6 @@
 """Boots are recorded by themselves until a template is known, and on request; what is no boot is left out."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,6 +202,30 @@ def test_clones_that_did_not_boot_yet_are_heard_after_a_restart(box: Box) -> Non
     box.store.read_bytes[int(booted.removeprefix("254:"))] = 100 * MIB
     box.restart().learning.begin()
     assert box.tracer.watched == {quiet}
+
+
+def test_a_clone_that_was_used_tells_nothing_of_its_template(box: Box) -> None:
+    attach(box, "web")
+    box.service.clones.detach("web", force=False)
+    box.service.clones.attach("web", "local")
+    assert box.tracer.watched == frozenset(), "it is exported again"
+    box.service.learning.learn("debian")
+    assert box.tracer.watched == frozenset()
+    box.service.clones.detach("web", force=False)
+    box.restart().learning.begin()
+    box.service.clones.attach("web", "local")
+    assert box.tracer.watched == frozenset(), "nor after a restart"
+    box.service.life.reset("web", force=False)
+    assert box.tracer.watched != frozenset(), "it is as its template again"
+
+
+def test_after_the_machine_started_clones_of_before_are_not_heard(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(box, "web")
+    monkeypatch.setattr(time, "clock_gettime", lambda _: -1.0)
+    box.reboot().learning.begin()
+    assert box.tracer.watched == frozenset()
+    [device] = attach(box, "new")
+    assert box.tracer.watched == {device}
 
 
 def test_a_given_boot_set_of_the_same_content_is_not_learned_again(box: Box) -> None:
