@@ -93,9 +93,10 @@ class Learning:
         operations: Operations,
         tracer: Tracer,
         store: Store,
-        keep: Callable[[Template, str, Sequence[Read]], object],
+        keep: Callable[[Template, str, Sequence[Read], int | None], object],
     ) -> None:
-        """``keep`` takes each recorded boot: the template, the clone's name and its reads."""
+        """``keep`` takes each recorded boot: the template, the clone's name, its reads, and how many boots the boot
+        set is to be made of if they were asked for."""
         self._core = core
         self._operations = operations
         self._tracer = tracer
@@ -357,9 +358,11 @@ class Learning:
         with self._lock:
             if not self._missing(template.thin_id):
                 return  # others were faster
+            asked = self._asked.get(template.thin_id)
+            of = None if asked is None else asked.done + 1
         log.info("a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total)
         try:
-            self._keep(template, name, recording.reads)
+            self._keep(template, name, recording.reads, of)
         except HatcheryError as error:
             log.warning("the boot of %s is not learned from: %s", name, error)
             return

@@ -33,10 +33,10 @@ def attach(box: Box, name: str, count: int | None = None) -> list[str]:
     return [f"254:{clone.thin_id}" for clone in made]
 
 
-def boot(box: Box, name: str) -> None:
+def boot(box: Box, name: str, megabytes: int = 2) -> None:
     """A clone comes, boots, and it is noticed that it has booted."""
     [device] = attach(box, name)
-    box.tracer.boot(device)
+    box.tracer.boot(device, megabytes=megabytes)
     box.service.learning.look()
 
 
@@ -171,11 +171,16 @@ def test_boots_with_lost_requests_are_not_learned_from(box: Box) -> None:
 
 
 def test_a_boot_that_broke_off_does_not_make_the_boot_set_small(box: Box) -> None:
-    for name, megabytes in (("whole", 3), ("broken", 1), ("again", 2)):
-        [device] = attach(box, name)
-        box.tracer.boot(device, megabytes=megabytes)
-        box.service.learning.look()
-    assert recorded(box) == ["whole", "again"]
+    for name, megabytes in (("whole", 3), ("again", 3), ("broken", 1), ("last", 2)):
+        boot(box, name, megabytes)
+    assert recorded(box) == ["whole", "again", "last"]
+
+
+def test_a_first_boot_that_was_more_than_that_does_not_make_it_large(box: Box) -> None:
+    for name, megabytes in (("used", 3), ("second", 1), ("third", 1)):
+        boot(box, name, megabytes)
+    assert recorded(box) == ["used", "second", "third"]
+    assert box.service.boot_sets.show("debian").total_bytes == 1 * MIB
 
 
 def test_of_many_that_boot_at_once_only_so_many_are_kept(box: Box) -> None:
@@ -298,6 +303,20 @@ def test_boots_are_recorded_on_request(box: Box) -> None:
     assert job.operation.state == "succeeded"
     assert recorded(box)[-2:] == ["waiting", "last"]
     assert view(box) is None
+
+
+def test_the_boot_set_is_made_of_the_boots_that_were_asked_for(box: Box) -> None:
+    for number in range(RUNS):
+        boot(box, f"before-{number}", 3)
+    box.service.learning.learn("debian", 1)
+    boot(box, "after", 1)
+    shown = box.service.boot_sets.show("debian")
+    assert (shown.runs, shown.total_bytes) == (1, 1 * MIB)
+    box.service.learning.learn("debian", 7)
+    for number in range(7):
+        boot(box, f"many-{number}")
+    assert box.service.boot_sets.show("debian").runs == 7
+    assert recorded(box) == [f"many-{number}" for number in range(7)]
 
 
 def test_asked_again_it_counts_anew(box: Box) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import wait
-from appliance.bootset import file, prefetch
+from appliance.bootset import boot_set, file, prefetch
 from appliance.bootset.boot_set import BootSet
 from appliance.bootset.extents import PAGE
 from appliance.bootset.file import BootSetFile
@@ -22,7 +22,7 @@ from appliance.bootset.prefetch import REQUEST, Surroundings, requests
 from appliance.bootset.trace import Read
 from appliance.catalog import Template
 from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Unhealthy
-from appliance.model import MIB, Extent, Health, TemplateRef
+from appliance.model import GIB, MIB, Extent, Health, TemplateRef
 from appliance.schema import CacheView, StoreView
 from appliance.service import prefetching
 from appliance.service.bootsets import BootSets
@@ -97,6 +97,7 @@ def test_a_given_boot_set_takes_the_place_of_the_boots_recorded_before(box: Box)
         ("{}", "no boot set"),
         ("nonsense", "not JSON"),
         (as_file((Extent(0, 4 * MIB),), size=1 << 30), "does not fit"),
+        (as_file((Extent(0, 2 * GIB),), size=2 * GIB), "too large"),
     ],
 )
 def test_what_is_no_boot_set_of_it_is_refused(box: Box, content: str, words: str) -> None:
@@ -114,6 +115,33 @@ def test_a_boot_that_was_recorded_makes_the_boot_set_and_more_of_them_make_it_be
     assert box.service.boot_sets.add_run(template, "b", [always]).total == 16 * PAGE
     shown = box.service.boot_sets.show("debian")
     assert (shown.runs, shown.guessed, shown.wasted_bytes) == (2, False, 0)
+
+
+def test_boots_are_merged_while_others_work(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what changed meanwhile counts."""
+    box.add_template("debian")
+    template = box.service.core.catalog.templates()[0]
+    box.service.boot_sets.add_run(template, "a", [Read(0, 16 * PAGE)])
+    merge = boot_set.merge
+    merged: list[int] = []
+
+    def forget() -> None:
+        with box.service.core.lock:
+            box.service.boot_sets.remove("debian")
+
+    def watched(runs: Sequence[Sequence[Read]], size: int) -> BootSet:
+        if not merged:
+            other = threading.Thread(target=forget, daemon=True)
+            other.start()
+            other.join(10)
+            assert not other.is_alive(), "the lock is held"
+        merged.append(len(runs))
+        return merge(runs, size)
+
+    monkeypatch.setattr(boot_set, "merge", watched)
+    reads = [Read(0, 8 * PAGE), Read(MIB, PAGE)]
+    assert box.service.boot_sets.add_run(template, "b", reads).total == 9 * PAGE
+    assert merged == [2, 1]
 
 
 def test_the_next_version_begins_with_the_last_ones_as_far_as_it_reaches(box: Box) -> None:
