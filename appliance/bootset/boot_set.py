@@ -71,7 +71,7 @@ def merge(runs: Sequence[Iterable[Read]], size: int, *, cap: int = CAP) -> BootS
     if not pages:
         raise InvalidInput("the recorded boots have nothing in common", why=f"{len(runs)} boots were compared")
     chosen = sorted(pages, key=lambda page: (pages[page], page))[: max(1, cap // PAGE)]
-    stretches = _close_gaps(_stretches(sorted(chosen)))
+    stretches = _close_gaps(_stretches(sorted(chosen)), cap // PAGE - len(chosen))
     placed = sorted(stretches, key=lambda found: (min(pages.get(page, 1.0) for page in range(*found)), found))
     extents = tuple(Extent(first * PAGE, (last - first) * PAGE) for first, last in placed)
     return BootSet(extents, size, len(runs))
@@ -87,8 +87,8 @@ def _stretches(pages: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
-def _close_gaps(stretches: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    left = int(sum(last - first for first, last in stretches) * CLOSED_SHARE)
+def _close_gaps(stretches: Sequence[tuple[int, int]], room: int) -> list[tuple[int, int]]:
+    left = min(room, int(sum(last - first for first, last in stretches) * CLOSED_SHARE))
     gaps = sorted((after[0] - before[1], before[1]) for before, after in pairwise(stretches))
     closed = set()
     for gap, where in gaps:

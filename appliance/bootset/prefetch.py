@@ -2,7 +2,10 @@
 
 bcache keeps a missed read only if it gets a free bucket at once, so that large or many requests leave holes. Requests
 are small and few at a time therefore, and rarer when what the backend read does not come into the cache; and a pass is
-followed by others, which cost the backend nothing but the holes, until one finds nothing left to fetch.
+followed by others, until one finds nothing left to fetch.
+
+What a request asked for is in the cache when the backend read nothing while it was under way, whoever else was at
+work; then it is not asked for again. The others are: the backend read for them, or for a guest at the same moment.
 
 An I/O priority would be lost in bcache, which reads what it misses with requests of its own. Guests go first by being
 asked after instead: while one of their requests is under way, this has one of its own at most, and pauses before each.
@@ -28,7 +31,11 @@ PASSES = 5
 """After so many passes it is left at that."""
 
 ENOUGH = 0.005
-"""A pass that still took this share from the backend, or less, was the last."""
+"""When this share may be missing, or less, a pass was the last."""
+
+GAINED = 0.1
+"""A pass after which nothing is known to be in the cache has gained something if the cache took in this share of what
+the backend read. Without a cache none does."""
 
 PAUSE = 0.05
 LOOK = 0.002
@@ -45,16 +52,13 @@ so many seconds before each request, twice as long each time, and half as long w
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """How a prefetch went: bytes asked for, bytes that each pass took from the backend, seconds."""
+    """How a prefetch went: bytes asked for, bytes that the backend read in each pass (for guests too), bytes that may
+    be missing in the cache at most, seconds."""
 
     total: int
     passes: tuple[int, ...]
+    left: int
     seconds: float
-
-    @property
-    def left(self) -> int:
-        """Bytes that the last pass still took from the backend: at most so many may be missing."""
-        return self.passes[-1]
 
     @property
     def complete(self) -> bool:
@@ -72,6 +76,21 @@ class Surroundings:
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A piece that may have come from the backend: it read ``backend`` bytes meanwhile. When ``alone``, no guest had a
+    request under way as it began, so that they were read for the piece."""
+
+    piece: Extent
+    backend: int
+    alone: bool
+
+    @property
+    def missed(self) -> int:
+        """Bytes of it that may be missing, at most."""
+        return min(self.piece.length, self.backend)
+
+
 def requests(extents: Iterable[Extent]) -> Iterator[Extent]:
     """The extents in pieces of at most REQUEST bytes, in the order of the disk."""
     for extent in sorted(extents):
@@ -82,31 +101,44 @@ def requests(extents: Iterable[Extent]) -> Iterator[Extent]:
 def fetch(
     device: Path, extents: Sequence[Extent], around: Surroundings, tell: Callable[[int, int], None] = lambda *_: None
 ) -> Fetched:
-    """Read the extents of a device, past the page cache, in passes. ``tell``: the number of the pass, its bytes so far.
+    """Read the extents of a device, past the page cache, in passes, until all is in the cache or a pass gained nothing.
 
-    Raises Unhealthy when the device cannot be read.
+    ``tell``: the number of the pass, and bytes that are in the cache or that it has read. Raises Unhealthy when the
+    device cannot be read.
     """
     begin = monotonic()
     passes: list[int] = []
-    total = sum(extent.length for extent in extents)
+    total = left = missed = sum(extent.length for extent in extents)
+
+    def told(done: int) -> None:
+        tell(len(passes) + 1, total - left + done)
+
     while len(passes) < PASSES and not around.stopped.is_set():
-        before, _ = around.flow()
-        read_once(device, extents, around, lambda done: tell(len(passes) + 1, done))
-        passes.append(around.flow()[0] - before)
-        if passes[-1] <= total * ENOUGH:
+        told(0)
+        before = around.flow()
+        doubts = read_once(device, extents, around, told)
+        read, kept = (now - then for now, then in zip(around.flow(), before, strict=True))
+        passes.append(read)
+        if around.stopped.is_set():
             break
-    return Fetched(total, tuple(passes) or (total,), monotonic() - begin)
+        asked, extents = left, [doubt.piece for doubt in doubts]
+        left = sum(extent.length for extent in extents)
+        # Requests that were under way together are all in doubt for what one of them missed.
+        missed = min(read, sum(doubt.missed for doubt in doubts))
+        if missed <= total * ENOUGH or (left == asked and kept < read * GAINED):
+            break
+    return Fetched(total, tuple(passes), missed, monotonic() - begin)
 
 
 def read_once(
     device: Path, extents: Iterable[Extent], around: Surroundings, tell: Callable[[int], None] = lambda _: None
-) -> None:
-    """One pass. Raises Unhealthy when the device cannot be read."""
+) -> tuple[Doubt, ...]:
+    """One pass; returns the pieces that are not known to be in the cache. Raises Unhealthy when it cannot be read."""
     direct = os.O_DIRECT if device.is_block_device() else 0
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | direct)
         try:
-            _Pass(fd, around, tell).run(requests(extents))
+            return _Pass(fd, around, tell).run(requests(extents))
         finally:
             os.close(fd)
     except OSError as error:
@@ -137,14 +169,16 @@ class _Pass:
         self._lock = threading.Lock()
         self._alone = threading.Lock()
         self._done = 0
+        self._doubts: list[Doubt] = []
         self._ease = Ease()
         self._looked = around.flow()
         self._due = EASE_BYTES
 
-    def run(self, pieces: Iterator[Extent]) -> None:
+    def run(self, pieces: Iterator[Extent]) -> tuple[Doubt, ...]:
         with ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool:
             for each in [pool.submit(self._work, pieces) for _ in range(DEPTH)]:
                 each.result()
+        return tuple(self._doubts)
 
     def _work(self, pieces: Iterator[Extent]) -> None:
         # Anonymous memory is aligned to a page, as O_DIRECT wants it.
@@ -155,8 +189,10 @@ class _Pass:
                 if piece is None:
                     return
                 with buffer[: piece.length] as place:
-                    self._read(piece, place)
+                    doubt = self._read(piece, place)
                 with self._lock:
+                    if doubt.backend:
+                        self._doubts.append(doubt)
                     self._done += piece.length
                     self._tell(self._done)
                     if self._done >= self._due:
@@ -165,13 +201,18 @@ class _Pass:
                         self._due = self._done + EASE_BYTES
                 self._around.stopped.wait(self._ease.seconds)
 
-    def _read(self, piece: Extent, place: memoryview) -> None:
+    def _read(self, piece: Extent, place: memoryview) -> Doubt:
         guests = self._around.guests
         if not guests():
-            os.preadv(self._fd, [place], piece.offset)
-            return
+            return self._judge(piece, place, alone=True)
         with self._alone:
             end = monotonic() + PAUSE
-            while guests() and monotonic() < end and not self._around.stopped.wait(LOOK):
+            while (busy := guests() > 0) and monotonic() < end and not self._around.stopped.wait(LOOK):
                 pass
-            os.preadv(self._fd, [place], piece.offset)
+            return self._judge(piece, place, alone=not busy)
+
+    def _judge(self, piece: Extent, place: memoryview, *, alone: bool) -> Doubt:
+        before, _ = self._around.flow()
+        os.preadv(self._fd, [place], piece.offset)
+        after, _ = self._around.flow()
+        return Doubt(piece, after - before, alone)

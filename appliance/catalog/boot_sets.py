@@ -5,7 +5,7 @@ from appliance.catalog.rows import BootRun, StoredBootSet
 from appliance.catalog.templates import TemplateRows, put_boot_set
 
 RUNS_KEPT = 5
-"""Recorded boots of a template version that are kept, the newest ones."""
+"""Recorded boots of a template version that are kept, the newest ones; more if its boot set is made of more."""
 
 
 class BootSetRows(TemplateRows):
@@ -51,8 +51,8 @@ class BootSetRows(TemplateRows):
             db.execute("DELETE FROM boot_runs WHERE template = ?", (template,))
             return bool(db.execute("DELETE FROM boot_sets WHERE template = ?", (template,)).rowcount)
 
-    def add_boot_run(self, run: BootRun) -> None:
-        """Keep a recorded boot, and forget those before the last RUNS_KEPT."""
+    def add_boot_run(self, run: BootRun, kept: int = RUNS_KEPT) -> None:
+        """Keep a recorded boot, and forget those before the last ``kept``."""
         with self._transaction() as db:
             db.execute(
                 "INSERT INTO boot_runs (template, clone, recorded, trace) VALUES (?, ?, ?, ?)",
@@ -61,7 +61,7 @@ class BootSetRows(TemplateRows):
             db.execute(
                 "DELETE FROM boot_runs WHERE template = ?1 AND number NOT IN"
                 " (SELECT number FROM boot_runs WHERE template = ?1 ORDER BY number DESC LIMIT ?2)",
-                (run.template, RUNS_KEPT),
+                (run.template, kept),
             )
 
     def boot_runs(self, template: int) -> tuple[BootRun, ...]:

@@ -90,7 +90,8 @@ def words(view: schema.BootSetSummary) -> str:
 def prefetch_words(view: schema.PrefetchView) -> str:
     """How a prefetch went, in a line."""
     if view.state in ("waiting", "running"):
-        return f"{view.state}, {size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes} ({view.why})"
+        done = f"{size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes}, {size(view.rate)}/s"
+        return f"{view.state}, {done} ({view.why})"
     rate = f", {size(round(view.backend_bytes / view.seconds))}/s" if view.seconds and view.backend_bytes else ""
     read = f"{size(view.backend_bytes)} from the backend in {view.seconds:.1f} s{rate}"
     left = f", {size(view.left_bytes)} not in the cache" if view.state == "incomplete" else ""

@@ -10,7 +10,9 @@ from appliance.schema.base import Model
 class PrefetchView(Model):
     """The last prefetch of a template: what for, how far, and what it cost."""
 
-    state: Literal["waiting", "running", "warm", "incomplete", "failed"]
+    state: Literal["waiting", "running", "warm", "incomplete", "failed", "stopped"] = Field(
+        description="incomplete: boots need the backend for some of it; stopped: by an emptying of the cache, or an end"
+    )
     why: str = Field(description="What it was begun for, in words")
     total_bytes: int
     done_bytes: int = Field(default=0, description="Of the present pass")
@@ -18,8 +20,9 @@ class PrefetchView(Model):
     backend_bytes: int = Field(
         default=0, description="What the backend had to read in all passes, guests' reads included"
     )
-    left_bytes: int = Field(default=0, description="What the last pass still took from the backend")
+    left_bytes: int = Field(default=0, description="What may not be in the cache, at most")
     seconds: float = 0.0
+    rate: int = Field(default=0, description="Bytes a second of the present pass; 0 when none runs")
     began: float
 
 

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, median_low
 
 from appliance.bootset import boot_set as boot_sets
 from appliance.bootset import file, picture
-from appliance.bootset.boot_set import BootSet
-from appliance.bootset.extents import PAGE, overlap, pages_in_order
+from appliance.bootset.boot_set import CAP, BootSet
+from appliance.bootset.extents import PAGE, overlap, pages_in_order, pages_read
 from appliance.bootset.file import BootSetFile
 from appliance.bootset.trace import Read, format_trace, parse_trace
 from appliance.catalog import BootRun, Catalog, StoredBootSet, Template
@@ -43,6 +43,14 @@ class BootSets:
             known = self._summary(template, stored, file.load(stored.text).boot_set)
             self._summaries[template.thin_id] = known
         return known
+
+    def size_of(self, template: Template) -> int:
+        """Size of a template's boot set, 0 of none or of one that is damaged."""
+        try:
+            found = self.summary(template)
+        except InvalidInput:
+            return 0
+        return 0 if found is None else found.total_bytes
 
     def show(self, text: str) -> BootSetView:
         """All of a template's boot set. Raises InvalidInput, NotFound."""
@@ -80,19 +88,29 @@ class BootSets:
         template = self._core.catalog.template(TemplateRef.parse(text))
         return Removal(name=template.ref, removed=self._core.catalog.remove_boot_set(template.thin_id))
 
-    def add_run(self, template: Template, clone: str, reads: Sequence[Read]) -> BootSet:
-        """Keep a boot that was recorded and make the boot set anew, of the boots that are kept.
+    def add_run(self, template: Template, clone: str, reads: Sequence[Read], of: int | None = None) -> BootSet:
+        """Keep a boot that was recorded, and make the boot set anew: of the newest ``of`` boots, this one among them;
+        without a number, of one more than it is made of.
 
-        Raises InvalidInput when the boots have nothing in common, NotFound when the template is gone.
+        Raises InvalidInput when this is no boot such as the others, or they have nothing in common, NotFound when the
+        template is gone.
         """
         run = BootRun(template.thin_id, clone, self._core.now(), format_trace(reads))
-        with self._core.lock:
-            self._core.catalog.template_of_id(template.thin_id)
-            runs = [parse_trace(each.trace) for each in self._core.catalog.boot_runs(template.thin_id)]
-            made = boot_sets.merge([*runs[1 - RUNS_KEPT :], reads], template.size)
-            self._core.catalog.add_boot_run(run)
+        catalog = self._core.catalog
+        while True:
+            kept, known = catalog.boot_runs(template.thin_id), catalog.boot_set(template.thin_id)
+            count = min(_made_of(known) if of is None else of - 1, len(kept))
+            others = [parse_trace(each.trace) for each in kept[len(kept) - count :]]
+            _check_alike(reads, others, template.size)
+            made = boot_sets.merge([*others, reads], template.size)
             text = file.dump(BootSetFile(template.ref, template.sha256, made))
-            self._core.catalog.put_boot_set(StoredBootSet(template.thin_id, text, False, self._core.now()))
+            with self._core.lock:
+                catalog.template_of_id(template.thin_id)
+                # All that takes its time was done without the lock.
+                if (catalog.boot_runs(template.thin_id), catalog.boot_set(template.thin_id)) == (kept, known):
+                    catalog.add_boot_run(run, max(RUNS_KEPT, made.runs))
+                    catalog.put_boot_set(StoredBootSet(template.thin_id, text, False, self._core.now()))
+                    break
         log.info("template %s: a boot set of %d bytes from %d boot(s)", template.ref, made.total, made.runs)
         return made
 
@@ -147,8 +165,33 @@ def first(
     return None
 
 
+def _made_of(known: StoredBootSet | None) -> int:
+    """Of how many boots of the template itself a boot set is made, as far as one more may be added."""
+    return 0 if known is None or known.guessed else min(file.load(known.text).boot_set.runs, RUNS_KEPT - 1)
+
+
+def _check_alike(reads: Sequence[Read], others: Sequence[Sequence[Read]], size: int) -> None:
+    """Refuse a boot that broke off, once it is known how much boots read: one alone may have been another thing too.
+
+    Raises InvalidInput.
+    """
+    if len(others) < 2:
+        return
+    read, usual = pages_read(reads, size), median_low(pages_read(each, size) for each in others)
+    if 2 * read < usual:
+        raise InvalidInput(
+            "it broke off, or was another thing than a boot", why=f"it read {read} bytes, others {usual}"
+        )
+
+
 def _stored(template: Template, given: BootSetFile, now: float) -> StoredBootSet:
-    """As the template's own. Raises InvalidInput when it does not fit on the template."""
+    """As the template's own. Raises InvalidInput when it does not fit on the template, or is no boot's for its size."""
+    if given.boot_set.total > CAP:
+        raise InvalidInput(
+            f"the boot set of template {template.ref} is too large",
+            why=f"it has {given.boot_set.total} bytes, and at most {CAP} are prefetched for a boot",
+            hint="`hatchery template warm` reads all of a template that has no boot set",
+        )
     end = max(extent.end for extent in given.boot_set.extents)
     if end > -(-template.size // PAGE) * PAGE:
         raise InvalidInput(

@@ -2,8 +2,9 @@
 
 By itself for a template without a boot set of its own: the boots of its first clones are recorded until there are
 RUNS. And on request, for the next boots whatever there is. A clone is listened to from before it is exported until its
-boot is over; one that never boots makes room for others. Nothing here stands in a guest's way, and nothing that fails
-here stops a clone from being attached.
+boot is over; one that never boots makes room for others. Only when it is exported for the first time: later it reads
+what it wrote, which tells nothing of its template. Nothing here stands in a guest's way, and nothing that fails here
+stops a clone from being attached.
 """
 
 import contextlib
@@ -43,6 +44,9 @@ IDLE_SECONDS = 1.0
 
 CLOSE_SECONDS = 60.0
 """After so long without any the kernel's buffers are given back."""
+
+DEAF_SECONDS = 60.0
+"""After an error nothing is recorded for so long; then it is tried again."""
 
 
 class Tracer(Protocol):
@@ -89,9 +93,10 @@ class Learning:
         operations: Operations,
         tracer: Tracer,
         store: Store,
-        keep: Callable[[Template, str, Sequence[Read]], object],
+        keep: Callable[[Template, str, Sequence[Read], int | None], object],
     ) -> None:
-        """``keep`` takes each recorded boot: the template, the clone's name and its reads."""
+        """``keep`` takes each recorded boot: the template, the clone's name, its reads, and how many boots the boot
+        set is to be made of if they were asked for."""
         self._core = core
         self._operations = operations
         self._tracer = tracer
@@ -101,7 +106,11 @@ class Learning:
         self._recordings: dict[str, Recording] = {}
         self._ended: list[Recording] = []
         self._asked: dict[int, _Asked] = {}
+        # Thin ids only grow. Of clones that are older than this process nobody knows whether they were exported.
+        self._known = max((clone.thin_id for clone in core.catalog.clones()), default=0)
+        self._used: set[int] = set()
         self._deaf = ""
+        self._deaf_since = 0.0
         self._idle_since: float | None = None
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -120,6 +129,8 @@ class Learning:
         if template.state is not TemplateState.READY:
             raise NotReady(f"template {template.ref} cannot be learned", why=f"it is {template.state}")
         self._tracer.check()
+        if self._deaf:
+            self.begin()
         with self._lock:
             asked = self._asked.get(template.thin_id)
             if asked is None:
@@ -149,11 +160,18 @@ class Learning:
 
     def offered(self, clones: Collection[Clone]) -> None:
         """Clones are about to be exported: listen to those whose boots are wanted. Never raises HatcheryError."""
-        self._listen([clone for clone in clones if self._missing(clone.template)])
+        self._listen(
+            [
+                clone
+                for clone in clones
+                if clone.thin_id > self._known and clone.thin_id not in self._used and self._missing(clone.template)
+            ]
+        )
 
     def withdrawn(self, clone: Clone) -> None:
         """A clone is not exported any more; what was recorded of it by now may be a boot."""
         with self._lock:
+            self._used.add(clone.thin_id)
             found = next((each for each in self._recordings.values() if each.clone.thin_id == clone.thin_id), None)
             if found is None:
                 return
@@ -177,13 +195,16 @@ class Learning:
 
     def begin(self) -> None:
         """Listen to clones that were attached and not booted before."""
-        try:
-            self._tracer.close()
-            self._tracer.check()
-        except HatcheryError as error:
-            self._deaf = str(error)
-            log.info("boots are not learned: %s", error)
-            return
+        with self._lock:
+            try:
+                self._tracer.close()
+                self._tracer.check()
+            except HatcheryError as error:
+                if str(error) != self._deaf:
+                    log.info("boots are not learned: %s", error)
+                self._deaf, self._deaf_since = str(error), time.monotonic()
+                return
+            self._deaf = ""
         with self._core.lock:
             self._take_up()
 
@@ -202,6 +223,8 @@ class Learning:
 
     def look(self) -> None:
         """Look once: take in what was asked of the clones, and hand on the boots that are over."""
+        if self._deaf and time.monotonic() - self._deaf_since >= DEAF_SECONDS:
+            self.begin()
         with self._lock:
             try:
                 self._drain()
@@ -220,7 +243,7 @@ class Learning:
             with self._lock:
                 busy = any(each.begun for each in self._recordings.values())
                 idle = not self._recordings and not self._asked and self._idle_since is None
-            self._wake.wait(None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
+            self._wake.wait(DEAF_SECONDS if self._deaf else None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
             self._wake.clear()
             if not self._stopped.is_set():
                 self.look()
@@ -234,25 +257,31 @@ class Learning:
         return [each for each in self._recordings.values() if each.template.thin_id == thin_id]
 
     def _take_up(self) -> None:
-        """With the service's lock: listen to attached clones whose boots are wanted and that have not booted yet."""
-        clones = self._core.catalog.clones()
+        """With the service's lock: listen to attached clones whose boots are wanted and that have not booted yet.
+
+        What a clone's device has read tells that, if the clone is not older than the device can be.
+        """
+        started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self._listen(
             [
                 clone
-                for clone in clones
-                if clone.client is not None and clone.state is CloneState.READY and self._missing(clone.template)
-            ],
-            fresh=True,
+                for clone in self._core.catalog.clones()
+                if clone.client is not None
+                and clone.state is CloneState.READY
+                and clone.created >= started
+                and clone.thin_id not in self._used
+                and self._missing(clone.template)
+            ]
         )
 
-    def _listen(self, clones: Collection[Clone], *, fresh: bool = False) -> None:
+    def _listen(self, clones: Collection[Clone]) -> None:
         if self._deaf or not clones:
             return
         with self._lock:
             try:
                 for clone in clones:
                     found = self._store.exported(clone.thin_id)
-                    if found is None or (fresh and found[1] >= LEAST) or not self._make_room():
+                    if found is None or found[1] >= LEAST or not self._make_room():
                         continue
                     block = self._core.pool_of(clone.pool).status().block_bytes
                     template = self._core.catalog.template_of_id(clone.template)
@@ -284,8 +313,8 @@ class Learning:
             self._fall_deaf(error)
 
     def _fall_deaf(self, error: HatcheryError) -> None:
-        log.warning("boots are not learned any more: %s", error)
-        self._deaf = str(error)
+        log.warning("boots are not learned for now: %s", error)
+        self._deaf, self._deaf_since = str(error), time.monotonic()
         self._recordings.clear()
         with contextlib.suppress(HatcheryError):
             self._tracer.close()
@@ -329,9 +358,11 @@ class Learning:
         with self._lock:
             if not self._missing(template.thin_id):
                 return  # others were faster
+            asked = self._asked.get(template.thin_id)
+            of = None if asked is None else asked.done + 1
         log.info("a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total)
         try:
-            self._keep(template, name, recording.reads)
+            self._keep(template, name, recording.reads, of)
         except HatcheryError as error:
             log.warning("the boot of %s is not learned from: %s", name, error)
             return

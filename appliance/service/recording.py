@@ -22,7 +22,7 @@ LEAST = 1 * MIB
 
 
 class Recording:
-    """What a clone's device is asked for, from its first request on.
+    """What a clone's device is asked for, from its first request on: the reads that bring pages not read before.
 
     A write counts as well, if it is the first to a pool block and does not fill it: the pool then reads all of the
     block from the template, to copy it. What was copied is the clone's own, and reading it says nothing of the
@@ -84,6 +84,7 @@ class Recording:
     def _read(self, offset: int, length: int, micros: int) -> None:
         if length <= 0 or self._first is None:
             return  # past the end of the template, on a clone that was made larger
-        self.reads.append(Read(offset, length, micros - self._first))
+        # A guest may read the same a million times, past its page cache; nothing is learned from that.
         if self._pages.add(offset // PAGE, -(-(offset + length) // PAGE)):
+            self.reads.append(Read(offset, length, micros - self._first))
             self._news = micros

@@ -5,12 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import SecretStr
 
-from appliance.bootset import file
-from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read
 from appliance.catalog import Catalog, Clone, Template
 from appliance.config import Paths, StoreConfig
-from appliance.errors import HatcheryError, InvalidInput
+from appliance.errors import HatcheryError
 from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
@@ -242,15 +240,8 @@ class Service:
         if self._catalog.boot_set(thin_id) is not None:
             self.prefetching.begin_unasked(self._catalog.template_of_id(thin_id), "the template is new")
 
-    def _learned(self, template: Template, clone: str, reads: Sequence[Read]) -> None:
-        known = self._catalog.boot_set(template.thin_id)
-        if known is not None and not known.guessed:
-            whole, read = file.load(known.text).boot_set.total, pages_read(reads, template.size)
-            if 2 * read < whole:
-                raise InvalidInput(
-                    "it broke off, or was another thing than a boot", why=f"it read {read} bytes, others {whole}"
-                )
-        self.boot_sets.add_run(template, clone, reads)
+    def _learned(self, template: Template, clone: str, reads: Sequence[Read], of: int | None) -> None:
+        self.boot_sets.add_run(template, clone, reads, of)
         self.prefetching.begin_unasked(template, "a boot was recorded")
 
     def put_boot_set(self, text: str, content: str) -> BootSetView:

@@ -270,8 +270,9 @@ def _prefetches(found: Sequence[tuple[str, schema.PrefetchView]]) -> Iterator[Me
             "Bytes that the backend read for it, guests' reads included",
             [v.backend_bytes for _, v in found],
         ),
-        ("left_bytes", "Bytes that its last pass still took from the backend", [v.left_bytes for _, v in found]),
+        ("left_bytes", "Bytes that may not be in the cache, at most", [v.left_bytes for _, v in found]),
         ("duration_seconds", "Time that it took; 0 while it runs", [v.seconds for _, v in found]),
+        ("bytes_per_second", "Rate of its present pass; 0 when none runs", [v.rate for _, v in found]),
         ("began_timestamp_seconds", "When it was begun", [v.began for _, v in found]),
     ):
         rows = (((ref,), value) for (ref, _), value in zip(found, values, strict=True))

@@ -126,8 +126,9 @@ def cells(places: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:
 def prefetch_words(view: schema.PrefetchView) -> str:
     """How a prefetch went or goes."""
     if view.state in ("waiting", "running"):
-        return f"{view.state}: {size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes}"
-    words = {"warm": "in the cache", "incomplete": "not all in the cache", "failed": "failed"}[view.state]
+        done = f"{size(view.done_bytes)} of {size(view.total_bytes)}, pass {view.passes}"
+        return f"{view.state}: {done}, {size(view.rate)}/s"
+    words = {"warm": "in the cache", "incomplete": "not all in the cache"}.get(view.state, view.state)
     return f"{words}, {view.seconds:.1f} s" if view.seconds else words
 
 

@@ -205,6 +205,7 @@ class ModelStore:
         self.reserve = 0
         self.named = "abc"
         self.guests: Callable[[], int] = lambda: 0
+        self.flows: Callable[[], tuple[int, int]] = lambda: (0, 0)
         self.dead: frozenset[str] = frozenset()
         self.healed = 0
         self.heal_error: HatcheryError | None = None
@@ -251,7 +252,7 @@ class ModelStore:
         )
 
     def flow(self) -> Callable[[], tuple[int, int]]:
-        return lambda: (0, 0)
+        return self.flows
 
     def guest_requests(self) -> int:
         return self.guests()

@@ -142,6 +142,12 @@ def test_what_boots_read_last_is_left_out_of_a_full_set() -> None:
     assert merge([reads], 100 * PAGE, cap=5 * PAGE).extents == (Extent(50 * PAGE, 5 * PAGE),)
 
 
+def test_gaps_are_not_closed_beyond_what_a_set_may_have() -> None:
+    reads = [Read(0, 50 * PAGE), Read(51 * PAGE, 50 * PAGE)]
+    assert merge([reads], 200 * PAGE, cap=101 * PAGE).total == 101 * PAGE
+    assert merge([reads], 200 * PAGE, cap=100 * PAGE).total == 100 * PAGE
+
+
 def test_a_real_boot_makes_a_set_with_few_extents_and_little_waste() -> None:
     reads = parse_trace(TRACE.read_text())
     distinct = pages_read(reads, SIZE)

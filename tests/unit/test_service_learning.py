@@ -1,5 +1,6 @@
 """Boots are recorded by themselves until a template is known, and on request; what is no boot is left out."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,10 +33,10 @@ def attach(box: Box, name: str, count: int | None = None) -> list[str]:
     return [f"254:{clone.thin_id}" for clone in made]
 
 
-def boot(box: Box, name: str) -> None:
+def boot(box: Box, name: str, megabytes: int = 2) -> None:
     """A clone comes, boots, and it is noticed that it has booted."""
     [device] = attach(box, name)
-    box.tracer.boot(device)
+    box.tracer.boot(device, megabytes=megabytes)
     box.service.learning.look()
 
 
@@ -78,8 +79,16 @@ def test_the_first_write_to_part_of_a_block_reads_all_of_it(box: Box) -> None:
     made.add(asked(0, 4096, 6, write=True))
     made.add(asked(BLOCK, 2 * BLOCK, 7))
     assert len(made.reads) == 2, "the clone's own blocks are not the template's"
-    made.add(asked(3 * BLOCK, 2 * BLOCK, 8))
+    made.add(asked(3 * BLOCK, 2 * BLOCK, 8))  # half of it is
     assert len(made.reads) == 3
+
+
+def test_what_is_read_again_and_again_is_kept_once(box: Box) -> None:
+    made = recording(box)
+    for at in range(1000):
+        made.add(asked(0, 4096, at))
+    made.add(asked(0, 8192, 1000))
+    assert [(read.offset, read.length) for read in made.reads] == [(0, 4096), (0, 8192)]
 
 
 def test_a_write_past_the_template_reads_nothing_of_it(box: Box) -> None:
@@ -162,11 +171,16 @@ def test_boots_with_lost_requests_are_not_learned_from(box: Box) -> None:
 
 
 def test_a_boot_that_broke_off_does_not_make_the_boot_set_small(box: Box) -> None:
-    for name, megabytes in (("whole", 3), ("broken", 1), ("again", 2)):
-        [device] = attach(box, name)
-        box.tracer.boot(device, megabytes=megabytes)
-        box.service.learning.look()
-    assert recorded(box) == ["whole", "again"]
+    for name, megabytes in (("whole", 3), ("again", 3), ("broken", 1), ("last", 2)):
+        boot(box, name, megabytes)
+    assert recorded(box) == ["whole", "again", "last"]
+
+
+def test_a_first_boot_that_was_more_than_that_does_not_make_it_large(box: Box) -> None:
+    for name, megabytes in (("used", 3), ("second", 1), ("third", 1)):
+        boot(box, name, megabytes)
+    assert recorded(box) == ["used", "second", "third"]
+    assert box.service.boot_sets.show("debian").total_bytes == 1 * MIB
 
 
 def test_of_many_that_boot_at_once_only_so_many_are_kept(box: Box) -> None:
@@ -193,6 +207,30 @@ def test_clones_that_did_not_boot_yet_are_heard_after_a_restart(box: Box) -> Non
     box.store.read_bytes[int(booted.removeprefix("254:"))] = 100 * MIB
     box.restart().learning.begin()
     assert box.tracer.watched == {quiet}
+
+
+def test_a_clone_that_was_used_tells_nothing_of_its_template(box: Box) -> None:
+    attach(box, "web")
+    box.service.clones.detach("web", force=False)
+    box.service.clones.attach("web", "local")
+    assert box.tracer.watched == frozenset(), "it is exported again"
+    box.service.learning.learn("debian")
+    assert box.tracer.watched == frozenset()
+    box.service.clones.detach("web", force=False)
+    box.restart().learning.begin()
+    box.service.clones.attach("web", "local")
+    assert box.tracer.watched == frozenset(), "nor after a restart"
+    box.service.life.reset("web", force=False)
+    assert box.tracer.watched != frozenset(), "it is as its template again"
+
+
+def test_after_the_machine_started_clones_of_before_are_not_heard(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    attach(box, "web")
+    monkeypatch.setattr(time, "clock_gettime", lambda _: -1.0)
+    box.reboot().learning.begin()
+    assert box.tracer.watched == frozenset()
+    [device] = attach(box, "new")
+    assert box.tracer.watched == {device}
 
 
 def test_a_given_boot_set_of_the_same_content_is_not_learned_again(box: Box) -> None:
@@ -228,6 +266,21 @@ def test_a_tracer_that_fails_later_stops_learning_and_nothing_else(box: Box) -> 
     assert job.operation.state == "failed"
 
 
+def test_after_an_error_it_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    [device] = attach(box, "web")
+    box.tracer.error = NotReady("the tracer is busy")
+    box.service.learning.look()
+    box.tracer.error = None
+    box.service.learning.look()
+    assert box.tracer.watched == frozenset(), "not at once"
+    monkeypatch.setattr(learning, "DEAF_SECONDS", 0.0)
+    box.service.learning.look()
+    assert box.tracer.watched == {device}
+    box.tracer.boot(device)
+    box.service.learning.look()
+    assert recorded(box) == ["web"]
+
+
 # --- on request
 
 
@@ -250,6 +303,20 @@ def test_boots_are_recorded_on_request(box: Box) -> None:
     assert job.operation.state == "succeeded"
     assert recorded(box)[-2:] == ["waiting", "last"]
     assert view(box) is None
+
+
+def test_the_boot_set_is_made_of_the_boots_that_were_asked_for(box: Box) -> None:
+    for number in range(RUNS):
+        boot(box, f"before-{number}", 3)
+    box.service.learning.learn("debian", 1)
+    boot(box, "after", 1)
+    shown = box.service.boot_sets.show("debian")
+    assert (shown.runs, shown.total_bytes) == (1, 1 * MIB)
+    box.service.learning.learn("debian", 7)
+    for number in range(7):
+        boot(box, f"many-{number}")
+    assert box.service.boot_sets.show("debian").runs == 7
+    assert recorded(box) == [f"many-{number}" for number in range(7)]
 
 
 def test_asked_again_it_counts_anew(box: Box) -> None:

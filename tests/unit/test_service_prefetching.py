@@ -1,8 +1,12 @@
 """Boot sets of a service: given, learned, guessed; and what keeps them in the cache."""
 
+import errno
+import itertools
+import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,18 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance import wait
-from appliance.bootset import file, prefetch
+from appliance.bootset import boot_set, file, prefetch
 from appliance.bootset.boot_set import BootSet
 from appliance.bootset.extents import PAGE
 from appliance.bootset.file import BootSetFile
 from appliance.bootset.prefetch import REQUEST, Surroundings, requests
 from appliance.bootset.trace import Read
-from appliance.errors import InUse, InvalidInput, NotFound, Unhealthy
-from appliance.model import MIB, Extent, Health
+from appliance.catalog import Template
+from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Unhealthy
+from appliance.model import GIB, MIB, Extent, Health, TemplateRef
 from appliance.schema import CacheView, StoreView
 from appliance.service import prefetching
 from appliance.service.bootsets import BootSets
-from appliance.service.operations import Operations
+from appliance.service.operations import Job, Operations
 from appliance.service.prefetching import Ports, Prefetching, sampled
 from tests.unit import service_harness
 from tests.unit.service_harness import IMAGE, Box
@@ -43,7 +48,8 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
 
 
 def settled(box: Box) -> None:
-    wait.until(lambda: not box.service.prefetching.is_busy_with(1), "the prefetch", deadline=10)
+    ids = [template.thin_id for template in box.service.core.catalog.templates()]
+    wait.until(lambda: not any(map(box.service.prefetching.is_busy_with, ids)), "the prefetch", deadline=10)
 
 
 # --- boot sets
@@ -91,6 +97,7 @@ def test_a_given_boot_set_takes_the_place_of_the_boots_recorded_before(box: Box)
         ("{}", "no boot set"),
         ("nonsense", "not JSON"),
         (as_file((Extent(0, 4 * MIB),), size=1 << 30), "does not fit"),
+        (as_file((Extent(0, 2 * GIB),), size=2 * GIB), "too large"),
     ],
 )
 def test_what_is_no_boot_set_of_it_is_refused(box: Box, content: str, words: str) -> None:
@@ -108,6 +115,33 @@ def test_a_boot_that_was_recorded_makes_the_boot_set_and_more_of_them_make_it_be
     assert box.service.boot_sets.add_run(template, "b", [always]).total == 16 * PAGE
     shown = box.service.boot_sets.show("debian")
     assert (shown.runs, shown.guessed, shown.wasted_bytes) == (2, False, 0)
+
+
+def test_boots_are_merged_while_others_work(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what changed meanwhile counts."""
+    box.add_template("debian")
+    template = box.service.core.catalog.templates()[0]
+    box.service.boot_sets.add_run(template, "a", [Read(0, 16 * PAGE)])
+    merge = boot_set.merge
+    merged: list[int] = []
+
+    def forget() -> None:
+        with box.service.core.lock:
+            box.service.boot_sets.remove("debian")
+
+    def watched(runs: Sequence[Sequence[Read]], size: int) -> BootSet:
+        if not merged:
+            other = threading.Thread(target=forget, daemon=True)
+            other.start()
+            other.join(10)
+            assert not other.is_alive(), "the lock is held"
+        merged.append(len(runs))
+        return merge(runs, size)
+
+    monkeypatch.setattr(boot_set, "merge", watched)
+    reads = [Read(0, 8 * PAGE), Read(MIB, PAGE)]
+    assert box.service.boot_sets.add_run(template, "b", reads).total == 9 * PAGE
+    assert merged == [2, 1]
 
 
 def test_the_next_version_begins_with_the_last_ones_as_far_as_it_reaches(box: Box) -> None:
@@ -143,19 +177,32 @@ def test_a_sample_is_of_pages_of_the_extents_each_once(lengths: list[int], count
         assert any(each.offset <= page.offset and page.end <= each.end for each in extents)
 
 
-class Backend:
-    """A backend that reads so much in each pass. It is asked before a pass, at its beginning, and after it."""
+class Cache:
+    """A cache before a volume. It keeps what ``keeps`` says, of the offset of a read and how often it was missed."""
 
-    def __init__(self, *missed: int) -> None:
-        self.missed = list(missed)
-        self.read = 0
-        self.asked = 0
+    def __init__(self, patch: pytest.MonkeyPatch, keeps: Callable[[int, int], bool] = lambda *_: True) -> None:
+        self.read = self.written = self.asked = 0
+        self.missed: Counter[int] = Counter()
+        self.held: set[int] = set()
+        self._keeps = keeps
+        self._lock = threading.Lock()
+        self._preadv = os.preadv
+        patch.setattr(os, "preadv", self._read)
+
+    def _read(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        done = self._preadv(fd, buffers, offset)
+        with self._lock:
+            self.asked += 1
+            if offset not in self.held:
+                self.missed[offset] += 1
+                self.read += done
+                if self._keeps(offset, self.missed[offset]):
+                    self.held.add(offset)
+                    self.written += done
+        return done
 
     def flow(self) -> tuple[int, int]:
-        self.asked += 1
-        if self.asked % 3 == 0:
-            self.read += self.missed.pop(0)
-        return self.read, 0
+        return self.read, self.written
 
 
 def volume(tmp_path: Path) -> Path:
@@ -164,21 +211,48 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
-def test_passes_go_on_until_the_backend_has_nothing_left_to_read(tmp_path: Path) -> None:
+def test_passes_go_on_until_the_backend_has_nothing_left_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[tuple[int, int]] = []
-    backend = Backend(66 * PAGE, 3 * PAGE, 0)
-    around = Surroundings(backend.flow, lambda: 0)
+    cache = Cache(monkeypatch, lambda offset, times: offset > 0 or times > 1)
+    around = Surroundings(cache.flow, lambda: 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, around, lambda number, read: told.append((number, read)))
-    assert done.passes == (66 * PAGE, 3 * PAGE, 0)
+    assert done.passes == (66 * PAGE, 2 * PAGE, 0)
     assert done.complete
     assert [told[-1], max(read for number, read in told if number == 1)] == [(3, 66 * PAGE), 66 * PAGE]
 
 
-def test_it_is_given_up_loudly(tmp_path: Path) -> None:
-    around = Surroundings(Backend(*[PAGE] * prefetch.PASSES).flow, lambda: 0)
-    done = prefetch.fetch(volume(tmp_path), EXTENTS, around)
+def test_it_is_given_up_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(monkeypatch, lambda offset, _: offset > 0)
+    done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
     assert not done.complete
-    assert (len(done.passes), done.left) == (prefetch.PASSES, PAGE)
+    assert done.left == 2 * PAGE
+
+
+def test_without_a_cache_one_pass_is_enough_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = Cache(monkeypatch, lambda *_: False)
+    done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
+    assert not done.complete
+    assert (done.passes, done.left) == ((66 * PAGE,), 66 * PAGE)
+
+
+def test_what_the_backend_reads_for_others_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All is in the cache, and a neighbour misses all the time: more than there is to read in each pass."""
+    monkeypatch.setattr(prefetch, "REQUEST", 4 * PAGE)
+    cache = Cache(monkeypatch)
+    asked = itertools.count(1)
+
+    def flow() -> tuple[int, int]:
+        if next(asked) % 20 == 0:
+            cache.read += SIZE
+        return cache.flow()
+
+    cache.held.update(range(0, SIZE, prefetch.REQUEST))
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, SIZE // PAGE * PAGE),), Surroundings(flow, lambda: 0))
+    assert done.passes[0] > SIZE, "the neighbour did nothing"
+    assert done.complete
+    assert cache.asked < 1.5 * SIZE / prefetch.REQUEST, "what is known to be in the cache was read again"
 
 
 def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
@@ -189,8 +263,7 @@ def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
         asked.append(threading.current_thread().name)
         return 1
 
-    backend = Backend(0)
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(backend.flow, guests))
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(lambda: (0, 0), guests))
     assert done.complete
     assert done.seconds >= 2 * prefetch.PAUSE, "it did not wait"
     assert len(asked) > 4
@@ -261,12 +334,78 @@ def test_emptying_the_cache_ends_what_runs_and_nothing_begins_unasked_for_a_whil
     assert job.finished.wait(10)
     assert job.operation.error is not None
     assert "emptied by command" in job.operation.error.why
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert view.state == "stopped", "which no alert is about"
     template = box.service.core.catalog.templates()[0]
     box.service.prefetching.begin_unasked(template, "a boot was recorded")
     assert not box.service.prefetching.is_busy_with(template.thin_id)
     box.store.guests = lambda: 0
     assert box.service.prefetching.warm("debian").finished.wait(10), "by command it begins"
     assert box.store.cold_calls == 1
+
+
+def test_how_much_is_missing_is_told(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add_template("debian")
+    cache = Cache(monkeypatch, lambda *_: False)
+    box.store.flows = cache.flow
+    job = box.service.prefetching.warm("debian")
+    assert job.finished.wait(10)
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.left_bytes, view.backend_bytes) == ("incomplete", SIZE, SIZE)
+    assert job.operation.error is not None
+    assert job.operation.error.code == Unhealthy.code
+
+
+def test_how_fast_it_is_is_told_while_it_runs(box: Box) -> None:
+    box.add_template("debian")
+    rates: list[int] = []
+
+    def guests() -> int:
+        view = box.service.prefetching.view(1)
+        assert view is not None
+        rates.append(view.rate)
+        return 0
+
+    box.store.guests = guests
+    assert box.service.prefetching.warm("debian").finished.wait(10)
+    assert rates[0] == 0
+    assert rates[-1] > 0
+    view = box.service.prefetching.view(1)
+    assert view is not None
+    assert view.rate == 0
+
+
+def test_what_cannot_be_read_has_failed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add_template("debian")
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "preadv", broken)
+    assert box.service.prefetching.warm("debian").finished.wait(10)
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert view.state == "failed"
+
+
+def test_a_boot_set_that_comes_during_a_prefetch_is_fetched_after_it(box: Box) -> None:
+    box.add_template("debian")
+    released = threading.Event()
+    box.store.guests = lambda: 0 if released.wait(10) else 1
+    job = box.service.prefetching.warm("debian")
+    box.service.put_boot_set("debian", as_file())
+    released.set()
+    assert job.finished.wait(10)
+
+    def fetched() -> bool:
+        view = box.service.show_template("debian").prefetch
+        return view is not None and (view.state, view.total_bytes) == ("warm", 66 * PAGE)
+
+    wait.until(fetched, "the new boot set", deadline=10)
 
 
 # --- by itself
@@ -286,19 +425,24 @@ def store(*, attached: bool) -> StoreView:
 
 
 class Looker:
-    """A prefetching that looks after the box's templates; between two questions the backend reads ``missing``."""
+    """A prefetching that looks after the box's templates.
+
+    Between two questions the backend reads ``missing``, for it or for ``guests``; or another ``flow`` tells.
+    """
 
     def __init__(self, box: Box) -> None:
         self.box = box
         self.marks = 0
+        self.guests = 0
         self.missing = 0
         self.read = 0
+        self.flow = self._flow
         self.operations = Operations()
         self.made = self.begin()
 
     def begin(self) -> Prefetching:
         core = self.box.service.core
-        ports = Ports(lambda: self._flow, lambda: 0, lambda: self.marks)
+        ports = Ports(lambda: self.flow, lambda: self.guests, lambda: self.marks)
         return Prefetching(core, self.operations, BootSets(core), ports)
 
     def _flow(self) -> tuple[int, int]:
@@ -308,6 +452,10 @@ class Looker:
     def look(self, *, attached: bool = True) -> None:
         self.made.look(store(attached=attached))
         wait.until(lambda: all(thread.name != "boot sets" for thread in threading.enumerate()), "the look", deadline=10)
+
+    def state(self, name: str) -> str | None:
+        view = self.made.view(self.box.service.core.catalog.template(TemplateRef(name)).thin_id)
+        return None if view is None else view.state
 
     def read_templates(self) -> list[str]:
         return [operation.subject for operation in reversed(self.operations.list())]
@@ -341,13 +489,97 @@ def test_a_cache_that_was_there_from_the_beginning_is_asked_for_boot_sets_alone(
     assert looker.read_templates() == ["none@1"], "the next look is due in minutes"
 
 
-def test_boot_sets_that_would_fill_the_cache_are_left_out(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("none", "many"):
-        looker.box.service.put_boot_set(name, as_file())
+def test_that_the_cache_came_back_is_not_forgotten(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there is no time for it at first, or it is broken off."""
+    looker.look()
+    looker.made.hold()
+    for attached in (False, True):
+        looker.look(attached=attached)
+    assert looker.read_templates() == []
+    looker.made._held_until = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(looker.made, "begin", held_after_the_first(looker))
+        looker.look()
+    assert looker.read_templates() == ["many@1"]
+    looker.made._held_until = 0.0
+    looker.look()
+    assert looker.read_templates() == ["many@1", "many@1", "few@1"]
+
+
+def held_after_the_first(looker: Looker) -> Callable[[Template, str], Job]:
+    begin = looker.made.begin
+
+    def once(template: Template, why: str) -> Job:
+        job = begin(template, why)
+        assert job.finished.wait(10)
+        looker.made.hold()
+        return job
+
+    return once
+
+
+@pytest.mark.parametrize(
+    ("guests", "pages", "read"),
+    [
+        pytest.param(0, 0, False, id="all there"),
+        pytest.param(0, 1, True, id="one missing"),
+        pytest.param(1, 1, False, id="perhaps a guest's"),
+        pytest.param(1, 30, True, id="too many to be guests'"),
+    ],
+)
+def test_one_page_that_is_missing_is_enough(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch, guests: int, pages: int, *, read: bool
+) -> None:
+    monkeypatch.setattr(prefetch, "PAUSE", 0.0)
+    looker.box.service.put_boot_set("many", as_file((Extent(0, 64 * PAGE),)))
+    settled(looker.box)
+    cache = Cache(monkeypatch)
+    cache.held.update(range(pages * PAGE, SIZE, PAGE))
+    looker.guests, looker.flow = guests, cache.flow
+    looker.look()
+    assert looker.read_templates() == (["many@1"] if read else [])
+
+
+def test_what_did_not_get_in_is_tried_again_and_again_later(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    now = 0.0
+    monkeypatch.setattr(prefetching, "monotonic", lambda: now)
+    looker.missing = MIB
+    tried = []
+    for number in range(12):
+        now = number * prefetching.CHECK_SECONDS
+        looker.look()
+        tried.append(len(looker.read_templates()))
+    assert tried == [1, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4]
+    assert looker.state("many") == "incomplete"
+    looker.missing = 0
+    now += 4 * prefetching.CHECK_SECONDS
+    looker.look()
+    assert looker.state("many") == "warm"
+
+
+def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_not(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    looker.box.service.put_boot_set("few", as_file())
+    looker.box.service.put_boot_set("none", as_file((Extent(0, 2 * PAGE),)))
     monkeypatch.setattr(prefetching, "SHARE", 70 * PAGE / (64 * MIB))
     looker.missing = MIB
     looker.look()
-    assert looker.read_templates() == ["many@1"], "the one that clones use"
+    assert looker.read_templates() == ["many@1", "none@1"], "the one that clones use, and what fits beside it"
+    assert looker.state("few") == "incomplete", "which is told"
+    template = looker.box.service.core.catalog.template(TemplateRef("few"))
+    looker.made.begin_unasked(template, "a boot was recorded")
+    assert looker.read_templates() == ["many@1", "none@1"]
+    job = looker.made.warm("few")
+    assert job.finished.wait(10), "by command it is read"
+
+
+def test_without_a_cache_nothing_is_read(looker: Looker) -> None:
+    looker.look(attached=False)
+    with pytest.raises(NotReady, match="no cache"):
+        looker.made.warm("many")
 
 
 def under_way(looker: Looker) -> None:

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from appliance import schema
 from appliance.api import server
 from appliance.api.app import make_app
+from appliance.cli import boot_set as boot_set_words
 from appliance.client import connect
 from appliance.errors import NotReady, Refused
 from appliance.host import notify
@@ -176,7 +177,14 @@ def test_prefetch_is_told_with_its_useful_and_wasted_bytes(appliance: Box) -> No
         state: found["hatchery_prefetch_state", (("hatchery_prefetch_state", state), *label)]
         for state in metrics.PREFETCH_STATES
     }
-    assert states == {"waiting": 0, "running": 0, "warm": 1, "incomplete": 0, "failed": 0}
+    assert states == {"waiting": 0, "running": 0, "warm": 1, "incomplete": 0, "failed": 0, "stopped": 0}
+    assert found["hatchery_prefetch_bytes_per_second", label] == 0
+    running = prefetch.model_copy(update={"state": "running", "done_bytes": MIB, "rate": 3 * MIB})
+    template = template.model_copy(update={"prefetch": running})
+    answers = metrics.Answers(service.status(), None, (template,), ())
+    assert values(metrics.text(answers).decode())["hatchery_prefetch_bytes_per_second", label] == 3 * MIB
+    assert "3.0 MiB/s" in page.render(answers, {})
+    assert "3.0 MiB/s" in boot_set_words.prefetch_words(running)
     assert not any(name.startswith("hatchery_device") for name, _ in found)
 
 
