@@ -216,6 +216,24 @@ class Client:
         wanted = schema.Promotion(template=template)
         return self._send("POST", f"/clones/{name}/promotion", schema.Operation, wanted)
 
+    # -- stills --------------------------------------------------------------------------------------------------
+
+    def stills(self) -> tuple[schema.StillView, ...]:
+        """What is being copied out, the oldest first."""
+        return self._get("/stills", schema.StillList).stills
+
+    def still_of_template(self, ref: str) -> schema.StillView:
+        """Have a template offered, read-only, to be copied out. Raises NotFound, NotReady."""
+        return self._send("POST", f"/templates/{ref}/stills", schema.StillView)
+
+    def still_of_clone(self, name: str) -> schema.StillView:
+        """Have a clone offered as it is now, read-only, whoever writes to it. Raises NotFound, NotReady, NoSpace."""
+        return self._send("POST", f"/clones/{name}/stills", schema.StillView)
+
+    def end_still(self, identity: str) -> schema.Removal:
+        """It was copied: a clone's snapshot goes."""
+        return self._send("DELETE", f"/stills/{identity}", schema.Removal)
+
     # -- clients -------------------------------------------------------------------------------------------------
 
     def clients(self) -> tuple[schema.ClientView, ...]:

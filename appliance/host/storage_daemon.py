@@ -45,11 +45,15 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A block device offered under a name. ``node`` names it inside the daemon and is never used twice."""
+    """A block device offered under a name. ``node`` names it inside the daemon and is never used twice.
+
+    What is not ``writable`` is offered at run time alone: ``server.json`` does not know it.
+    """
 
     node: str
     name: str
     device: Path
+    writable: bool = True
 
     def blockdev(self, aio: str) -> dict[str, Any]:
         """The node's options."""
@@ -57,6 +61,7 @@ class Export:
             "driver": "host_device",
             "node-name": self.node,
             "filename": str(self.device),
+            "read-only": not self.writable,
             "cache": {"direct": True, "no-flush": False},
             "aio": aio,
             "discard": "unmap",
@@ -70,7 +75,7 @@ class Export:
             "id": self.node,
             "node-name": self.node,
             "name": self.name,
-            "writable": True,
+            "writable": self.writable,
             "iothread": IOTHREAD,
         }
 

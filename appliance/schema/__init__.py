@@ -37,6 +37,10 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     PUT    /clones/{name}/lease  Lease      -> CloneView
     POST   /clones/{name}/reset?force=BOOL  -> CloneView; in-use while somebody is connected, unless forced
     POST   /clones/{name}/promotion  Promotion -> Operation (202); in-use while somebody is connected
+    POST   /templates/{ref}/stills          -> StillView (201)
+    POST   /clones/{name}/stills            -> StillView (201), of this moment, whoever is connected
+    GET    /stills                          -> StillList
+    DELETE /stills/{number}                 -> Removal, whoever reads it
     GET    /clients                         -> ClientList
     GET    /clients/{name}                  -> ClientView
     POST   /clients/{name}/certificates  CertificateRequest -> CertificateBundle (201), with a key that is kept nowhere
@@ -47,6 +51,9 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
 Upload of a template: ``POST /templates`` with ``source.kind = "upload"`` and the size; then ``PUT .../content`` with
 exactly that many bytes; then follow the operation. A short or aborted upload leaves nothing behind.
 DELETE of what is not there succeeds with ``removed = false``.
+
+To copy a disk out: ``POST .../stills``, read what is at the still's URI, and delete it. A still that nobody reads goes
+by itself after a minute, and all of them do when the service starts again.
 """
 
 from appliance.schema.base import (
@@ -91,6 +98,7 @@ from appliance.schema.measure import (
     HistogramsStarted,
     HistogramView,
 )
+from appliance.schema.stills import StillList, StillView
 from appliance.schema.store import (
     ArrayView,
     CacheView,
@@ -172,6 +180,8 @@ __all__ = [
     "Source",
     "Status",
     "StepView",
+    "StillList",
+    "StillView",
     "StoreView",
     "TemplateCreate",
     "TemplateList",

@@ -58,6 +58,7 @@ from appliance.service.monitor import Monitor, Seen, silence, store_words
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.stills import Stills
 from appliance.service.templates import Templates
 from appliance.service.views import Views, client_problems, garbage_report
 
@@ -108,20 +109,28 @@ class Service:
         self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, self._learned)
         self._exports.before_offer = self.learning.offered
         self._exports.after_withdrawal = self.learning.withdrawn
-        self.templates = Templates(self.core, self.prefetching.is_busy_with)
         self.clones = Clones(self.core, self._exports)
+        self.stills = Stills(self.core, self.clones, units, paths)
+        self.templates = Templates(self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_))
         self.life = CloneLife(self.core, self.clones, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        hooks = (store.remember_loss, self.check_fast_pool, store.finish_growth, store.count_latencies)
+        hooks = (
+            store.remember_loss,
+            self.check_fast_pool,
+            store.finish_growth,
+            store.count_latencies,
+            self.stills.sweep,
+        )
         self.monitor = Monitor(store, hooks, self._tell)
         self._words = ""
 
     def start(self) -> None:
         """Bring catalog and pool to agree, activate what is attached, start the storage daemons."""
         self._converter.stop_all()
+        self.stills.clear()
         made, self._problems = recovery.start(self.core)
         self._judge(made)
         recovery.export_all(self.core, self._exports)
