@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from appliance.errors import BadImage, InvalidInput, NoSpace
-from appliance.model import MIB
+from appliance.model import MIB, ImageFormat
 
 STDIN = "-"
+
+SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageFormat.RAW}
+"""What a file's name states about its format; the content is never asked."""
 
 BLOCK = 1 * MIB
 """Bytes that are read at once."""
@@ -65,6 +68,18 @@ def inner_name(source: str) -> str:
     """The name without what says that it is compressed: its suffix states the image's format."""
     path = Path(source)
     return str(path.with_suffix("")) if path.suffix.lower() in UNPACK else source
+
+
+def stated_format(name: str) -> ImageFormat:
+    """The format that a file's name states. Raises InvalidInput when it states none."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InvalidInput(
+            f"the format of {name!r} is not known",
+            why=f"its name ends in none of {', '.join(SUFFIXES)}",
+            hint="state it: --format raw or --format qcow2",
+        )
+    return SUFFIXES[suffix]
 
 
 @contextmanager
