@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from appliance.cli.zst import Damaged, ZstdFile
 from appliance.errors import BadImage, InvalidInput, NoSpace
 from appliance.model import MIB, ImageFormat
 
@@ -41,6 +42,7 @@ class Bytes(Protocol):
 UNPACK: Mapping[str, Callable[[IO[bytes]], Bytes]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"),
     ".xz": lambda raw: lzma.LZMAFile(raw, "rb"),  # noqa: SIM115 - it closes no file, and holds none
+    ".zst": ZstdFile,
 }
 """What a compressed file's name ends in."""
 
@@ -100,8 +102,9 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
             else:
                 file = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-image-"))
                 _spool(unpack(raw) if unpack is not None else raw, file, unpacked)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            raise BadImage(f"{title} cannot be unpacked", why=str(error), hint="fetch it once more") from error
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, Damaged) as error:
+            hint = "fetch it once more, or unpack it yourself"
+            raise BadImage(f"{title} cannot be unpacked", why=str(error), hint=hint) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 hint = "let TMPDIR name a folder with more space, or unpack the image yourself"
