@@ -6,6 +6,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /status                          -> Status
     GET    /doctor                          -> Examination
     GET    /counters                        -> Counters
+    GET    /events?follow=BOOL              -> a stream (text/event-stream) whose data are Events; Last-Event-ID goes on
     POST   /cache/cold                      -> Operation (202)
     POST   /histograms                      -> HistogramsStarted (201); in-use when they run already
     DELETE /histograms                      -> Histograms (stops them); not-found when none run
@@ -86,6 +87,7 @@ from appliance.schema.clients import (
 )
 from appliance.schema.clones import Attachment, CloneCreate, CloneList, CloneView, Lease, Promotion, Resize
 from appliance.schema.doctor import CheckState, CheckView, Examination
+from appliance.schema.events import HEARTBEAT, Event, EventKind
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
 from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
@@ -125,6 +127,7 @@ from appliance.schema.templates import (
 __all__ = [
     "API_PREFIX",
     "CERTIFICATE_SECONDS",
+    "HEARTBEAT",
     "LOCAL_CLIENT",
     "PROBLEM_TYPE",
     "ArrayView",
@@ -150,6 +153,8 @@ __all__ = [
     "Counters",
     "DeviceCounters",
     "DiskHistogram",
+    "Event",
+    "EventKind",
     "Examination",
     "GarbageReport",
     "HistogramView",

@@ -11,6 +11,7 @@ from appliance.model import MIB, PoolName
 from appliance.reconcile import apply
 from appliance.reconcile.volumes import Doomed, FoundDevice, Volume, Wanted, plan
 from appliance.service import admission
+from appliance.service.events import Events
 from appliance.service.ports import Pool, Pools
 from appliance.service.wanted import doomed, presumed, transactions
 
@@ -28,6 +29,7 @@ class Core:
 
     ``lost`` are the volumes of ephemeral clones that went with their drive, ``collecting`` those that the collector is
     emptying, ``stills`` those that somebody copies out; ``poke`` tells the collector that there is something to do.
+    ``events`` hears of all that changes.
     """
 
     def __init__(self, catalog: Catalog, pools: Pools, overcommit_percent: int = 0) -> None:
@@ -36,6 +38,7 @@ class Core:
         self.overcommit_percent = overcommit_percent
         self.lost: frozenset[int] = frozenset()
         self.lock = threading.RLock()
+        self.events = Events()
         self.collecting: set[int] = set()
         self.stills: frozenset[int] = frozenset()
         self.poke: Callable[[], None] = lambda: None

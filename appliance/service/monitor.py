@@ -111,15 +111,20 @@ class _Healing(threading.Thread):
 
 
 class Monitor:
-    """The thread that looks. ``after`` is told each look's view; ``hooks`` are called after each, and may raise."""
+    """The thread that looks. ``after`` is told each look's view, ``changed`` what a look found to be different.
+
+    ``hooks`` are called after each look, and may raise HatcheryError.
+    """
 
     def __init__(
         self,
         store: Store,
         hooks: Iterable[Callable[[], None]] = (),
         after: Callable[[StoreView, Seen], None] | None = None,
+        changed: Callable[[Change], None] = lambda _: None,
     ) -> None:
         self._store = store
+        self._changed = changed
         self._hooks = tuple(hooks)
         self._after = after or (lambda _view, _seen: None)
         self._seen = Seen()
@@ -164,6 +169,7 @@ class Monitor:
         for change in changes(before, self._seen):
             level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
             log.log(level[change.severity], "%s", change.words)
+            self._changed(change)
         self._take_back(returned(before, self._seen))
         for number, hook in enumerate(self._hooks):
             self._call(number, hook)

@@ -51,9 +51,11 @@ class Templates:
                 raise InUse(f"template {template.ref} is in use", why=why, hint="wait until that is done")
             if when is Removing.WHEN_UNUSED and not catalog.retire_template(template.thin_id, self._core.now()):
                 log.info("template %s goes with the last of its clones", template.ref)
+                self._core.events.tell("template", template.ref, "retired", "it goes with the last of its clones")
                 return TemplateRemoval(name=template.ref, removed=False, retired=True)
             if when is Removing.NOW:
                 catalog.remove_template(template.thin_id, f"template {template.ref} was removed", self._core.now())
             self._core.discard_quietly([template.thin_id])
         log.info("removed template %s", template.ref)
+        self._core.events.tell("template", template.ref, "removed")
         return TemplateRemoval(name=template.ref, removed=True)
