@@ -100,7 +100,7 @@ def test_what_fails_leaves_neither_file_nor_still(
         raise error
 
     convert(monkeypatch, work)
-    expected = {NoSpace: 8, OSError: 3, KeyboardInterrupt: 130}[type(error)]  # type: ignore[index]
+    expected = {NoSpace: 8, OSError: 3, KeyboardInterrupt: 130}[type(error)]
     assert web.run("clone", "export", "web", str(target), "--force")[0] == expected
     assert target.read_bytes() == b"precious"
     nothing_left(web, tmp_path)

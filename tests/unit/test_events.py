@@ -327,13 +327,14 @@ def test_the_command_prints_a_line_an_event(appliance: Appliance, image: Path) -
 
 def test_the_command_follows_until_the_service_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with box(tmp_path) as made, serving(made):
-        made.service.events.tell("clone", "web", "ready")
-        timer = threading.Thread(
-            target=lambda: (
-                until(lambda: any(r.waits for r in made.service.events._readers), "the command", deadline=10),
-                made.service.events.close(),
-            )
-        )
+        events = made.service.events
+
+        def end() -> None:
+            until(lambda: any(reader.waits for reader in events._readers), "the command", deadline=10)
+            events.close()
+
+        events.tell("clone", "web", "ready")
+        timer = threading.Thread(target=end)
         timer.start()
         status = main(["--socket", str(made.paths.api_socket), "events", "--follow"])
         timer.join()
