@@ -106,7 +106,8 @@ def test_nothing_is_left_however_it_ends(daemon: Daemon) -> None:
 
     # It is read-only, and not the clone's own export.
     still = lab.call(stills.begin, "web")
-    assert lab.call(stills.write_refused, still) == "Operation not permitted"
+    # QEMU's releases differ in the error.
+    assert lab.call(stills.write_refused, still) in ("Operation not permitted", "Invalid argument")
     lab.run(["hatchery", "clone", "remove", "web", "--force"])
     lab.call(inside.clones, "web", "debian")
     after = lab.call(stills.left)

@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,20 @@ def test_what_is_asked_for_is_judged_first(web: Appliance, tmp_path: Path, monke
     status, _, err = web.run("clone", "export", "web", str(tmp_path / "out.raw"))
     assert (status, "qemu-utils" in err) == (9, True)
     nothing_left(web, tmp_path)
+
+
+def test_from_elsewhere_the_disk_is_read_through_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    @contextmanager
+    def forwarded(host: str, remote: Path, _: object) -> Iterator[Path]:
+        asked.append((host, remote))
+        yield tmp_path / "here.sock"
+
+    monkeypatch.setattr(image_export, "forwarded", forwarded)
+    with image_export._reachable(Session("root@box", False, None), STILL) as uri:
+        assert uri == f"nbd+unix:///1?socket={tmp_path}/here.sock"
+    assert asked == [("root@box", Path("/x"))]
 
 
 def test_progress_is_read_from_what_qemu_img_says() -> None:
