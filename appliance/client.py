@@ -75,6 +75,27 @@ class Client:
         """Exact block statistics at this moment."""
         return self._get("/counters", schema.Counters)
 
+    def events(self, after: str | None = None, *, follow: bool = True) -> Iterator[schema.Event]:
+        """What changes: what is remembered, or what came ``after`` the event of that id, and then what comes.
+
+        With ``follow`` it ends when the service ends, or after an event ``reset`` when the caller was too slow. Such an
+        event may come first, too, when ``after`` is not remembered. Raises InUse when there are too many readers,
+        NotReady when the connection breaks.
+        """
+        headers = {} if after is None else {"Last-Event-ID": after}
+        patient = httpx.Timeout(10.0, read=3 * schema.HEARTBEAT)
+        params = {"follow": "true" if follow else "false"}
+        try:
+            with self._http.stream("GET", "/events", params=params, headers=headers, timeout=patient) as response:
+                if not response.is_success:
+                    response.read()
+                    raise problem(response)
+                yield from map(_event, _data(response.iter_lines()))
+        except httpx.ConnectError as error:
+            raise _not_running(str(error)) from error
+        except httpx.TransportError as error:
+            raise NotReady("the stream of events broke", why=str(error) or type(error).__name__) from error
+
     def operations(self) -> tuple[schema.Operation, ...]:
         """All jobs that are remembered, newest first."""
         return self._get("/operations", schema.OperationList).operations
@@ -220,6 +241,24 @@ class Client:
         wanted = schema.Promotion(template=template)
         return self._send("POST", f"/clones/{name}/promotion", schema.Operation, wanted)
 
+    # -- stills --------------------------------------------------------------------------------------------------
+
+    def stills(self) -> tuple[schema.StillView, ...]:
+        """What is being copied out, the oldest first."""
+        return self._get("/stills", schema.StillList).stills
+
+    def still_of_template(self, ref: str) -> schema.StillView:
+        """Have a template offered, read-only, to be copied out. Raises NotFound, NotReady."""
+        return self._send("POST", f"/templates/{ref}/stills", schema.StillView)
+
+    def still_of_clone(self, name: str) -> schema.StillView:
+        """Have a clone offered as it is now, read-only, whoever writes to it. Raises NotFound, NotReady, NoSpace."""
+        return self._send("POST", f"/clones/{name}/stills", schema.StillView)
+
+    def end_still(self, identity: str) -> schema.Removal:
+        """It was copied: a clone's snapshot goes."""
+        return self._send("DELETE", f"/stills/{identity}", schema.Removal)
+
     # -- clients -------------------------------------------------------------------------------------------------
 
     def clients(self) -> tuple[schema.ClientView, ...]:
@@ -305,6 +344,22 @@ class Client:
                 why=str(error),
                 hint="client and appliance are of different versions?",
             ) from error
+
+
+def _data(lines: Iterable[str]) -> Iterator[str]:
+    """The data in a stream of server-sent events: ours have one line of it each."""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name == "data":
+            yield value.removeprefix(" ")
+
+
+def _event(text: str) -> schema.Event:
+    try:
+        return schema.Event.model_validate_json(text)
+    except ValidationError as error:
+        hint = "client and appliance are of different versions?"
+        raise CannotTell("an event of the appliance is not understood", why=str(error), hint=hint) from error
 
 
 def operation_error(error: schema.OperationError) -> HatcheryError:

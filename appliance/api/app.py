@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, description, gc, learning, problems, store
+from appliance.api import boot_sets, description, events, gc, learning, problems, stills, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -39,10 +39,12 @@ def make_app(service: Service) -> FastAPI:
     problems.install(app)
     for router in (
         _appliance(service),
+        events.routes(service),
         _templates(service),
         boot_sets.routes(service),
         learning.routes(service),
         _clones(service),
+        stills.routes(service),
         _clients(service),
         store.routes(service),
         gc.routes(service),

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from appliance.api import problems
-from appliance.schema import PROBLEM_TYPE, ProblemDetails
+from appliance.schema import PROBLEM_TYPE, Event, ProblemDetails
 
 _SCHEMAS = "#/components/schemas/"
 
@@ -22,6 +22,32 @@ FAILS: dict[int | str, dict[str, Any]] = {
     }
 }
 """The response that every route has besides its own: FastAPI would describe errors that this API does not send."""
+
+
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events, without an end if they are followed",
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "description": "One of them",
+                    "required": ["id", "event", "data"],
+                    "properties": {
+                        "id": {"type": "string"},
+                        "event": {"type": "string", "description": "The event's kind"},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": f"{_SCHEMAS}{Event.__name__}"},
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+"""The response of a stream of events. OpenAPI 3.2 has a word for its items; until then tools take this for each one."""
 
 
 def body(media_type: str) -> dict[str, Any]:
@@ -39,6 +65,8 @@ class Described(FastAPI):
             made = get_openapi(title=self.title, version=self.version, summary=SUMMARY, routes=self.routes)
             schemas = made.setdefault("components", {}).setdefault("schemas", {})
             schemas[ProblemDetails.__name__] = _problem()
+            # What is in a stream is no body, so that the framework does not see it.
+            schemas[Event.__name__] = Event.model_json_schema(ref_template=_SCHEMAS + "{model}")
             self.openapi_schema = made
         return self.openapi_schema
 

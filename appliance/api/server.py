@@ -112,6 +112,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """The service manager learns of the end first."""
         notify("STOPPING=1")
+        # They would go on for ever, and be waited for.
+        self._service.events.close()
         if self._watchdog is not None:
             self._watchdog.cancel()
         await super().shutdown(sockets)

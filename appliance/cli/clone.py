@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from appliance import schema
+from appliance.cli import image_export
 from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
@@ -249,6 +250,27 @@ def promote(
         print_json(view)
     else:
         out().print(f"clone {name} is template {view.ref} now; the clone itself stays")
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    name: NameArgument,
+    target: image_export.TargetArgument,
+    kind: image_export.FormatOption = None,
+    force: image_export.ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a clone's disk, as it is at this moment, to an image file here, with holes where it has zeros.
+
+    Its guest may go on: what is written is as after a power cut, without what the guest had not flushed. For a clean
+    file system shut it down, or freeze its file systems (fsfreeze), until the export has begun. All of the disk is read
+    through the cache, so an image that is larger than the cache pushes out what is there. This machine needs qemu-img.
+    """
+    run = session(context, as_json)
+    check_name(name, "clone name")
+    wanted = image_export.wanted(target, kind, force=force, as_json=run.as_json)
+    image_export.export(run, wanted, lambda connection: connection.still_of_clone(name))
 
 
 def _print_list(run: Session, views: Sequence[schema.CloneView]) -> None:

@@ -19,10 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from appliance.cli.zst import Damaged, ZstdFile
 from appliance.errors import BadImage, InvalidInput, NoSpace
-from appliance.model import MIB
+from appliance.model import MIB, ImageFormat
 
 STDIN = "-"
+
+SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageFormat.RAW}
+"""What a file's name states about its format; the content is never asked."""
 
 BLOCK = 1 * MIB
 """Bytes that are read at once."""
@@ -38,6 +42,7 @@ class Bytes(Protocol):
 UNPACK: Mapping[str, Callable[[IO[bytes]], Bytes]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"),
     ".xz": lambda raw: lzma.LZMAFile(raw, "rb"),  # noqa: SIM115 - it closes no file, and holds none
+    ".zst": ZstdFile,
 }
 """What a compressed file's name ends in."""
 
@@ -67,6 +72,18 @@ def inner_name(source: str) -> str:
     return str(path.with_suffix("")) if path.suffix.lower() in UNPACK else source
 
 
+def stated_format(name: str) -> ImageFormat:
+    """The format that a file's name states. Raises InvalidInput when it states none."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InvalidInput(
+            f"the format of {name!r} is not known",
+            why=f"its name ends in none of {', '.join(SUFFIXES)}",
+            hint="state it: --format raw or --format qcow2",
+        )
+    return SUFFIXES[suffix]
+
+
 @contextmanager
 def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
     """The image in a file, or in the standard input when ``source`` is ``-``.
@@ -85,8 +102,9 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
             else:
                 file = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-image-"))
                 _spool(unpack(raw) if unpack is not None else raw, file, unpacked)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
-            raise BadImage(f"{title} cannot be unpacked", why=str(error), hint="fetch it once more") from error
+        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, Damaged) as error:
+            hint = "fetch it once more, or unpack it yourself"
+            raise BadImage(f"{title} cannot be unpacked", why=str(error), hint=hint) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 hint = "let TMPDIR name a folder with more space, or unpack the image yourself"

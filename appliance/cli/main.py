@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 
 from appliance import __version__
-from appliance.cli import client, clone, doctor, gc, measure, status, store, support, template, top
+from appliance.cli import client, clone, doctor, events, gc, measure, status, store, support, template, top
 from appliance.cli.options import Session
 from appliance.cli.output import err, print_error
 from appliance.errors import HatcheryError, NotReady
@@ -51,6 +51,7 @@ app = typer.Typer(
 app.command("status")(status.status)
 app.command("doctor")(doctor.doctor)
 app.command("top")(top.top)
+app.command("events")(events.events)
 app.command("support-bundle")(support.support_bundle)
 app.add_typer(template.app, name="template")
 app.add_typer(clone.app, name="clone")

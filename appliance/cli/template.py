@@ -2,14 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from appliance import client, schema
-from appliance.cli import boot_set, image_file, learn
+from appliance.cli import boot_set, image_export, image_file, learn
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
@@ -22,9 +21,6 @@ app.command("learn")(learn.learn)
 
 IMPORT_DEADLINE = 4 * 3600.0
 """Seconds after which an import counts as hung: a terabyte on slow disks takes hours."""
-
-SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageFormat.RAW}
-"""What a file's name states about its format; the content is never asked."""
 
 
 @app.command("add")
@@ -49,7 +45,7 @@ def add(
     run = session(context, as_json)
     check_name(name, "template name")
     elsewhere = on_appliance or source.startswith(("http://", "https://"))
-    chosen = kind or _format(source if elsewhere else image_file.inner_name(source))
+    chosen = kind or image_file.stated_format(source if elsewhere else image_file.inner_name(source))
     more = _More(sha256, None if given is None else boot_set.read(given))
     with run.connect() as connection:
         if source.startswith(("http://", "https://")):
@@ -108,6 +104,26 @@ def show(
         out().print(f"\nthe boot set on the disk, its beginning at the upper left:\n{found.picture}", markup=False)
 
 
+@app.command("export")
+def export(
+    context: typer.Context,
+    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    target: image_export.TargetArgument,
+    kind: image_export.FormatOption = None,
+    force: image_export.ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a template's disk to an image file here, with holes where it has zeros.
+
+    All of the disk is read through the cache, so an image that is larger than the cache pushes out what is there. It is
+    not removed meanwhile. This machine needs qemu-img.
+    """
+    run = session(context, as_json)
+    TemplateRef.parse(ref)
+    wanted = image_export.wanted(target, kind, force=force, as_json=run.as_json)
+    image_export.export(run, wanted, lambda connection: connection.still_of_template(ref))
+
+
 @app.command("remove")
 def remove(
     context: typer.Context,
@@ -151,17 +167,6 @@ def warm(
 def shown_state(view: schema.TemplateView) -> Text:
     """A version's state in its colour; a retired one says so."""
     return Text("retired") if view.retired else state(view.state)
-
-
-def _format(source: str) -> ImageFormat:
-    suffix = Path(source).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InvalidInput(
-            f"the format of {source!r} is not known",
-            why=f"its name ends in none of {', '.join(SUFFIXES)}",
-            hint="state it: --format raw or --format qcow2",
-        )
-    return SUFFIXES[suffix]
 
 
 def _send(run: Session, connection: client.Client, wanted: schema.TemplateCreate, source: str) -> schema.Operation:

@@ -59,19 +59,22 @@ class Listen:
 class Export:
     """A block device offered under a name, held to limits.
 
-    ``node`` names it inside the daemon, its filter's group as well, and is never used twice.
+    ``node`` names it inside the daemon, its filter's group as well, and is never used twice. What is not ``writable``
+    is offered at run time alone: ``server.json`` does not know it.
     """
 
     node: str
     name: str
     device: Path
     limits: Limits = NO_LIMITS
+    writable: bool = True
 
     def disk(self, aio: str) -> dict[str, Any]:
         """The options of the device."""
         return {
             "driver": "host_device",
             "filename": str(self.device),
+            "read-only": not self.writable,
             "cache": {"direct": True, "no-flush": False},
             "aio": aio,
             "discard": "unmap",
@@ -92,6 +95,7 @@ class Export:
             "driver": "throttle",
             "node-name": self.node,
             "throttle-group": self.node,
+            "read-only": not self.writable,
             "cache": {"direct": True, "no-flush": False},
             "discard": "unmap",
             "file": self.disk(aio),
@@ -104,7 +108,7 @@ class Export:
             "id": self.node,
             "node-name": self.node,
             "name": self.name,
-            "writable": True,
+            "writable": self.writable,
             "iothread": IOTHREAD,
         }
 

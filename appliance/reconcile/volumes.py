@@ -8,6 +8,7 @@ A volume that nothing wants is never touched: it is an orphan, for people or the
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,8 @@ class Birth(StrEnum):
     """It was made once: when it is missing, it is lost."""
     EMPTY = "empty"
     SNAPSHOT = "snapshot"
+    MOMENT = "moment"
+    """A snapshot of a volume that may be written at this moment: it is held still for it (rule 11)."""
     UNDER_WAY = "under way"
     """Somebody is making it at this moment: it is let alone, whether it is there or not."""
 
@@ -118,6 +121,9 @@ class Pool(Protocol):
     def create_snapshot(self, thin_id: int, origin: int) -> None:
         """Make a snapshot of a sealed volume."""
 
+    def still(self, thin_id: int) -> AbstractContextManager[None]:
+        """Hold a volume's I/O for as long as it takes."""
+
     def delete(self, thin_id: int) -> None:
         """Remove an inactive volume. Raises NotFound."""
 
@@ -159,13 +165,17 @@ class Make:
     def describe(self) -> Description:
         """See Step."""
         of = "empty" if self.volume.origin is None else f"as a snapshot of volume {self.volume.origin.thin_id}"
-        return Description("make", _title(self.volume), of if self.volume.birth is Birth.SNAPSHOT else "empty")
+        return Description("make", _title(self.volume), "empty" if self.volume.birth is Birth.EMPTY else of)
 
     def apply(self, machine: Machine) -> None:
         """See Step."""
         pool = machine.pool_of(self.volume.pool)
-        if self.volume.birth is Birth.SNAPSHOT and self.volume.origin is not None:
-            pool.create_snapshot(self.volume.thin_id, self.volume.origin.thin_id)
+        origin = self.volume.origin
+        if self.volume.birth is Birth.SNAPSHOT and origin is not None:
+            pool.create_snapshot(self.volume.thin_id, origin.thin_id)
+        elif self.volume.birth is Birth.MOMENT and origin is not None:
+            with pool.still(origin.thin_id):
+                pool.create_snapshot(self.volume.thin_id, origin.thin_id)
         else:
             pool.create_thin(self.volume.thin_id)
 
@@ -296,7 +306,8 @@ def plan(wanted: Wanted, found: Found) -> Plan:
     missing = tuple(
         v for v in wanted.volumes if v.birth is Birth.NEVER and v.thin_id not in there.get(v.pool, frozenset())
     )
-    makes = [Make(v) for v in wanted.volumes if v.birth in (Birth.EMPTY, Birth.SNAPSHOT) and _absent(v, there)]
+    made = (Birth.EMPTY, Birth.SNAPSHOT, Birth.MOMENT)
+    makes = [Make(v) for v in wanted.volumes if v.birth in made and _absent(v, there)]
     deletes = [Delete(d) for d in wanted.doomed if d.thin_id in there.get(d.pool, frozenset())]
     changed = {make.volume.pool for make in makes} | {delete.doomed.pool for delete in deletes}
     advances = [

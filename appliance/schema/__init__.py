@@ -6,6 +6,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /status                          -> Status
     GET    /doctor                          -> Examination
     GET    /counters                        -> Counters
+    GET    /events?follow=BOOL              -> a stream (text/event-stream) whose data are Events; Last-Event-ID goes on
     POST   /cache/cold                      -> Operation (202)
     POST   /histograms                      -> HistogramsStarted (201); in-use when they run already
     DELETE /histograms                      -> Histograms (stops them); not-found when none run
@@ -38,6 +39,10 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     PUT    /clones/{name}/limits  CloneLimits -> CloneView; at once, also while somebody is connected
     POST   /clones/{name}/reset?force=BOOL  -> CloneView; in-use while somebody is connected, unless forced
     POST   /clones/{name}/promotion  Promotion -> Operation (202); in-use while somebody is connected
+    POST   /templates/{ref}/stills          -> StillView (201)
+    POST   /clones/{name}/stills            -> StillView (201), of this moment, whoever is connected
+    GET    /stills                          -> StillList
+    DELETE /stills/{number}                 -> Removal, whoever reads it
     GET    /clients                         -> ClientList
     GET    /clients/{name}                  -> ClientView
     POST   /clients/{name}/certificates  CertificateRequest -> CertificateBundle (201), with a key that is kept nowhere
@@ -48,6 +53,9 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
 Upload of a template: ``POST /templates`` with ``source.kind = "upload"`` and the size; then ``PUT .../content`` with
 exactly that many bytes; then follow the operation. A short or aborted upload leaves nothing behind.
 DELETE of what is not there succeeds with ``removed = false``.
+
+To copy a disk out: ``POST .../stills``, read what is at the still's URI, and delete it. A still that nobody reads goes
+by itself after a minute, and all of them do when the service starts again.
 """
 
 from appliance.schema.base import (
@@ -94,6 +102,7 @@ from appliance.schema.clones import (
     Resize,
 )
 from appliance.schema.doctor import CheckState, CheckView, Examination
+from appliance.schema.events import HEARTBEAT, Event, EventKind
 from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
 from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
@@ -106,6 +115,7 @@ from appliance.schema.measure import (
     HistogramsStarted,
     HistogramView,
 )
+from appliance.schema.stills import StillList, StillView
 from appliance.schema.store import (
     ArrayView,
     CacheView,
@@ -132,6 +142,7 @@ from appliance.schema.templates import (
 __all__ = [
     "API_PREFIX",
     "CERTIFICATE_SECONDS",
+    "HEARTBEAT",
     "LEAST_BANDWIDTH",
     "LEAST_IOPS",
     "LOCAL_CLIENT",
@@ -163,6 +174,8 @@ __all__ = [
     "Counters",
     "DeviceCounters",
     "DiskHistogram",
+    "Event",
+    "EventKind",
     "Examination",
     "GarbageReport",
     "HistogramView",
@@ -193,6 +206,8 @@ __all__ = [
     "Source",
     "Status",
     "StepView",
+    "StillList",
+    "StillView",
     "StoreView",
     "TemplateCreate",
     "TemplateList",

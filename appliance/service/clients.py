@@ -10,6 +10,7 @@ from appliance.model import check_name
 from appliance.schema import LOCAL_CLIENT, ClientSpec
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.stills import DAEMON
 
 log = logging.getLogger(__name__)
 
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 def check(name: str, spec: ClientSpec) -> Client:
     """The client that a request describes. Raises InvalidInput, Refused. Pure."""
     check_name(name, "client name")
+    if name == DAEMON:
+        raise Refused(f"no client can be named {DAEMON}", why="what is copied out is offered under that name")
     if spec.transport == "unix":
         if spec.address is not None or spec.port is not None or spec.plain:
             raise InvalidInput(

@@ -45,6 +45,7 @@ class CloneLife:
             clone = self._core.catalog.clone(name)
             expires = None if lease is None else self._core.now() + lease
             self._core.catalog.set_clone_expiry(clone.thin_id, expires)
+            self._core.events.tell("clone", name, "renewed", "for ever" if lease is None else f"for {lease:.0f} s")
             return self._core.catalog.clone(name)
 
     def limit(self, name: str, limits: Limits) -> Clone:
@@ -115,6 +116,7 @@ class CloneLife:
             self._core.discard_quietly([old.thin_id])
             self._clones.bring_up(reset)
         log.info("clone %s is as %s again", name, template.ref)
+        self._core.events.tell("clone", name, "reset", f"to {template.ref}")
         return reset
 
     def resize(self, name: str, size: int) -> Clone:
@@ -139,6 +141,7 @@ class CloneLife:
                 self._bring_up_quietly(old)
                 raise
         log.info("clone %s has %d bytes now", name, size)
+        self._core.events.tell("clone", name, "resized", f"to {size} bytes")
         return grown
 
     def promote(self, name: str, template: str | None) -> Job:

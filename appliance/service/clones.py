@@ -66,6 +66,9 @@ class Clones:
                 self._take_back(clones)
                 raise
         log.info("made %d %s clone(s) of %s: %s", len(clones), kind, clones[0].template_ref, ", ".join(wanted))
+        for clone in clones:
+            words = f"{kind}, of {clone.template_ref}" + (f", for client {client}" if client else "")
+            self._core.events.tell("clone", clone.name, "ready", words)
         return tuple(replace(clone, state=CloneState.READY) for clone in clones)
 
     def _take_back(self, clones: Sequence[Clone]) -> None:
@@ -94,6 +97,9 @@ class Clones:
             self._core.lost -= {clone.thin_id}
             self._core.discard_quietly([clone.thin_id, *templates])
         log.info("clone %s %s", name, why)
+        self._core.events.tell("clone", name, "removed", why)
+        if templates:
+            self._core.events.tell("template", clone.template_ref, "removed", "it went with its last clone")
         return True
 
     def attach(self, name: str, client: str) -> Clone:
@@ -115,6 +121,7 @@ class Clones:
                 except BaseException:
                     self._withdraw_quietly(client, clone)
                     raise
+                self._core.events.tell("clone", name, "attached", f"to client {client}")
             return clone
 
     def detach(self, name: str, *, force: bool) -> Clone:
@@ -124,6 +131,7 @@ class Clones:
             if clone.client is not None:
                 self.take_down(clone, cut_off=force)
                 self._core.catalog.set_clone_client(clone.thin_id, None)
+                self._core.events.tell("clone", name, "detached", f"from client {clone.client}")
             return self._core.catalog.clone(name)
 
     # What the other verbs on clones share

@@ -129,7 +129,7 @@ class Collector:
         found = observe(core.pools)
         uses = {name: _uses(pool) for name, pool in core.pools.items()}
         with core.lock:
-            return inventory(everything(core.catalog), found, uses, self._ending())
+            return inventory(everything(core.catalog, core.stills), found, uses, self._ending())
 
     def collect(self, asked: Asked, tell: Callable[[str], None] = lambda _words: None) -> Collected:
         """Give back what can go now; ``tell`` hears what is done. Raises CannotTell, NotReady."""
@@ -139,6 +139,8 @@ class Collector:
             self._condemn_orphans(asked)
             gone, failures = [], []
             for each in self._core.catalog.garbage():
+                if each.thin_id in self._core.stills:
+                    continue
                 tell(f"emptying volume {each.thin_id}: {each.why}")
                 try:
                     if self._reclaim(each.thin_id, each.pool):
@@ -181,9 +183,8 @@ class Collector:
         found = observe(self._core.pools)
         with self._core.lock:
             # What was made since then is known by now: an intent is recorded before anything is made.
-            orphans = [
-                entry for entry in inventory(everything(self._core.catalog), found) if entry.state is State.ORPHANED
-            ]
+            known = everything(self._core.catalog, self._core.stills)
+            orphans = [entry for entry in inventory(known, found) if entry.state is State.ORPHANED]
             self._first_seen = {
                 (entry.pool, entry.thin_id): self._first_seen.get((entry.pool, entry.thin_id), now) for entry in orphans
             }
@@ -210,8 +211,8 @@ class Collector:
         """Empty and delete a volume of the garbage; false when it is to go on another time."""
         core = self._core
         with core.lock:
-            # It may have gone with a request meanwhile.
-            if not core.catalog.find_garbage([thin_id]):
+            # It may have gone with a request meanwhile; what somebody copies out stays until that is done.
+            if thin_id in core.stills or not core.catalog.find_garbage([thin_id]):
                 return False
             pool = core.pool_of(name)
             pool.deactivate(thin_id)

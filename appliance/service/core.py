@@ -11,6 +11,7 @@ from appliance.model import MIB, PoolName
 from appliance.reconcile import apply
 from appliance.reconcile.volumes import Doomed, FoundDevice, Volume, Wanted, plan
 from appliance.service import admission
+from appliance.service.events import Events
 from appliance.service.ports import Pool, Pools
 from appliance.service.wanted import doomed, presumed, transactions
 
@@ -27,7 +28,8 @@ class Core:
     into the catalog. The copying of images happens outside of it.
 
     ``lost`` are the volumes of ephemeral clones that went with their drive, ``collecting`` those that the collector is
-    emptying; ``poke`` tells it that there is something to do.
+    emptying, ``stills`` those that somebody copies out; ``poke`` tells the collector that there is something to do.
+    ``events`` hears of all that changes.
     """
 
     def __init__(self, catalog: Catalog, pools: Pools, overcommit_percent: int = 0) -> None:
@@ -36,7 +38,9 @@ class Core:
         self.overcommit_percent = overcommit_percent
         self.lost: frozenset[int] = frozenset()
         self.lock = threading.RLock()
+        self.events = Events()
         self.collecting: set[int] = set()
+        self.stills: frozenset[int] = frozenset()
         self.poke: Callable[[], None] = lambda: None
         self.template_ready: Callable[[int], None] = lambda _: None
 
@@ -93,7 +97,8 @@ class Core:
     def discard_quietly(self, thin_ids: Collection[int]) -> None:
         """As ``discard``; what cannot be deleted now, or is large, stays in the garbage for the collector."""
         try:
-            small = [each.thin_id for each in self.catalog.find_garbage(thin_ids) if self._is_small(each)]
+            free = [each for each in self.catalog.find_garbage(thin_ids) if each.thin_id not in self.stills]
+            small = [each.thin_id for each in free if self._is_small(each)]
             self.discard(small)
         except HatcheryError:
             log.exception("volumes %s are deleted later", ", ".join(map(str, thin_ids)))

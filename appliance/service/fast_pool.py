@@ -59,6 +59,8 @@ class FastPool:
             clone for clone in catalog.clones() if clone.kind is CloneKind.EPHEMERAL and clone.state is CloneState.READY
         ]
         self._core.lost |= {clone.thin_id for clone in clones}
+        for clone in clones:
+            self._core.events.tell("clone", clone.name, "lost", "its NVMe drive is gone")
         clients = {clone.client for clone in clones if clone.client is not None}
         for client in sorted(clients):
             try:

@@ -71,6 +71,7 @@ class Imports:
                 new = NewTemplate(request.name, request.format, words, time.time())
                 template = self._core.catalog.add_template(new)
                 job = self._operations.begin("import", template.ref, "waiting for the image")
+                self._core.events.tell("template", template.ref, "importing", f"from {words}")
                 self._running[template.name] = (source, job)
                 if isinstance(source, UploadSource):
                     self._uploads[template.name] = (source, job)
@@ -241,6 +242,7 @@ class Imports:
                 template.thin_id, f"the import of {template.ref} was not finished", self._core.now()
             )
             self._core.discard_quietly([template.thin_id])
+        self._core.events.tell("template", template.ref, "failed", "nothing is left of its import")
 
 
 def _expected_size(source: Source, stated: int | None) -> int:

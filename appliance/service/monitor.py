@@ -124,9 +124,10 @@ class _Healing(threading.Thread):
 
 
 class Monitor:
-    """The thread that looks. ``after`` is told each look's view; ``hooks`` are called after each, and may raise.
+    """The thread that looks. ``after`` is told each look's view, ``changed`` what a look found to be different.
 
-    ``urgent`` is called every two seconds however slow the looks are: it is cheap, and may raise.
+    ``hooks`` are called after each look, and may raise HatcheryError. So may ``urgent``, which is cheap and is called
+    every two seconds however slow the looks are.
     """
 
     def __init__(
@@ -134,9 +135,11 @@ class Monitor:
         store: Store,
         hooks: Iterable[Callable[[], None]] = (),
         after: Callable[[StoreView, Seen], None] | None = None,
+        changed: Callable[[Change], None] = lambda _: None,
         urgent: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
+        self._changed = changed
         self._urgent = urgent
         self._hooks = tuple(hooks)
         self._after = after or (lambda _view, _seen: None)
@@ -182,6 +185,7 @@ class Monitor:
         for change in changes(before, self._seen):
             level = {Health.OK: logging.INFO, Health.DEGRADED: logging.WARNING, Health.FAILED: logging.ERROR}
             log.log(level[change.severity], "%s", change.words)
+            self._changed(change)
         self._take_back(returned(before, self._seen))
         for number, hook in enumerate((self._urgent, *self._hooks)):
             self._call(number, hook)

@@ -17,9 +17,10 @@ KEPT = 200
 class Job:
     """The handle by which a job tells its progress. Thread-safe."""
 
-    def __init__(self, operation: Operation) -> None:
+    def __init__(self, operation: Operation, tell: Callable[[Operation], None]) -> None:
         self._lock = threading.Lock()
         self._operation = operation
+        self._tell = tell
         self.finished = threading.Event()
 
     @property
@@ -43,12 +44,14 @@ class Job:
     def succeed(self, words: str = "done") -> None:
         """It ended well."""
         self._update(state="succeeded", phase=words, finished=time.time())
+        self._tell(self.operation)
         self.finished.set()
 
     def fail(self, error: HatcheryError) -> None:
         """It ended with an error."""
         reason = OperationError(code=error.code, what=error.what, why=error.why, hint=error.hint)
         self._update(state="failed", phase="failed", error=reason, finished=time.time())
+        self._tell(self.operation)
         self.finished.set()
 
     def _update(self, **changes: object) -> None:
@@ -57,9 +60,10 @@ class Job:
 
 
 class Operations:
-    """All jobs of this process."""
+    """All jobs of this process. ``tell`` is told of each that begins, and of each that ends; it does not wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Operation], None] = lambda _: None) -> None:
+        self._tell = tell
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
         self._count = 0
@@ -71,12 +75,14 @@ class Operations:
             # The start time keeps ids of one process apart from those of the next.
             number = f"{int(time.time()):x}-{self._count}"
             job = Job(
-                Operation(id=number, kind=kind, subject=subject, state="running", phase=phase, started=time.time())
+                Operation(id=number, kind=kind, subject=subject, state="running", phase=phase, started=time.time()),
+                self._tell,
             )
             self._jobs[number] = job
             done = [key for key, old in self._jobs.items() if old.finished.is_set()]
             for key in done[: max(0, len(done) - KEPT)]:
                 del self._jobs[key]
+        self._tell(job.operation)
         return job
 
     def run(self, job: Job, work: Callable[[Job], None]) -> threading.Thread:

@@ -4,6 +4,7 @@ Sizes are bytes. Errors are those of ``appliance.errors``, raised as the docstri
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -65,7 +66,10 @@ class Pool(Protocol):
         """Make an empty volume. Raises AlreadyExists."""
 
     def create_snapshot(self, thin_id: int, origin: int) -> None:
-        """Make a snapshot of a sealed volume. Raises AlreadyExists, NotFound."""
+        """Make a snapshot of a sealed volume, or of one that is held still. Raises AlreadyExists, NotFound."""
+
+    def still(self, thin_id: int) -> AbstractContextManager[None]:
+        """Hold a volume's I/O: what is under way ends first, what comes waits. Fine when it has no device."""
 
     def delete(self, thin_id: int) -> None:
         """Remove an inactive volume and free its blocks. Raises NotFound, InUse."""

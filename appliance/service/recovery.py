@@ -37,14 +37,14 @@ def start(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
 def look(core: Core) -> Plan:
     """What ``reconcile`` would do now. Raises CannotTell, NotReady."""
     with core.lock:
-        return plan(everything(core.catalog), observe(core.pools))
+        return plan(everything(core.catalog, core.stills), observe(core.pools))
 
 
 def reconcile(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
     """Make the kernel match the catalog. What fails is returned as a problem, it does not stop the rest."""
     with core.lock:
         _adopt_drives(core)
-        wanted, found = everything(core.catalog), observe(core.pools)
+        wanted, found = everything(core.catalog, core.stills), observe(core.pools)
         made = plan(wanted, found)
         for name, pool in found.pools.items():
             core.catalog.set_transaction_id(pool.transaction_id, name)

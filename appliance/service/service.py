@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from appliance.bootset.trace import Read
 from appliance.catalog import Catalog, Clone, Template
 from appliance.config import Paths, StoreConfig
-from appliance.errors import HatcheryError
+from appliance.errors import HatcheryError, NotFound
 from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
@@ -29,6 +29,7 @@ from appliance.schema import (
     CloneView,
     Examination,
     GarbageReport,
+    Operation,
     ProblemView,
     Reconciliation,
     ReserveReleased,
@@ -52,10 +53,11 @@ from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
 from appliance.service.learning import Learning, Tracer
 from appliance.service.measure import Measure
-from appliance.service.monitor import Monitor, Seen, silence, store_words
+from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.stills import Stills
 from appliance.service.templates import Templates
 from appliance.service.views import Views, client_problems, garbage_report
 
@@ -82,7 +84,8 @@ class Service:
     ) -> None:
         settings = settings or StoreConfig()
         self.core = Core(catalog, pools, settings.overcommit_percent)
-        self.operations = Operations()
+        self.events = self.core.events
+        self.operations = Operations(self._tell_operation)
         self._catalog = catalog
         self._store = store
         self._units = units
@@ -106,21 +109,24 @@ class Service:
         self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, self._learned)
         self._exports.before_offer = self.learning.offered
         self._exports.after_withdrawal = self.learning.withdrawn
-        self.templates = Templates(self.core, self.prefetching.is_busy_with)
         self.clones = Clones(self.core, self._exports)
+        self.stills = Stills(self.core, self.clones, units, paths)
+        self.templates = Templates(self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_))
         self.life = CloneLife(self.core, self.clones, self._exports, self.imports, self.operations)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        hooks = (self.check_fast_pool, store.finish_growth, store.count_latencies)
-        self.monitor = Monitor(store, hooks, self._tell, urgent=store.remember_loss)
+        hooks = (self.check_fast_pool, store.finish_growth, store.count_latencies, self.stills.sweep)
+        self.monitor = Monitor(store, hooks, self._tell, self._tell_problem, urgent=store.remember_loss)
         self._words = ""
 
     def start(self) -> None:
         """Bring catalog and pool to agree, activate what is attached, start the storage daemons."""
         self._converter.stop_all()
-        made, self._problems = recovery.start(self.core)
+        self.stills.clear()
+        made, problems = recovery.start(self.core)
+        self._know(problems)
         self._judge(made)
         recovery.export_all(self.core, self._exports)
 
@@ -132,6 +138,7 @@ class Service:
 
     def close(self) -> None:
         """Stop looking after things. Exports go on."""
+        self.events.close()
         self.monitor.close()
         self.learning.close()
         self.collector.close()
@@ -167,6 +174,21 @@ class Service:
         if self._words != before:
             notify("STATUS=" + self.words())
 
+    def _tell_operation(self, operation: Operation) -> None:
+        words = f"{operation.kind} of {operation.subject}: {operation.phase}"
+        if operation.error is not None:
+            words = f"{operation.kind} of {operation.subject}: {operation.error.what}"
+        self.events.tell("operation", operation.id, operation.state, words)
+
+    def _tell_problem(self, change: Change) -> None:
+        self.events.tell("problem", "store", change.severity.value, change.words)
+
+    def _know(self, problems: tuple[Problem, ...]) -> None:
+        """What catalog and pools disagree on from now on."""
+        for change in changes(Seen(self._problems), Seen(problems)):
+            self._tell_problem(change)
+        self._problems = problems
+
     def _hit_percent(self) -> int | None:
         try:
             found = self._store.counters({}).cache_stats
@@ -182,7 +204,8 @@ class Service:
     def reconcile(self) -> Reconciliation:
         """Make the kernel's volumes match the catalog, and the storage daemons serve what is attached."""
         with self.core.lock:
-            made, self._problems = recovery.reconcile(self.core)
+            made, problems = recovery.reconcile(self.core)
+            self._know(problems)
             self._judge(made)
             recovery.export_all(self.core, self._exports)
         return _reconciliation(made, self._problems)
@@ -191,7 +214,7 @@ class Service:
         """Stop what depends on a fast pool that died, and take up one that is there again. Raises CannotTell."""
         problems = self._fast_pool.check()
         if problems is not None:
-            self._problems = problems
+            self._know(problems)
 
     def _judge(self, made: Plan) -> None:
         if made.disagreements:
@@ -207,7 +230,7 @@ class Service:
 
         def work(job: Job) -> None:
             done = self.collector.collect(Asked.BY_OPERATOR, job.phase)
-            self._problems = recovery.problems(recovery.look(self.core))
+            self._know(recovery.problems(recovery.look(self.core)))
             job.succeed(str(done))
 
         self.operations.run(job, work)
@@ -237,8 +260,13 @@ class Service:
         return self._views.template(template, clones, boot_set, prefetch, self.learning.view(template))
 
     def _template_ready(self, thin_id: int) -> None:
+        try:
+            template = self._catalog.template_of_id(thin_id)
+        except NotFound:
+            return  # removed at once
+        self.events.tell("template", template.ref, "ready", f"{template.size} bytes, from {template.source}")
         if self._catalog.boot_set(thin_id) is not None:
-            self.prefetching.begin_unasked(self._catalog.template_of_id(thin_id), "the template is new")
+            self.prefetching.begin_unasked(template, "the template is new")
 
     def _learned(self, template: Template, clone: str, reads: Sequence[Read], of: int | None) -> None:
         self.boot_sets.add_run(template, clone, reads, of)

@@ -22,16 +22,16 @@ class Removing(Enum):
 class Templates:
     """The verbs on templates that exist."""
 
-    def __init__(self, core: Core, is_warmed: Callable[[int], bool]) -> None:
-        """``is_warmed`` tells whether the template with that thin id is being read into the cache."""
+    def __init__(self, core: Core, is_read: Callable[[int], bool]) -> None:
+        """``is_read`` tells whether the template with that thin id is being read into the cache, or copied out."""
         self._core = core
-        self._is_warmed = is_warmed
+        self._is_read = is_read
 
     def remove(self, text: str, when: Removing = Removing.NOW) -> TemplateRemoval:
         """Remove a template version, now or when its last clone has gone; fine when there is none.
 
-        Raises InUse while clones depend on it and it is to go now, and while it is imported or warmed; Refused for a
-        bare name that has several versions.
+        Raises InUse while clones depend on it and it is to go now, and while it is imported, warmed or exported;
+        Refused for a bare name that has several versions.
         """
         ref = TemplateRef.parse(text)
         with self._core.lock:
@@ -46,13 +46,16 @@ class Templates:
                     why=f"they are {', '.join(version.ref for version in reversed(versions))}",
                     hint=f"say which one: {template.ref}",
                 )
-            if template.state is TemplateState.IMPORTING or self._is_warmed(template.thin_id):
-                raise InUse(f"template {template.ref} is in use", why="it is being imported or warmed", hint="wait")
+            if template.state is TemplateState.IMPORTING or self._is_read(template.thin_id):
+                why = "it is being imported, warmed or exported"
+                raise InUse(f"template {template.ref} is in use", why=why, hint="wait until that is done")
             if when is Removing.WHEN_UNUSED and not catalog.retire_template(template.thin_id, self._core.now()):
                 log.info("template %s goes with the last of its clones", template.ref)
+                self._core.events.tell("template", template.ref, "retired", "it goes with the last of its clones")
                 return TemplateRemoval(name=template.ref, removed=False, retired=True)
             if when is Removing.NOW:
                 catalog.remove_template(template.thin_id, f"template {template.ref} was removed", self._core.now())
             self._core.discard_quietly([template.thin_id])
         log.info("removed template %s", template.ref)
+        self._core.events.tell("template", template.ref, "removed")
         return TemplateRemoval(name=template.ref, removed=True)

@@ -1,6 +1,6 @@
 """What the catalog says that there should be, and what the kernel has: the two sides of ``reconcile.volumes``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from appliance.catalog import Catalog, Clone, Garbage, Staging, Template
 from appliance.model import CloneKind, CloneState, PoolName, TemplateState
@@ -60,15 +60,22 @@ def doomed(garbage: Iterable[Garbage]) -> tuple[Doomed, ...]:
     return tuple(Doomed(each.thin_id, each.pool, each.why) for each in garbage)
 
 
-def everything(catalog: Catalog) -> Wanted:
-    """All volumes that the catalog knows."""
+def of_still(garbage: Garbage) -> Volume:
+    """A volume that goes when it was copied out."""
+    return Volume(garbage.thin_id, garbage.pool, garbage.why, 0, Devices.NONE, Birth.UNDER_WAY)
+
+
+def everything(catalog: Catalog, stills: Collection[int] = ()) -> Wanted:
+    """All volumes that the catalog knows. Of its garbage, ``stills`` are let alone."""
     templates = {template.thin_id: template for template in catalog.templates()}
     volumes = [of_template(template) for template in templates.values()]
     volumes += [of_staging(staging, templates[staging.template]) for staging in catalog.stagings()]
     volumes += [of_clone(clone, templates[clone.template]) for clone in catalog.clones()]
+    garbage = catalog.garbage()
+    volumes += [of_still(each) for each in garbage if each.thin_id in stills]
     return Wanted(
         volumes=tuple(sorted(volumes, key=lambda volume: volume.thin_id)),
-        doomed=doomed(catalog.garbage()),
+        doomed=doomed(each for each in garbage if each.thin_id not in stills),
         transactions=transactions(catalog),
     )
 

@@ -10,7 +10,8 @@ fast
 Ids come from one sequence for both pools, so that each of these names stands for one volume.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -151,6 +152,23 @@ class Pool:
                     hint="seal the template, or suspend the volume",
                 )
         self._message(f"create_snap {_checked(thin_id)} {_checked(origin)}")
+
+    @contextmanager
+    def still(self, thin_id: int) -> Iterator[None]:
+        """Hold a clone's I/O: what is under way ends first, what comes waits. Fine when it has no device.
+
+        It is for the moment of a snapshot: its guest is paused meanwhile. A process that dies in it leaves the clone
+        held; the next one that makes its devices what they should be lets it go on.
+        """
+        name = names.layer(_THIN_LAYERS[self.kind][0], thin_id)
+        if self._dm.find(name) is None:
+            yield
+            return
+        try:
+            self._dm.suspend(name)
+            yield
+        finally:
+            self._dm.resume(name)
 
     def delete(self, thin_id: int) -> None:
         """Delete a thin device that is not active and free its blocks. Raises NotFound, InUse.
@@ -302,6 +320,10 @@ class Pool:
             wanted = {Layer.CLONE, Layer.THIN} if layer in (Layer.CLONE, Layer.THIN) else {layer}
             # An ephemeral clone that was stopped when its drive died answers everything with an error.
             works = not info.suspended and all(line.kind != "error" for line in table)
+            if layer is Layer.CLONE and works and Layer.THIN in layers:
+                # It is the lower one that is held for a snapshot.
+                below = self._dm.find(names.layer(Layer.THIN, thin_id))
+                works = below is not None and not below.suspended
             return FoundDevice(kind, size, whole=layers == frozenset(wanted) and works)
         return None
 
@@ -337,8 +359,9 @@ class Pool:
             table = self._dm.table(name)
             same = [(line.length, line.kind) for line in table] == [(target.length, target.kind)]
             same = same and (target.kind != "thin" or thin.parse_origin(table[0].params) == origin)
-            if same and info.read_only is (access is Access.READ_ONLY) and not info.suspended:
-                return self._dm.path(name)
+            if same and info.read_only is (access is Access.READ_ONLY):
+                # Held by somebody who died before he let it go on: its table is what it should be.
+                return self._dm.resume(name) if info.suspended else self._dm.path(name)
             self._dm.remove(name, deadline=_CLOSE_DEADLINE)
         return self._dm.create(name, names.uuid(name), [target], access=access)
 

@@ -3,7 +3,8 @@
 What the model promises of the real pool is checked on the real one by tests/kernel/test_service_pool.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -50,6 +51,7 @@ class ModelPool:
     active: dict[int, Access] = field(default_factory=dict)
     kinds: dict[int, Devices] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
+    stilled: set[int] = field(default_factory=set)
     sizes: dict[int, int] = field(default_factory=dict)
     """Bytes that volumes are said to map, instead of what is in them."""
     traffic: int = 0
@@ -74,9 +76,20 @@ class ModelPool:
         self.step("create_snapshot")
         if origin not in self.volumes:
             raise NotFound(f"there is no thin device {origin}")
-        if self.active.get(origin) is Access.READ_WRITE:
+        if self.active.get(origin) is Access.READ_WRITE and origin not in self.stilled:
             raise Refused(f"cannot make a snapshot of thin device {origin}")
         self._new(thin_id, Volume(origin, self.bytes_of(origin)))
+
+    @contextmanager
+    def still(self, thin_id: int) -> Iterator[None]:
+        self.step("still")
+        self.stilled.add(thin_id)
+        try:
+            yield
+        except Exception:
+            self.stilled.discard(thin_id)
+            raise
+        self.stilled.discard(thin_id)
 
     def _new(self, thin_id: int, volume: Volume) -> None:
         if thin_id in self.volumes:
@@ -151,6 +164,7 @@ class ModelPool:
         if thin_id not in self.active:
             path.write_bytes(self.volumes[thin_id].data.ljust(size, b"\0"))
         self.active[thin_id] = access
+        self.stilled.discard(thin_id)
         self.kinds[thin_id] = kind
         return path
 
@@ -177,7 +191,7 @@ class ModelPool:
         for thin_id, access in self.active.items():
             size = self.path(thin_id).stat().st_size
             kind = Devices.SEALED if access is Access.READ_ONLY else self.kinds[thin_id]
-            found[thin_id] = FoundDevice(kind, size)
+            found[thin_id] = FoundDevice(kind, size, whole=thin_id not in self.stilled)
         return found
 
     def mapped_bytes(self, thin_id: int) -> int:

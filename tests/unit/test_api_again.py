@@ -23,6 +23,7 @@ AGAIN: dict[tuple[str, str], tuple[str, object]] = {
     ("put", "/v1/clones/{name}/lease"): ("/v1/clones/web/lease", {"seconds": None}),
     ("put", "/v1/templates/{ref}/boot-set/file"): ("/v1/templates/debian/boot-set/file", BOOT_SET),
     ("delete", "/v1/templates/{ref}/boot-set"): ("/v1/templates/debian/boot-set", None),
+    ("delete", "/v1/stills/{number}"): ("/v1/stills/STILL", None),
     ("delete", "/v1/clones/{name}/attachment"): ("/v1/clones/web/attachment", None),
     ("delete", "/v1/clones/{name}"): ("/v1/clones/web", None),
     ("delete", "/v1/clients/{name}"): ("/v1/clients/lab", None),
@@ -47,7 +48,7 @@ def send(api: Client, method: str, path: str, body: object) -> Any:
 
 def state(api: Client) -> list[object]:
     """All that the requests can change, but for the moment of a change."""
-    found = [api.get(f"/v1/{kind}").json() for kind in ("templates", "clones", "clients")]
+    found = [api.get(f"/v1/{kind}").json() for kind in ("templates", "clones", "clients", "stills")]
     for template in found[0]["templates"]:
         template["prefetch"] = None
         if template["boot_set"] is not None:
@@ -58,13 +59,16 @@ def state(api: Client) -> list[object]:
 def filled(appliance: Box) -> None:
     appliance.add_template("debian")
     appliance.service.create_clones(schema.CloneCreate(name="web", template="debian", client=None))
+    appliance.service.stills.of_clone("web")
 
 
 def test_the_second_time_changes_nothing(tmp_path: Path) -> None:
     with box(tmp_path) as appliance, serving(appliance) as api:
         filled(appliance)
         before = state(api)
-        for (method, route), (path, body) in AGAIN.items():
+        still = appliance.service.stills.list().stills[0].id
+        for (method, route), (named, body) in AGAIN.items():
+            path = named.replace("STILL", still)
             first = send(api, method, path, body)
             assert first.is_success, (route, first.text)
             once = state(api)

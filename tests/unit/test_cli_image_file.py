@@ -10,16 +10,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from appliance.cli import image_file
 from appliance.cli.main import main
-from appliance.errors import InvalidInput, NoSpace
+from appliance.cli.zst import Damaged, ZstdFile
+from appliance.errors import BadImage, InvalidInput, NoSpace
 from appliance.model import MIB
 from tests.unit.api_server import serving
 from tests.unit.service_harness import IMAGE, Box, box
 
 SPARSE = bytes(2 * MIB) + b"data" * 1024 + bytes(3 * MIB)
-PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress}
+
+
+def zstd(content: bytes) -> bytes:
+    """As the tool packs a file: with a checksum at the end."""
+    return zstandard.ZstdCompressor(write_checksum=True).compress(content)
+
+
+PACK: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def add(appliance: Box, *words: str) -> int:
     return main(["--json", "--socket", str(appliance.paths.api_socket), "template", "add", "debian", *words])
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+@pytest.mark.parametrize("suffix", PACK)
 def test_a_compressed_image_is_the_image(
     appliance: Box, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,7 +63,7 @@ def test_the_standard_input_is_an_image(
     assert '"debian@1"' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("suffix", [".gz", ".xz"])
+@pytest.mark.parametrize("suffix", PACK)
 def test_a_damaged_file_is_refused_and_nothing_is_begun(
     appliance: Box, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -71,9 +80,10 @@ def test_a_damaged_file_is_refused_and_nothing_is_begun(
     assert appliance.service.operations.list() == ()
 
 
-def test_holes_stay_holes(tmp_path: Path) -> None:
-    file = tmp_path / "disk.raw.xz"
-    file.write_bytes(lzma.compress(SPARSE))
+@pytest.mark.parametrize("suffix", PACK)
+def test_holes_stay_holes(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"disk.raw{suffix}"
+    file.write_bytes(PACK[suffix](SPARSE))
     told: list[int] = []
     with image_file.opened(str(file), None, told.append) as image:
         assert image.length == len(SPARSE) == sum(told)
@@ -103,5 +113,42 @@ def test_a_full_disk_says_where_there_is_to_be_more_space(tmp_path: Path, monkey
 
 def test_the_format_is_what_is_left_of_the_name() -> None:
     assert image_file.inner_name("/a/disk.qcow2.xz") == "/a/disk.qcow2"
+    assert image_file.inner_name("disk.img.zst") == "disk.img"
     assert image_file.inner_name("disk.raw") == "disk.raw"
     assert image_file.inner_name("DISK.RAW.GZ") == "DISK.RAW"
+
+
+def unpacked(packed: bytes) -> bytes:
+    file = ZstdFile(io.BytesIO(packed))
+    return b"".join(iter(lambda: file.read(MIB), b""))
+
+
+def test_zstd_s_frames_follow_each_other() -> None:
+    """As pzstd and `cat` make them; and what is to be passed over may be among them."""
+    passed_over = (0x184D2A50).to_bytes(4, "little") + (5).to_bytes(4, "little") + b"aside"
+    many = [bytes([number]) * number for number in range(200)]
+    assert unpacked(b"".join(map(zstd, many))) == b"".join(many)
+    assert unpacked(zstd(IMAGE) + passed_over + zstd(SPARSE)) == IMAGE + SPARSE
+    for end in (b"\0", passed_over[:-1], zstd(IMAGE)[:-1]):
+        with pytest.raises(Damaged):
+            unpacked(zstd(IMAGE) + end)
+
+
+def test_a_zstd_bomb_is_unpacked_in_bounded_pieces() -> None:
+    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(256 * MIB))
+    assert len(bomb) < 16 * 1024
+    file, whole = ZstdFile(io.BytesIO(bomb)), 0
+    while piece := file.read(MIB):
+        whole += len(piece)
+        assert len(piece) <= MIB
+        assert len(file._plain) <= 32 * MIB
+    assert whole == 256 * MIB
+
+
+def test_what_needs_too_much_memory_is_refused(tmp_path: Path) -> None:
+    greedy = zstandard.ZstdCompressionParameters.from_level(3, window_log=28, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=greedy).compressobj()
+    file = tmp_path / "disk.raw.zst"
+    file.write_bytes(packer.compress(IMAGE) + packer.flush())
+    with pytest.raises(BadImage, match="memory"), image_file.opened(str(file), None, lambda _: None):
+        pass
