@@ -11,7 +11,9 @@ from appliance.cli.options import JsonOption, session
 from appliance.cli.output import err, print_json
 from appliance.errors import InvalidInput
 from appliance.measure import replaying
+from appliance.measure.credentials import FOLDER
 from appliance.measure.prepare import Begin
+from appliance.measure.reach import Access
 from appliance.model import TemplateRef, check_name
 from appliance.run import Runner
 
@@ -23,9 +25,20 @@ HISTORY = typer.Option(
 )
 
 
-CLIENT = typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
-
-NBD = typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens.")
+ClientOption = Annotated[
+    str | None,
+    typer.Option("--client", help="Attach the clones to this client; default: the one over TCP, or 'local'."),
+]
+NbdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--nbd", metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens."
+    ),
+]
+CertificatesOption = Annotated[
+    Path,
+    typer.Option("--certificates", metavar="FOLDER", help="This machine's certificate, where the client takes TLS."),
+]
 
 
 @app.callback()
@@ -47,8 +60,9 @@ def boot(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
     html_file: Annotated[Path | None, typer.Option("--html", help="Write the results here as a page.")] = None,
     text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
-    client: Annotated[str | None, CLIENT] = None,
-    nbd: Annotated[str | None, NBD] = None,
+    client: ClientOption = None,
+    nbd: NbdOption = None,
+    certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "measure",
     memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="The guest's memory.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="The guest's processors.")] = 2,
@@ -75,8 +89,7 @@ def boot(
         clones=clones,
         prefetched=prefetched,
         name=name,
-        client=client,
-        nbd=nbd,
+        access=Access(client, nbd, certificates),
         hardware=guest.Hardware(memory_mib=memory, cpus=cpus),
         deadline=deadline,
         keep_clones=keep_clones,
@@ -102,8 +115,9 @@ def storm(
     template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="Boot clones of it.")],
     clones: Annotated[int, typer.Option(min=1, max=100, help="So many fresh clones at once.")] = 10,
     cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
-    client: Annotated[str | None, CLIENT] = None,
-    nbd: Annotated[str | None, NBD] = None,
+    client: ClientOption = None,
+    nbd: NbdOption = None,
+    certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "storm",
     memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="Each guest's memory.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="Each guest's processors.")] = 2,
@@ -117,7 +131,7 @@ def storm(
     TemplateRef.parse(template)
     check_name(name, "clone name")
     hardware = guest.Hardware(memory_mib=memory, cpus=cpus)
-    plan = storm.Plan(template, clones, cache, name, client, nbd, hardware, deadline)
+    plan = storm.Plan(template, clones, cache, name, Access(client, nbd, certificates), hardware, deadline)
     console = err()
     with run.connect() as connection:
         done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=console.print)
@@ -158,8 +172,9 @@ def replay(
     template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="By clones of it.")],
     clones: Annotated[int, typer.Option(min=1, max=1000, help="So many fresh clones at once.")] = 1,
     cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
-    client: Annotated[str | None, CLIENT] = None,
-    nbd: Annotated[str | None, NBD] = None,
+    client: ClientOption = None,
+    nbd: NbdOption = None,
+    certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "replay",
     as_json: JsonOption = False,
 ) -> None:
@@ -171,7 +186,7 @@ def replay(
         reads = parse_trace(trace.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{trace} cannot be read", why=str(error)) from error
-    plan = replaying.Plan(template, clones, cache, name, client, nbd)
+    plan = replaying.Plan(template, clones, cache, name, Access(client, nbd, certificates))
     with run.connect() as connection:
         done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=err().print)
     if run.as_json:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -10,7 +10,7 @@ from appliance.bootset.trace import Read
 from appliance.client import Client
 from appliance.errors import NotFound
 from appliance.measure.prepare import Begin, prepare
-from appliance.measure.reach import all_reachable, choose_client
+from appliance.measure.reach import Access, all_reachable, choose_client
 from appliance.measure.replay import replay
 from appliance.model import MIB
 from appliance.run import Runner
@@ -25,8 +25,7 @@ class Plan:
     clones: int = 1
     begin: Begin = Begin.AS_IT_IS
     name: str = "replay"
-    client: str | None = None
-    nbd: str | None = None
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +74,11 @@ def run(
     """Replay with fresh clones, which are removed afterwards, also when it fails. Raises as ``replay`` and the API."""
     template = client.template(plan.template).ref
     prepare(client, template, plan.begin, tell)
-    wanted = CloneCreate(
-        name=plan.name, template=template, count=plan.clones, client=plan.client or choose_client(client)
-    )
+    chosen = choose_client(client, plan.access, host, tell)
+    wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
     clones = client.create_clones(wanted)
     try:
-        with all_reachable(clones, plan.nbd, host, runner) as targets:
+        with all_reachable(clones, plan.access, host, runner) as targets:
             before = client.counters()
             tell(f"replaying {len(reads)} reads by {len(clones)} clone(s)")
             done = replay([target.uri for target in targets], reads)

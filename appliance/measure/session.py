@@ -17,7 +17,7 @@ from appliance.measure import guest
 from appliance.measure.facts import Facts, facts
 from appliance.measure.histogram import Latency, latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
-from appliance.measure.reach import choose_client, reachable
+from appliance.measure.reach import Access, choose_client, reachable
 from appliance.measure.readings import Readings
 from appliance.measure.result import BootResult, Phase, boot_result, check_cold
 from appliance.measure.serial import MachineFault
@@ -27,17 +27,15 @@ from appliance.schema import BootSetView, CloneCreate, CloneView, Histograms, Pr
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. ``clones`` are those that boot cold and warm; ``name`` begins the clones' names; ``client`` None
-    chooses one; ``nbd`` is HOST:PORT as the guests' host reaches the client's port, where that differs from what the
-    appliance says."""
+    """What to measure. ``clones`` are those that boot cold and warm; ``name`` begins the clones' names; ``access`` says
+    how this machine comes to them."""
 
     template: str
     runs: int = 3
     clones: int = 2
     prefetched: bool = True
     name: str = "measure"
-    client: str | None = None
-    nbd: str | None = None
+    access: Access = field(default_factory=Access)
     hardware: guest.Hardware = field(default_factory=guest.Hardware)
     deadline: float = 300.0
     keep_clones: bool = False
@@ -88,7 +86,7 @@ class Session:
     def run(self) -> Measurement:
         """Measure. Removes its clones also when it fails (unless they are to be kept)."""
         ref = self._client.template(self._plan.template).ref
-        client = self._plan.client or choose_client(self._client)
+        client = choose_client(self._client, self._plan.access, self._host, self._note_once)
         about = facts(self._client.status(), self._runner)
         self._note_once("" if os.geteuid() == 0 else NOT_DROPPED)
         for number in range(1, self._plan.runs + 1):
@@ -172,7 +170,7 @@ class Session:
         if phase is not Phase.WARM:
             self._prepare(clone.template, phase)
         before = self._readings.before()
-        with self._recording(phase), reachable(clone, self._plan.nbd, self._host, self._runner) as target:
+        with self._recording(phase), reachable(clone, self._plan.access, self._host, self._runner) as target:
             booting = guest.booted(self._runner, target, hardware=self._plan.hardware, deadline=self._plan.deadline)
             with booting as (_, boot):
                 after = self._readings.after(before)

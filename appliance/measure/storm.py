@@ -13,7 +13,7 @@ from appliance.measure.crowd import Login, boot_all
 from appliance.measure.facts import Facts, facts
 from appliance.measure.guest import Hardware
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, prepare
-from appliance.measure.reach import all_reachable, choose_client
+from appliance.measure.reach import Access, all_reachable, choose_client
 from appliance.measure.readings import Readings
 from appliance.measure.result import COLD_SHARE, PREFETCHED_HITS, accounted, delta, percent
 from appliance.model import MIB
@@ -29,8 +29,7 @@ class Plan:
     clones: int = 10
     begin: Begin = Begin.AS_IT_IS
     name: str = "storm"
-    client: str | None = None
-    nbd: str | None = None
+    access: Access = field(default_factory=Access)
     hardware: Hardware = field(default_factory=Hardware)
     deadline: float = 900.0
 
@@ -175,13 +174,12 @@ def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: C
     readings = Readings(client, notes.append)
     if plan.begin is not Begin.AS_IT_IS and os.geteuid() != 0:
         notes.append(NOT_DROPPED)
-    wanted = CloneCreate(
-        name=plan.name, template=template, count=plan.clones, client=plan.client or choose_client(client)
-    )
+    chosen = choose_client(client, plan.access, host, notes.append)
+    wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
     clones = client.create_clones(wanted)
     try:
         prefetch = prepare(client, template, plan.begin, tell, emptied=lambda: drop_host_caches(runner))
-        with all_reachable(clones, plan.nbd, host, runner) as targets:
+        with all_reachable(clones, plan.access, host, runner) as targets:
             before = readings.before()
             tell(f"booting {len(clones)} clones of {template} at once")
             logins = boot_all(runner, targets, hardware=plan.hardware, deadline=plan.deadline)

@@ -67,7 +67,7 @@ class Appliance:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def client(self) -> Client:
+    def api(self) -> Client:
         return cast(Client, self)
 
     # --- the API
@@ -91,6 +91,9 @@ class Appliance:
 
     def clients(self) -> tuple[()]:
         return ()
+
+    def client(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, transport="unix", plain=False)
 
     def status(self) -> None:
         return None

@@ -6,6 +6,7 @@ import pytest
 
 from appliance.errors import Unhealthy
 from appliance.measure import guest, prepare, session
+from appliance.measure.reach import Access
 from appliance.measure.result import Phase
 from appliance.measure.serial import MachineFault
 from appliance.measure.session import Measurement, Plan, Session, order
@@ -23,7 +24,7 @@ def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(of: Appliance, plan: Plan) -> Measurement:
-    return Session(of.client, plan, host=None, runner=Runner(), tell=lambda _: None).run()
+    return Session(of.api, plan, host=None, runner=Runner(), tell=lambda _: None).run()
 
 
 def test_warm_boots_stand_in_the_middle_and_the_others_change_places() -> None:
@@ -104,5 +105,5 @@ def test_after_the_emulators_fault_the_phase_begins_anew_with_a_fresh_clone(appl
 
 
 def test_clones_that_are_kept_are_attached_again(appliance: Appliance) -> None:
-    measured(appliance, Plan("debian-13", runs=1, clones=2, name="m", client="web", keep_clones=True))
+    measured(appliance, Plan("debian-13", runs=1, clones=2, name="m", access=Access("web"), keep_clones=True))
     assert appliance.clones == {"m-1": "web", "m-2": "web", "m-prefetched": "web"}

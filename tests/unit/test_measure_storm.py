@@ -26,7 +26,7 @@ def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stormed(of: Appliance, plan: Plan) -> StormResult:
-    return storm.run(of.client, plan, host=None, runner=Runner(), tell=lambda _: None)
+    return storm.run(of.api, plan, host=None, runner=Runner(), tell=lambda _: None)
 
 
 LOGINS = tuple(Login(f"storm-{place}", seconds, 40.0) for place, seconds in enumerate((61.2, 70.1, 74.4, 80.35), 1))
