@@ -19,7 +19,7 @@ from appliance.measure.histogram import Latency, latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
 from appliance.measure.reach import Access, choose_client, reachable
 from appliance.measure.readings import Readings
-from appliance.measure.result import BootResult, Phase, boot_result, check_cold
+from appliance.measure.result import BootResult, Phase, boot_result, check_cold, known_bytes
 from appliance.measure.serial import MachineFault
 from appliance.run import Runner
 from appliance.schema import BootSetView, CloneCreate, CloneView, Histograms, PrefetchView
@@ -114,7 +114,7 @@ class Session:
                     for clone in clones[1:]:
                         self._boot(number, clone, phase)
                 elif phase is Phase.COLD:
-                    check_cold(self._boot(number, clones[0], phase))
+                    self._check_cold(self._boot(number, clones[0], phase), template)
                 elif self._has_boot_set(template):
                     wanted = CloneCreate(name=f"{name}-prefetched", template=template, client=client)
                     self._boot(number, self._create(wanted)[0], phase)
@@ -122,6 +122,12 @@ class Session:
                     self._note_once(f"prefetched boots were left out: {self._why_no_boot_set(template)}")
         finally:
             self._part()
+
+    def _check_cold(self, boot: BootResult, template: str) -> None:
+        asked = boot.read_bytes if boot.cached_bytes is None else min(boot.read_bytes, boot.cached_bytes)
+        # The first boot may have taught what it reads.
+        known = known_bytes(self._client.template(template).boot_set)
+        check_cold(f"the boot of {boot.clone}", asked=asked, backend=boot.backend_bytes, known=known)
 
     def _create(self, wanted: CloneCreate) -> tuple[CloneView, ...]:
         clones = self._client.create_clones(wanted)

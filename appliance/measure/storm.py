@@ -8,14 +8,14 @@ from statistics import median
 from typing import Any
 
 from appliance.client import Client
-from appliance.errors import NotFound, Unhealthy
+from appliance.errors import NotFound
 from appliance.measure.crowd import Login, boot_all
 from appliance.measure.facts import Facts, facts
 from appliance.measure.guest import Hardware
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, prepare
 from appliance.measure.reach import Access, all_reachable, choose_client
 from appliance.measure.readings import Readings
-from appliance.measure.result import COLD_SHARE, PREFETCHED_HITS, accounted, delta, percent
+from appliance.measure.result import PREFETCHED_HITS, accounted, check_cold, delta, known_bytes, percent
 from appliance.model import MIB
 from appliance.run import Runner
 from appliance.schema import CloneCreate, Counters, PrefetchView
@@ -115,9 +115,15 @@ class StormResult:
 
 
 def storm_result(
-    template: str, begin: Begin, clones: Sequence[str], logins: tuple[Login, ...], before: Counters, after: Counters
+    template: str,
+    begin: Begin,
+    clones: Sequence[str],
+    logins: tuple[Login, ...],
+    before: Counters,
+    after: Counters,
+    known: int | None = None,
 ) -> StormResult:
-    """What a storm of these clones did between two readings. Pure.
+    """What a storm of these clones did between two readings; ``known`` as for ``check_cold``. Pure.
 
     Raises CannotTell when the readings do not fit together, Unhealthy when it was to begin cold and did not.
     """
@@ -126,12 +132,9 @@ def storm_result(
     cache = delta(before.cache, after.cache, "the cache's partition")
     exact = accounted(before, after)
     read = sum(device.read_bytes for device in devices)
-    if begin is Begin.COLD and backend.read_bytes < COLD_SHARE * read / len(clones):
-        raise Unhealthy(
-            "the storm did not begin cold",
-            why=f"the backend gave {backend.read_bytes} bytes, and one clone alone reads {read // len(clones)}",
-            hint="does anything else use this template, or was the cache filled after it was emptied?",
-        )
+    if begin is Begin.COLD:
+        asked = min(read, delta(before.cached, after.cached, "bcache's device").read_bytes) // len(clones)
+        check_cold("the storm", asked=asked, backend=backend.read_bytes, known=known)
     return StormResult(
         template=template,
         begin=begin,
@@ -188,5 +191,6 @@ def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: C
         for clone in clones:
             with suppress(NotFound):
                 client.remove_clone(clone.name, force=True)
-    found = storm_result(template, plan.begin, [clone.name for clone in clones], logins, before, after)
+    known = known_bytes(client.template(template).boot_set)
+    found = storm_result(template, plan.begin, [clone.name for clone in clones], logins, before, after, known)
     return replace(found, prefetch=prefetch, facts=about, notes=(*notes, *remarks(found)))

@@ -58,6 +58,7 @@ class Appliance:
     fetched: bool = False
     backend: int = 0
     reads: int = 0
+    asked: int = 0
     booted: str = ""
     missing: int = 3
     crowd: threading.Barrier | None = None
@@ -76,7 +77,7 @@ class Appliance:
         learning = LearningView(missing=self.missing, listening=1, recording=(self.booted,) if self.booted else ())
         return SimpleNamespace(
             ref=f"{ref.partition('@')[0]}@1",
-            boot_set=SimpleNamespace() if self.has_boot_set else None,
+            boot_set=self.boot_set(ref) if self.has_boot_set else None,
             learning=learning if self.learns and self.missing else None,
             prefetch=PrefetchView(state=self.prefetch_state, why="asked for", total_bytes=READ, seconds=2, began=0)
             if self.fetched
@@ -100,7 +101,7 @@ class Appliance:
 
     def counters(self) -> Counters:
         return Counters(
-            taken=0, cache=device("nvme"), cached=device("bcache0", self.reads), meta=None, disks=(),
+            taken=0, cache=device("nvme"), cached=device("bcache0", self.reads, self.asked), meta=None, disks=(),
             backend=device("md127", self.backend // MIB, self.backend), clones=dict(self.counted),
             cache_stats=CacheCounters(hits=self.reads, misses=0, bypass_hits=0, bypass_misses=0, bypassed_bytes=0),
         )  # fmt: skip
@@ -163,6 +164,7 @@ class Appliance:
         self.said.append(f"boot {name}")
         self.booted = name
         self.reads += 1000
+        self.asked += READ
         self.counted[name] = device("dm", 1000, READ, 3000)
         if not self.cached:
             self.backend += READ

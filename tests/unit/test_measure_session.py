@@ -88,7 +88,7 @@ def test_a_boot_that_was_not_cold_ends_the_measurement(appliance: Appliance, mon
         return "cold"
 
     monkeypatch.setattr(appliance, "cold", nothing)
-    with pytest.raises(Unhealthy, match="was not cold"):
+    with pytest.raises(Unhealthy, match="did not begin cold"):
         measured(appliance, Plan("debian-13"))
     assert appliance.clones == {}
 

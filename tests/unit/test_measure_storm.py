@@ -95,10 +95,13 @@ def test_one_that_fails_ends_all_the_others(appliance: Appliance) -> None:
 
 def test_a_storm_that_did_not_begin_cold_is_none(appliance: Appliance) -> None:
     before = appliance.counters().model_copy(update={"clones": {"a": device("dm"), "b": device("dm")}})
-    booted = {"clones": {"a": device("dm", 9, READ), "b": device("dm", 9, READ)}}
-    enough = before.model_copy(update={**booted, "backend": device("md127", 9, READ // 2)})
-    assert storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, enough).backend_bytes == READ // 2
-    less = before.model_copy(update={**booted, "backend": device("md127", 9, READ // 2 - 4096)})
+    clones = {"a": device("dm", 9, READ), "b": device("dm", 9, READ)}
+    booted = {"clones": clones, "cached": device("bcache0", 18, 2 * READ)}
+    enough = before.model_copy(update={**booted, "backend": device("md127", 9, READ * 3 // 4)})
+    assert storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, enough).backend_bytes == READ * 3 // 4
+    with pytest.raises(Unhealthy, match="did not begin cold"):
+        storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, enough, known=READ)
+    less = before.model_copy(update={**booted, "backend": device("md127", 9, READ * 3 // 4 - 4096)})
     with pytest.raises(Unhealthy, match="did not begin cold"):
         storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, less)
     assert storm_result("t@1", Begin.AS_IT_IS, ["a", "b"], LOGINS, before, less).clones == 2
