@@ -75,7 +75,8 @@ def run(
     template = client.template(plan.template).ref
     prepare(client, template, plan.begin, tell)
     chosen = choose_client(client, plan.access, host, tell)
-    wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
+    # A trace may be of any template, and no clone boots here.
+    wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen, learn=False)
     clones = client.create_clones(wanted)
     try:
         with all_reachable(clones, plan.access, host, runner) as targets:

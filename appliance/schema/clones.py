@@ -17,6 +17,9 @@ class CloneCreate(Model):
         default=CloneKind.DURABLE, description="ephemeral: fast, and gone with the NVMe drive that it is on"
     )
     expires_in: float | None = Field(default=None, gt=0, description="Seconds until it is removed; None: never")
+    learn: bool = Field(
+        default=True, description="Whether its boot may teach the template's boot set; false for what is no boot of it"
+    )
 
 
 class CloneView(Model):

@@ -27,7 +27,8 @@ class Core:
     into the catalog. The copying of images happens outside of it.
 
     ``lost`` are the volumes of ephemeral clones that went with their drive, ``collecting`` those that the collector is
-    emptying; ``poke`` tells it that there is something to do.
+    emptying; ``poke`` tells it that there is something to do. ``untaught`` are those of clones whose reads teach nothing
+    of their template, as far as this process made them.
     """
 
     def __init__(self, catalog: Catalog, pools: Pools, overcommit_percent: int = 0) -> None:
@@ -37,6 +38,7 @@ class Core:
         self.lost: frozenset[int] = frozenset()
         self.lock = threading.RLock()
         self.collecting: set[int] = set()
+        self.untaught: set[int] = set()
         self.poke: Callable[[], None] = lambda: None
         self.template_ready: Callable[[int], None] = lambda _: None
 

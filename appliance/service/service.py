@@ -278,6 +278,7 @@ class Service:
             request.client,
             kind=request.kind,
             lease=request.expires_in,
+            learn=request.learn,
         )
         return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
 

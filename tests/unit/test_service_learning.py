@@ -8,7 +8,7 @@ import pytest
 from appliance.errors import InvalidInput, NotFound, NotReady
 from appliance.host.trace import Request
 from appliance.model import KIB, MIB, TemplateRef
-from appliance.schema import LearningView
+from appliance.schema import CloneCreate, LearningView
 from appliance.service import learning
 from appliance.service.learning import RUNS, SLOTS
 from appliance.service.recording import LONGEST, QUIET, Recording
@@ -47,6 +47,19 @@ def recorded(box: Box) -> list[str]:
     """The clones whose boots are kept."""
     template = box.service.core.catalog.template(TemplateRef("debian"))
     return [run.clone for run in box.service.core.catalog.boot_runs(template.thin_id)]
+
+
+def test_what_a_clone_reads_that_does_not_boot_its_template_teaches_nothing(box: Box) -> None:
+    made = box.service.create_clones(CloneCreate(name="replay", template="debian", count=2, learn=False)).clones
+    devices = {f"254:{box.service.core.catalog.clone(clone.name).thin_id}" for clone in made}
+    assert not devices & box.tracer.watched
+    box.service.learning.learn("debian", 1)
+    assert not devices & box.tracer.watched, "nor when somebody asks for boots"
+    box.service.clones.remove("replay-1", force=False)
+    box.service.clones.remove("replay-2", force=False)
+    assert box.service.core.untaught == set()
+    boot(box, "web")
+    assert recorded(box) == ["web"]
 
 
 # --- one recording
