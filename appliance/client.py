@@ -248,9 +248,13 @@ class Client:
         """Begin to empty the cache and drop the appliance's page caches."""
         return self._send("POST", "/cache/cold", schema.Operation)
 
-    def start_histograms(self) -> None:
+    def histograms(self) -> schema.HistogramsStarted:
+        """Who records latencies now. Raises NotFound when nobody does."""
+        return self._get("/histograms", schema.HistogramsStarted)
+
+    def start_histograms(self, wanted: schema.HistogramsRequest | None = None) -> None:
         """Record latencies from now on. Raises InUse when somebody does already."""
-        self._send("POST", "/histograms", schema.HistogramsStarted)
+        self._send("POST", "/histograms", schema.HistogramsStarted, wanted)
 
     def stop_histograms(self) -> schema.Histograms:
         """Stop recording latencies, and get them. Raises NotFound when nobody started."""

@@ -74,10 +74,15 @@ def _appliance(service: Service) -> APIRouter:
         """Empty the cache."""
         return service.measure.cold().operation
 
+    @router.get("/histograms")
+    def histograms() -> schema.HistogramsStarted:
+        """Who records latency histograms."""
+        return service.measure.histograms()
+
     @router.post("/histograms", status_code=status.HTTP_201_CREATED)
-    def start_histograms() -> schema.HistogramsStarted:
+    def start_histograms(request: schema.HistogramsRequest | None = None) -> schema.HistogramsStarted:
         """Begin to record latency histograms."""
-        return service.measure.start_histograms()
+        return service.measure.start_histograms(request or schema.HistogramsRequest())
 
     @router.delete("/histograms")
     def stop_histograms() -> schema.Histograms:

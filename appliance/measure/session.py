@@ -7,18 +7,19 @@ are read, so that they hold its boot and no more.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 from appliance.client import Client
-from appliance.errors import HatcheryError, NotFound
+from appliance.errors import NotFound
 from appliance.measure import guest
 from appliance.measure.facts import Facts, facts
 from appliance.measure.histogram import Latency, latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
 from appliance.measure.reach import Access, choose_client, reachable
 from appliance.measure.readings import Readings
+from appliance.measure.recorded import recording
 from appliance.measure.result import BootResult, Phase, boot_result, check_cold, known_bytes
 from appliance.measure.serial import MachineFault
 from appliance.run import Runner
@@ -210,19 +211,14 @@ class Session:
         if fetched is not None:
             self._prefetches.append(fetched)
 
-    @contextmanager
-    def _recording(self, phase: Phase) -> Iterator[None]:
+    def _recording(self, phase: Phase) -> AbstractContextManager[None]:
         """Latency histograms around a boot."""
-        self._client.start_histograms()
-        try:
-            yield
-        except BaseException:
-            with suppress(HatcheryError):  # the boot's own failure is the news
-                self._client.stop_histograms()
-            raise
-        histograms = self._client.stop_histograms()
-        self._note_once(histograms.disks_missing)
-        self._recorded.append((phase, histograms))
+
+        def keep(histograms: Histograms) -> None:
+            self._note_once(histograms.disks_missing)
+            self._recorded.append((phase, histograms))
+
+        return recording(self._client, self._plan.deadline, keep)
 
     def _note_once(self, text: str) -> None:
         if text and text not in self._notes:

@@ -7,7 +7,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /doctor                          -> Examination
     GET    /counters                        -> Counters
     POST   /cache/cold                      -> Operation (202)
-    POST   /histograms                      -> HistogramsStarted (201); in-use when they run already
+    GET    /histograms                      -> HistogramsStarted; not-found when none run
+    POST   /histograms      HistogramsRequest -> HistogramsStarted (201); in-use when they run already
     DELETE /histograms                      -> Histograms (stops them); not-found when none run
     GET    /operations                      -> OperationList, newest first
     GET    /operations/{id}                 -> Operation
@@ -88,6 +89,7 @@ from appliance.schema.measure import (
     DeviceCounters,
     DiskHistogram,
     Histograms,
+    HistogramsRequest,
     HistogramsStarted,
     HistogramView,
 )
@@ -146,6 +148,7 @@ __all__ = [
     "GarbageReport",
     "HistogramView",
     "Histograms",
+    "HistogramsRequest",
     "HistogramsStarted",
     "LearnRequest",
     "LearningView",

@@ -27,8 +27,8 @@ class Core:
     into the catalog. The copying of images happens outside of it.
 
     ``lost`` are the volumes of ephemeral clones that went with their drive, ``collecting`` those that the collector is
-    emptying; ``poke`` tells it that there is something to do. ``untaught`` are those of clones whose reads teach nothing
-    of their template, as far as this process made them.
+    emptying; ``poke`` tells it that there is something to do. ``untaught`` are those of clones whose reads teach
+    nothing of their template, as far as this process made them.
     """
 
     def __init__(self, catalog: Catalog, pools: Pools, overcommit_percent: int = 0) -> None:

@@ -15,6 +15,7 @@ from appliance.schema import (
     Counters,
     DiskHistogram,
     Histograms,
+    HistogramsRequest,
     HistogramsStarted,
     HistogramView,
 )
@@ -33,12 +34,19 @@ class _Recording:
         missing: str,
         clones: Mapping[int, Histogram],
         coarse: Mapping[str, Histogram],
+        request: HistogramsRequest,
     ) -> None:
         self.tracer = tracer
         self.missing = missing
         self.clones = clones
         self.coarse = coarse
         self.started = time.time()
+        self.owner = request.owner
+        self.ends = self.started + request.seconds
+
+    def view(self) -> HistogramsStarted:
+        """Whose it is, since when, and until when."""
+        return HistogramsStarted(started=self.started, ends=self.ends, owner=self.owner)
 
 
 class Measure:
@@ -53,6 +61,7 @@ class Measure:
         self._cooling = threading.Lock()
         self._cold_marks = 0
         self._recording: _Recording | None = None
+        self._end: threading.Timer | None = None
         self.before_cold: Callable[[], None] = lambda: None
 
     def counters(self) -> Counters:
@@ -83,23 +92,39 @@ class Measure:
         self._operations.run(job, work)
         return job
 
-    def start_histograms(self) -> HistogramsStarted:
-        """Begin to count. Raises InUse when that runs already."""
+    def histograms(self) -> HistogramsStarted:
+        """Who counts now. Raises NotFound when nobody does."""
+        with self._lock:
+            if self._recording is None:
+                raise NotFound("no histograms are being recorded", hint="start them first")
+            return self._recording.view()
+
+    def start_histograms(self, request: HistogramsRequest) -> HistogramsStarted:
+        """Begin to count, until it is stopped or its time is over. Raises InUse when that runs already."""
         with self._lock:
             if self._recording is not None:
-                raise InUse("histograms are being recorded already", hint="stop them first")
+                now = self._recording.view()
+                since, end = (time.strftime("%H:%M:%S", time.gmtime(moment)) for moment in (now.started, now.ends))
+                raise InUse(
+                    "histograms are being recorded already",
+                    why=f"by {now.owner or 'somebody'}, since {since} and until {end} UTC at most",
+                    hint="wait for that measurement",
+                )
             tracer, missing = None, ""
             try:
                 tracer = Biolatency.start(self._runner)
             except NotReady as error:
                 missing = str(error)
-            self._recording = _Recording(tracer, missing, self._clone_latencies(), self._coarse())
-            return HistogramsStarted(started=self._recording.started)
+            self._recording = _Recording(tracer, missing, self._clone_latencies(), self._coarse(), request)
+            self._end = threading.Timer(request.seconds, self._give_up, (self._recording,))
+            self._end.daemon = True
+            self._end.start()
+            return self._recording.view()
 
     def stop_histograms(self) -> Histograms:
         """Stop and return what was counted since the start. Raises NotFound when nothing runs."""
         with self._lock:
-            recording, self._recording = self._recording, None
+            recording = self._take()
             if recording is None:
                 raise NotFound("no histograms are being recorded", hint="start them first")
             clones = self._clone_latencies()
@@ -131,12 +156,21 @@ class Measure:
     def close(self) -> None:
         """End what runs."""
         with self._lock:
-            recording, self._recording = self._recording, None
-        if recording is not None and recording.tracer is not None:
-            try:
-                recording.tracer.stop()
-            except CannotTell as error:
-                log.warning("%s", error)
+            _throw_away(self._take())
+
+    def _give_up(self, recording: _Recording) -> None:
+        with self._lock:
+            if self._recording is recording:
+                log.warning(
+                    "histograms of %s were not fetched in time, and are thrown away", recording.owner or "nobody"
+                )
+                _throw_away(self._take())
+
+    def _take(self) -> _Recording | None:
+        recording, self._recording = self._recording, None
+        if self._end is not None:
+            self._end.cancel()
+        return recording
 
     def coarse(self) -> tuple[DiskHistogram, ...]:
         """How long the disks have taken since this process began, from what the monitor saw."""
@@ -174,3 +208,12 @@ class Measure:
 
 def _view(histogram: Histogram) -> HistogramView:
     return HistogramView(counts=histogram.counts)
+
+
+def _throw_away(recording: _Recording | None) -> None:
+    if recording is None or recording.tracer is None:
+        return
+    try:
+        recording.tracer.stop()
+    except CannotTell as error:
+        log.warning("%s", error)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from appliance.client import Client
-from appliance.errors import NotFound
+from appliance.errors import InUse, NotFound
 from appliance.measure import guest, readings
 from appliance.measure.facts import Facts
 from appliance.measure.serial import MachineFault
@@ -27,6 +27,8 @@ from appliance.schema import (
     Counters,
     DeviceCounters,
     Histograms,
+    HistogramsRequest,
+    HistogramsStarted,
     HistogramView,
     LearningView,
     PrefetchView,
@@ -63,6 +65,7 @@ class Appliance:
     missing: int = 3
     crowd: threading.Barrier | None = None
     hanging: frozenset[str] = frozenset()
+    recorder: str = ""
     left: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -149,10 +152,17 @@ class Appliance:
         assert deadline
         self.said.append(operation)
 
-    def start_histograms(self) -> None:
+    def start_histograms(self, wanted: HistogramsRequest) -> None:
+        if self.recorder:
+            raise InUse("histograms are being recorded already")
+        self.recorder = wanted.owner
         self.booted = ""
 
+    def histograms(self) -> HistogramsStarted:
+        return HistogramsStarted(started=0, ends=600, owner=self.recorder)
+
     def stop_histograms(self) -> Histograms:
+        self.recorder = ""
         clones = (CloneHistogram(clone=self.booted or "none", histogram=HistogramView(counts=(0, 5))),)
         return Histograms(seconds=1, disks=(), clones=clones)
 

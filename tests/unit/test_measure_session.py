@@ -1,11 +1,13 @@
 """What a measurement does, in which order, and what it leaves."""
 
+import re
+import subprocess
 from itertools import groupby
 
 import pytest
 
-from appliance.errors import Unhealthy
-from appliance.measure import guest, prepare, session
+from appliance.errors import InUse, Unhealthy
+from appliance.measure import guest, prepare, recorded, session
 from appliance.measure.reach import Access
 from appliance.measure.result import Phase
 from appliance.measure.serial import MachineFault
@@ -107,3 +109,21 @@ def test_after_the_emulators_fault_the_phase_begins_anew_with_a_fresh_clone(appl
 def test_clones_that_are_kept_are_attached_again(appliance: Appliance) -> None:
     measured(appliance, Plan("debian-13", runs=1, clones=2, name="m", access=Access("web"), keep_clones=True))
     assert appliance.clones == {"m-1": "web", "m-2": "web", "m-prefetched": "web"}
+
+
+def test_histograms_that_a_killed_measurement_left_are_no_obstacle(appliance: Appliance) -> None:
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    appliance.recorder = re.sub(r"^process \d+", f"process {killed.pid}", recorded.owner())
+    assert recorded.gone(appliance.recorder)
+    assert len(measured(appliance, Plan("debian-13", runs=1, clones=1)).boots) == 2
+    assert appliance.recorder == ""
+
+
+@pytest.mark.parametrize("change", [("", ""), (r"boot .*", "boot another"), (r".*", "somebody")])
+def test_histograms_of_others_are_left_alone(appliance: Appliance, change: tuple[str, str]) -> None:
+    running = appliance.recorder = re.sub(*change, recorded.owner(), count=1)
+    with pytest.raises(InUse):
+        measured(appliance, Plan("debian-13", runs=1))
+    assert appliance.recorder == running
+    assert appliance.clones == {}
