@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from appliance.client import Client
 from appliance.errors import NotFound
 from appliance.measure import guest
-from appliance.measure.facts import Facts, facts
+from appliance.measure.facts import Facts, emulator, facts
 from appliance.measure.histogram import Latency, latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
 from appliance.measure.reach import Access, choose_client, reachable
@@ -88,7 +88,7 @@ class Session:
         """Measure. Removes its clones also when it fails (unless they are to be kept)."""
         ref = self._client.template(self._plan.template).ref
         client = choose_client(self._client, self._plan.access, self._host, self._note_once)
-        about = facts(self._client.status(), self._runner)
+        about = facts(self._client.status(), emulator(self._runner))
         self._note_once("" if os.geteuid() == 0 else NOT_DROPPED)
         for number in range(1, self._plan.runs + 1):
             self._run(number, ref, client)

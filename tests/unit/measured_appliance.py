@@ -66,6 +66,7 @@ class Appliance:
     crowd: threading.Barrier | None = None
     hanging: frozenset[str] = frozenset()
     recorder: str = ""
+    made: list[CloneCreate] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -80,6 +81,7 @@ class Appliance:
         learning = LearningView(missing=self.missing, listening=1, recording=(self.booted,) if self.booted else ())
         return SimpleNamespace(
             ref=f"{ref.partition('@')[0]}@1",
+            size=2048 * MIB,
             boot_set=self.boot_set(ref) if self.has_boot_set else None,
             learning=learning if self.learns and self.missing else None,
             prefetch=PrefetchView(state=self.prefetch_state, why="asked for", total_bytes=READ, seconds=2, began=0)
@@ -110,6 +112,7 @@ class Appliance:
         )  # fmt: skip
 
     def create_clones(self, wanted: CloneCreate) -> tuple[SimpleNamespace, ...]:
+        self.made.append(wanted)
         names = [wanted.name] if wanted.count is None else [f"{wanted.name}-{n + 1}" for n in range(wanted.count)]
         for name in names:
             assert name not in self.clones

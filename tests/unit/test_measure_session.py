@@ -21,6 +21,7 @@ __all__ = ["appliance"]  # the fixture
 @pytest.fixture(autouse=True)
 def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "facts", lambda *_: FACTS)
+    monkeypatch.setattr(session, "emulator", lambda _: "QEMU")
     monkeypatch.setattr(session, "drop_host_caches", lambda _: appliance.said.append("drop"))
     monkeypatch.setattr(prepare, "LEARN_DEADLINE", 0.0)
 

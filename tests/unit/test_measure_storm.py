@@ -9,6 +9,7 @@ import pytest
 from appliance.errors import CannotTell, Unhealthy
 from appliance.measure import guest, storm
 from appliance.measure.crowd import Login
+from appliance.measure.histogram import Latency
 from appliance.measure.prepare import Begin
 from appliance.measure.serial import MachineFault
 from appliance.measure.storm import Plan, StormResult, remarks, storm_result
@@ -21,6 +22,7 @@ __all__ = ["appliance"]  # the fixture
 @pytest.fixture(autouse=True)
 def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storm, "facts", lambda *_: FACTS)
+    monkeypatch.setattr(storm, "emulator", lambda _: "QEMU")
     monkeypatch.setattr(storm, "drop_host_caches", lambda _: appliance.said.append("drop"))
     monkeypatch.setattr("os.geteuid", lambda: 0)
 
@@ -57,6 +59,8 @@ def test_all_boot_at_once_and_are_gone_afterwards(appliance: Appliance) -> None:
     assert (found.requests, found.read_bytes, found.backend_bytes) == (5000, 5 * READ, READ)
     assert found.hit_rate_requests == 1.0
     assert (found.notes, found.facts) == ((), FACTS)
+    assert [(each.phase.value, each.total) for each in found.latencies] == [("cold", 5)], "recorded around all boots"
+    assert appliance.recorder == ""
     assert (appliance.clones, appliance.running) == ({}, set())
 
 
@@ -117,10 +121,15 @@ def test_the_figures_in_words_and_for_programs() -> None:
     assert "from the backend: 1.0 MiB in 31 reads\n" in text
     assert "hits: 99.73% of the bytes, 99.88% of the requests\n" in text
     assert text.endswith("Note: a note.\n")
+    disk, clone = Latency(Begin.COLD, "backend disk sda", (0, 7)), Latency(Begin.COLD, "clone storm-1", (1,))
+    told = replace(PREFETCHED, latencies=(disk, clone)).text()
+    assert "backend disk sda: 7 requests\n     usecs" in told
+    assert "clone storm-1" not in told, "clones are on the page"
     assert "of the bytes, - of the requests" in replace(PREFETCHED, hits=None).text()
     found = json.loads(json.dumps(PREFETCHED.as_json()))
     assert (found["first"], found["median"], found["last"]) == (61.2, 72.25, 80.35)
     assert found["begin"] == "prefetched"
+    assert (found["kind"], found["format"], found["clones"], found["histograms"]) == ("storm", 1, 4, [])
     assert found["logins"][0] == {"clone": "storm-1", "seconds": 61.2, "cpu_seconds": 40.0}
     assert found["hit_rate_bytes"] == pytest.approx(0.9973, abs=5e-5)
 
