@@ -158,6 +158,13 @@ class Client:
             raise problem(response)
         return response.text
 
+    def boot_trace(self, ref: str, boot: int = 1) -> str:
+        """A recorded boot of a template as a trace; 1 is the last one. Raises NotFound."""
+        response = self._http.get(f"/templates/{ref}/boot-set/trace", params={"boot": boot})
+        if not response.is_success:
+            raise problem(response)
+        return response.text
+
     def import_boot_set(self, ref: str, content: str) -> schema.BootSetView:
         """Give a template the boot set of a file; it is prefetched at once. Raises InvalidInput, NotFound."""
         response = self._http.put(f"/templates/{ref}/boot-set/file", content=content.encode())

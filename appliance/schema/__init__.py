@@ -22,6 +22,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /templates/{ref}/boot-set        -> BootSetView; not-found when it has none
     GET    /templates/{ref}/boot-set/file   -> the boot set as a file, to be put elsewhere
     PUT    /templates/{ref}/boot-set/file  such a file -> BootSetView
+    GET    /templates/{ref}/boot-set/trace?boot=N -> the last recorded boot but N-1, as a trace
     DELETE /templates/{ref}/boot-set        -> Removal
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done

@@ -40,7 +40,7 @@ from appliance.schema import (
     TemplateList,
     TemplateView,
 )
-from appliance.service import recovery
+from appliance.service import recorded_boots, recovery
 from appliance.service.bootsets import BootSets
 from appliance.service.certificates import Certificates
 from appliance.service.clients import Clients
@@ -258,6 +258,10 @@ class Service:
         template = self.boot_sets.put(text, content)
         self.prefetching.begin_quietly(template, "a boot set was given")
         return self.boot_sets.show(template.ref)
+
+    def boot_trace(self, text: str, boot: int) -> str:
+        """A recorded boot of a template. Raises as ``recorded_boots.trace``."""
+        return recorded_boots.trace(self._catalog, text, boot)
 
     def list_clones(self) -> CloneList:
         """All clones."""

@@ -15,9 +15,10 @@ import uvicorn
 
 from appliance import client, schema
 from appliance.api.app import make_app
+from appliance.bootset.trace import Read
 from appliance.cli.main import main
 from appliance.errors import AlreadyExists, BadImage, HatcheryError, NotFound
-from appliance.model import Histogram, ImageFormat
+from appliance.model import Histogram, ImageFormat, TemplateRef
 from appliance.wait import until
 from tests.unit.service_harness import IMAGE, Box, box
 
@@ -225,6 +226,20 @@ def test_the_file_of_a_measurement_does_not_ask_for_errors_as_json(appliance: Ap
     assert json.loads(out)["error"]["code"] == "not-found"
     status, out, err = appliance.run("measure", "storm", "--template", "missing", "--json")
     assert (status, json.loads(out)["error"]["code"]) == (4, "not-found"), "there it names none"
+
+
+def test_a_recorded_boot_comes_as_a_trace(appliance: Appliance, image: Path, tmp_path: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    status, _, err = appliance.run("template", "boot-set", "trace", "debian-13")
+    assert (status, "no recorded boot 1" in err) == (4, True)
+    template = appliance.box.service.core.catalog.template(TemplateRef("debian-13"))
+    appliance.box.service.boot_sets.add_run(template, "web", [Read(0, 4096, 0), Read(8192, 512, 70)])
+    file = tmp_path / "web.trace"
+    assert appliance.run("template", "boot-set", "trace", "debian-13", str(file))[0] == 0
+    assert file.read_text().splitlines()[1:] == ["0 4096 0", "8192 512 70"]
+    assert appliance.run("template", "boot-set", "trace", "debian-13@1", "--boot", "1")[1] == file.read_text()
+    status, _, err = appliance.run("template", "boot-set", "trace", "debian-13", str(file))
+    assert (status, "exists" in err) == (5, True)
 
 
 def test_status_shows_every_part(appliance: Appliance) -> None:

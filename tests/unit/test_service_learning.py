@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from appliance.bootset.trace import parse_trace
 from appliance.errors import InvalidInput, NotFound, NotReady
 from appliance.host.trace import Request
 from appliance.model import KIB, MIB, TemplateRef
@@ -60,6 +61,23 @@ def test_what_a_clone_reads_that_does_not_boot_its_template_teaches_nothing(box:
     assert box.service.core.untaught == set()
     boot(box, "web")
     assert recorded(box) == ["web"]
+
+
+def test_a_recorded_boot_is_handed_out_as_a_trace(box: Box) -> None:
+    with pytest.raises(NotFound, match="no recorded boot 1") as caught:
+        box.service.boot_trace("debian", 1)
+    assert "template learn" in caught.value.hint
+    boot(box, "first")
+    boot(box, "second")
+    text = box.service.boot_trace("debian", 1)
+    assert text.startswith("# Reads of one boot of debian@1 (")
+    assert "by clone second, recorded 20" in text.splitlines()[0]
+    assert "by clone first," in box.service.boot_trace("debian", 2)
+    reads = parse_trace(text)
+    assert [(read.offset, read.length) for read in reads[:2]] == [(0, BLOCK), (BLOCK, BLOCK)]
+    assert reads[1].micros is not None
+    with pytest.raises(NotFound, match="2 of its boots are kept"):
+        box.service.boot_trace("debian", 3)
 
 
 # --- one recording
