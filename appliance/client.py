@@ -75,6 +75,10 @@ class Client:
         """Exact block statistics at this moment."""
         return self._get("/counters", schema.Counters)
 
+    def latencies(self) -> schema.CloneLatencies:
+        """Latencies of all clones that are attached."""
+        return self._get("/latencies", schema.CloneLatencies)
+
     def operations(self) -> tuple[schema.Operation, ...]:
         """All jobs that are remembered, newest first."""
         return self._get("/operations", schema.OperationList).operations

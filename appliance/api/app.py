@@ -89,6 +89,11 @@ def _appliance(service: Service) -> APIRouter:
         """Stop recording and return the histograms."""
         return service.measure.stop_histograms()
 
+    @router.get("/latencies")
+    def latencies() -> schema.CloneLatencies:
+        """Latencies of all clones that are attached."""
+        return service.measure.latencies()
+
     @router.get("/operations")
     def operations() -> schema.OperationList:
         """Operations, newest first."""

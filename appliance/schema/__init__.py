@@ -10,6 +10,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /histograms                      -> HistogramsStarted; not-found when none run
     POST   /histograms      HistogramsRequest -> HistogramsStarted (201); in-use when they run already
     DELETE /histograms                      -> Histograms (stops them); not-found when none run
+    GET    /latencies                       -> CloneLatencies
     GET    /operations                      -> OperationList, newest first
     GET    /operations/{id}                 -> Operation
     GET    /templates                       -> TemplateList
@@ -86,6 +87,7 @@ from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
     CacheCounters,
     CloneHistogram,
+    CloneLatencies,
     Counters,
     DeviceCounters,
     DiskHistogram,
@@ -139,6 +141,7 @@ __all__ = [
     "ClientView",
     "CloneCreate",
     "CloneHistogram",
+    "CloneLatencies",
     "CloneList",
     "CloneView",
     "ConnectionView",

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from appliance.model import CloneKind, CloneState
 from appliance.schema.base import LOCAL_CLIENT, Model
+from appliance.schema.measure import HistogramView
 
 
 class CloneCreate(Model):
@@ -41,6 +42,10 @@ class CloneView(Model):
     device: str = Field(description="Its block device on the appliance; exists while it is attached")
     mapped_bytes: int | None = Field(description="Blocks mapped, those shared with the template included")
     written_bytes: int | None = Field(description="Written by its guest since the clone was activated")
+    latencies: HistogramView | None = Field(
+        default=None,
+        description="Of its requests since it was attached; None while detached, and where many clones are listed",
+    )
 
 
 class CloneList(Model):

@@ -82,6 +82,12 @@ class CloneHistogram(Model):
     histogram: HistogramView
 
 
+class CloneLatencies(Model):
+    """Latencies of all clones that are attached, each since it was; what took 16.8 s or more is in the last bucket."""
+
+    clones: tuple[CloneHistogram, ...]
+
+
 class Histograms(Model):
     """Latencies between start and stop."""
 

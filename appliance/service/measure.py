@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from appliance.catalog import Catalog
+from appliance.catalog import Catalog, Clone
 from appliance.errors import CannotTell, HatcheryError, InUse, NotFound, NotReady
 from appliance.host.biolatency import Biolatency
 from appliance.model import CloneState, Histogram
 from appliance.run import Runner
 from appliance.schema import (
     CloneHistogram,
+    CloneLatencies,
     Counters,
     DiskHistogram,
     Histograms,
@@ -115,7 +116,9 @@ class Measure:
                 tracer = Biolatency.start(self._runner)
             except NotReady as error:
                 missing = str(error)
-            self._recording = _Recording(tracer, missing, self._clone_latencies(), self._coarse(), request)
+            self._recording = _Recording(
+                tracer, missing, self._clone_latencies(self._active()), self._coarse(), request
+            )
             self._end = threading.Timer(request.seconds, self._give_up, (self._recording,))
             self._end.daemon = True
             self._end.start()
@@ -127,7 +130,8 @@ class Measure:
             recording = self._take()
             if recording is None:
                 raise NotFound("no histograms are being recorded", hint="start them first")
-            clones = self._clone_latencies()
+            names = self._active()
+            clones = self._clone_latencies(names)
             disks: tuple[DiskHistogram, ...] = ()
             missing = recording.missing
             if recording.tracer is not None:
@@ -139,7 +143,6 @@ class Measure:
                 now = self._coarse()
                 disks = self._disks({disk: now[disk] - recording.coarse.get(disk, Histogram()) for disk in now})
                 missing = f"means of a few seconds, since requests cannot be traced: {missing}"
-            names = self._active()
             return Histograms(
                 seconds=time.time() - recording.started,
                 disks=disks,
@@ -176,6 +179,22 @@ class Measure:
         """How long the disks have taken since this process began, from what the monitor saw."""
         return self._disks(self._store.disk_latencies())
 
+    def latencies(self) -> CloneLatencies:
+        """Of each attached clone's requests since it was attached. Those that cannot be read are left out."""
+        names = self._active()
+        return CloneLatencies(
+            clones=tuple(
+                CloneHistogram(clone=names[thin_id], histogram=_view(found))
+                for thin_id, found in self._clone_latencies(names).items()
+            )
+        )
+
+    def latencies_of(self, clone: Clone) -> HistogramView | None:
+        """The same of one clone; None when it is not attached, or they cannot be read."""
+        attached = clone.client is not None and clone.state is CloneState.READY
+        found = self._clone_latencies({clone.thin_id: clone.name} if attached else {}).get(clone.thin_id)
+        return None if found is None else _view(found)
+
     def _coarse(self) -> Mapping[str, Histogram]:
         try:
             self._store.count_latencies()
@@ -187,9 +206,9 @@ class Measure:
         clones = self._catalog.clones()
         return {c.thin_id: c.name for c in clones if c.client is not None and c.state is CloneState.READY}
 
-    def _clone_latencies(self) -> dict[int, Histogram]:
+    def _clone_latencies(self, clones: Mapping[int, str]) -> dict[int, Histogram]:
         found = {}
-        for thin_id, name in self._active().items():
+        for thin_id, name in clones.items():
             try:
                 found[thin_id] = self._store.clone_latencies(thin_id)
             except HatcheryError as error:

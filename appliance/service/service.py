@@ -271,7 +271,8 @@ class Service:
     def show_clone(self, name: str) -> CloneView:
         """One clone. Raises NotFound."""
         clone = self._catalog.clone(name)
-        return self._clone_list((clone,), self._written((clone,))).clones[0]
+        view = self._clone_list((clone,), self._written((clone,))).clones[0]
+        return view.model_copy(update={"latencies": self.measure.latencies_of(clone)})
 
     def create_clones(self, request: CloneCreate) -> CloneList:
         """Make clones. Raises as ``Clones.create``."""

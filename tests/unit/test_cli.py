@@ -98,6 +98,19 @@ def test_clones_of_a_template(appliance: Appliance, image: Path) -> None:
     assert (status, out) == (0, "clone web-1 removed\nclone web-2 removed\nclone web-3 removed\n")
 
 
+def test_a_clones_latencies_are_shown_at_any_time(appliance: Appliance, image: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    appliance.json("clone", "create", "web", "-t", "debian-13")
+    assert "no requests yet" in appliance.run("clone", "show", "web")[1]
+    appliance.box.store.latencies[2] = Histogram((0, 0, 30, 69, 0, 1))
+    assert appliance.json("clone", "show", "web")["latencies"]["counts"] == [0, 0, 30, 69, 0, 1]
+    _, out, _ = appliance.run("clone", "show", "web")
+    assert "100 requests, half of them within 16 µs, 99 % within 16 µs" in out
+    assert "         4 -> 7          : 30       |*****************                       |\n" in out
+    assert appliance.json("clone", "list")[0]["latencies"] is None, "a thousand would take long"
+    assert appliance.json("clone", "detach", "web")["latencies"] is None
+
+
 def test_attach_and_detach(appliance: Appliance, image: Path) -> None:
     appliance.json("template", "add", "debian-13", str(image))
     appliance.json("client", "add", "lab", "--tcp", "127.0.0.1:10809", "--plain")
