@@ -90,9 +90,14 @@ def run(
     about = facts(client.status(), "none, requests by libnbd")
     notes: list[str] = []
     recorded: list[Histograms] = []
-    chosen = choose_client(client, plan.access, host, notes.append)
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell(f"note: {text}")
+
+    chosen = choose_client(client, plan.access, host, note)
     if plan.begin is not Begin.AS_IT_IS and os.geteuid() != 0:
-        notes.append(NOT_DROPPED)
+        note(NOT_DROPPED)
     # A trace may be of any template, and no clone boots here.
     wanted = CloneCreate(name=plan.name, template=template.ref, count=plan.clones, client=chosen, learn=False)
     clones = client.create_clones(wanted)

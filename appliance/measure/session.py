@@ -223,3 +223,4 @@ class Session:
     def _note_once(self, text: str) -> None:
         if text and text not in self._notes:
             self._notes.append(text)
+            self._tell(f"note: {text}")

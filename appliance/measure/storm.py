@@ -158,10 +158,15 @@ def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: C
     about = facts(client.status(), emulator(runner))
     notes: list[str] = []
     recorded: list[Histograms] = []
-    readings = Readings(client, notes.append)
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell(f"note: {text}")
+
+    readings = Readings(client, note)
     if plan.begin is not Begin.AS_IT_IS and os.geteuid() != 0:
-        notes.append(NOT_DROPPED)
-    chosen = choose_client(client, plan.access, host, notes.append)
+        note(NOT_DROPPED)
+    chosen = choose_client(client, plan.access, host, note)
     wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
     clones = client.create_clones(wanted)
     try:
