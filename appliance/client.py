@@ -96,6 +96,10 @@ class Client:
         except httpx.TransportError as error:
             raise NotReady("the stream of events broke", why=str(error) or type(error).__name__) from error
 
+    def latencies(self) -> schema.CloneLatencies:
+        """Latencies of all clones that are attached."""
+        return self._get("/latencies", schema.CloneLatencies)
+
     def operations(self) -> tuple[schema.Operation, ...]:
         """All jobs that are remembered, newest first."""
         return self._get("/operations", schema.OperationList).operations
@@ -175,6 +179,13 @@ class Client:
     def export_boot_set(self, ref: str) -> str:
         """The same as a file. Raises NotFound."""
         response = self._http.get(f"/templates/{ref}/boot-set/file")
+        if not response.is_success:
+            raise problem(response)
+        return response.text
+
+    def boot_trace(self, ref: str, boot: int = 1) -> str:
+        """A recorded boot of a template as a trace; 1 is the last one. Raises NotFound."""
+        response = self._http.get(f"/templates/{ref}/boot-set/trace", params={"boot": boot})
         if not response.is_success:
             raise problem(response)
         return response.text
@@ -291,9 +302,13 @@ class Client:
         """Begin to empty the cache and drop the appliance's page caches."""
         return self._send("POST", "/cache/cold", schema.Operation)
 
-    def start_histograms(self) -> None:
+    def histograms(self) -> schema.HistogramsStarted:
+        """Who records latencies now. Raises NotFound when nobody does."""
+        return self._get("/histograms", schema.HistogramsStarted)
+
+    def start_histograms(self, wanted: schema.HistogramsRequest | None = None) -> None:
         """Record latencies from now on. Raises InUse when somebody does already."""
-        self._send("POST", "/histograms", schema.HistogramsStarted)
+        self._send("POST", "/histograms", schema.HistogramsStarted, wanted)
 
     def stop_histograms(self) -> schema.Histograms:
         """Stop recording latencies, and get them. Raises NotFound when nobody started."""

@@ -76,15 +76,25 @@ def _appliance(service: Service) -> APIRouter:
         """Empty the cache."""
         return service.measure.cold().operation
 
+    @router.get("/histograms")
+    def histograms() -> schema.HistogramsStarted:
+        """Who records latency histograms."""
+        return service.measure.histograms()
+
     @router.post("/histograms", status_code=status.HTTP_201_CREATED)
-    def start_histograms() -> schema.HistogramsStarted:
+    def start_histograms(request: schema.HistogramsRequest | None = None) -> schema.HistogramsStarted:
         """Begin to record latency histograms."""
-        return service.measure.start_histograms()
+        return service.measure.start_histograms(request or schema.HistogramsRequest())
 
     @router.delete("/histograms")
     def stop_histograms() -> schema.Histograms:
         """Stop recording and return the histograms."""
         return service.measure.stop_histograms()
+
+    @router.get("/latencies")
+    def latencies() -> schema.CloneLatencies:
+        """Latencies of all clones that are attached."""
+        return service.measure.latencies()
 
     @router.get("/operations")
     def operations() -> schema.OperationList:

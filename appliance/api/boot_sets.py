@@ -1,6 +1,8 @@
 """Routes of boot sets."""
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 
@@ -9,6 +11,8 @@ from appliance.api import description
 from appliance.bootset import file
 from appliance.errors import InvalidInput
 from appliance.service.service import Service
+
+Boot = Annotated[int, Query(ge=1, description="Which of the boots that are kept: 1 is the last one")]
 
 
 def routes(service: Service) -> APIRouter:
@@ -24,6 +28,11 @@ def routes(service: Service) -> APIRouter:
     def export(ref: str) -> str:
         """A template's boot set as a file."""
         return service.boot_sets.export(ref)
+
+    @router.get("/templates/{ref}/boot-set/trace", response_class=PlainTextResponse)
+    def trace(ref: str, boot: Boot = 1) -> str:
+        """A recorded boot of a template, as a trace."""
+        return service.boot_trace(ref, boot)
 
     @router.put("/templates/{ref}/boot-set/file", openapi_extra=description.body("text/plain"))
     async def put(ref: str, request: Request) -> schema.BootSetView:

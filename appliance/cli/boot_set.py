@@ -15,6 +15,8 @@ from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Boot sets: what is fetched into the cache before clones boot.")
 
+Target = Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is the standard output.")]
+
 Ref = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")]
 
 
@@ -22,13 +24,34 @@ Ref = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template
 def export(
     context: typer.Context,
     ref: Ref,
-    target: Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is the standard output.")] = "-",
+    target: Target = "-",
 ) -> None:
     """Write a template's boot set to a file, for another appliance."""
     run = session(context, as_json=False)
     TemplateRef.parse(ref)
     with run.connect() as connection:
         text = connection.export_boot_set(ref)
+    _write(text, target)
+
+
+@app.command("trace")
+def trace(
+    context: typer.Context,
+    ref: Ref,
+    target: Target = "-",
+    boot: Annotated[
+        int, typer.Option("--boot", min=1, metavar="N", help="The last but N-1 of those that are kept.")
+    ] = 1,
+) -> None:
+    """Write what a recorded boot of a template read, as a trace for `hatchery measure replay`."""
+    run = session(context, as_json=False)
+    TemplateRef.parse(ref)
+    with run.connect() as connection:
+        text = connection.boot_trace(ref, boot)
+    _write(text, target)
+
+
+def _write(text: str, target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return

@@ -11,8 +11,9 @@ from appliance.cli import image_export
 from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
-from appliance.model import CloneKind, TemplateRef, check_name
-from appliance.words import size
+from appliance.measure.histogram import ascii_form
+from appliance.model import CloneKind, Histogram, TemplateRef, check_name
+from appliance.words import micros, size
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
 
@@ -307,6 +308,7 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "size": size(view.size),
             "used": f"{size(view.mapped_bytes)}, blocks shared with the template included",
             "written": f"{size(view.written_bytes)} since it was attached",
+            "latency": _latency(view.latencies),
             "client": view.client or "nobody",
             "address": view.uri or "-",
             "device": view.device,
@@ -315,6 +317,9 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "limits": _limits(view.limits),
         }
     )
+    if view.latencies is not None and any(view.latencies.counts):
+        shown = ascii_form(view.latencies.counts)
+        out().print(f"\nLatencies of its requests since it was attached, in microseconds:\n{shown}", soft_wrap=True)
     if view.qemu:
         out().print(f"\nBoot it with QEMU:\n{command_line(view.qemu)}", soft_wrap=True)
     if view.libvirt:
@@ -327,6 +332,16 @@ def _limits(view: schema.CloneLimits) -> str:
         None if view.bandwidth is None else f"{size(view.bandwidth)}/s",
     )
     return ", ".join(filter(None, each)) or "none"
+
+
+def _latency(view: schema.HistogramView | None) -> str:
+    if view is None:
+        return "-"
+    found = Histogram(view.counts)
+    if not found.total:
+        return "no requests yet"
+    half, most = micros(found.bound(0.5)), micros(found.bound(0.99))
+    return f"{found.total:,} requests, half of them within {half}, 99 % within {most}"
 
 
 def command_line(disk: Sequence[str]) -> str:

@@ -1,31 +1,55 @@
 """``hatchery measure``: boots of real guests, one by one or at once, or recorded ones. Runs where the guests run."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from appliance.bootset.trace import parse_trace
-from appliance.cli.options import JsonOption, session
+from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import err, print_json
 from appliance.errors import InvalidInput
-from appliance.measure import replaying
+from appliance.measure.credentials import FOLDER
 from appliance.measure.prepare import Begin
+from appliance.measure.reach import Access
 from appliance.model import TemplateRef, check_name
 from appliance.run import Runner
+
+if TYPE_CHECKING:
+    from appliance.measure.together import Together
 
 app = typer.Typer(no_args_is_help=True, help="Measurements.")
 
 
-HISTORY = typer.Option(
-    "--history", metavar="FOLDER", help="Where measurements are kept (default: ~/.local/state/hatchery/measurements)."
-)
+HistoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--history",
+        metavar="FOLDER",
+        help="Where measurements are kept (default: ~/.local/state/hatchery/measurements).",
+    ),
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Write the results here as a page with plots.")
+]
 
 
-CLIENT = typer.Option(help="Attach the clones to this client; default: the one over TCP, or 'local'.")
-
-NBD = typer.Option(metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens.")
+ClientOption = Annotated[
+    str | None,
+    typer.Option("--client", help="Attach the clones to this client; default: the one over TCP, or 'local'."),
+]
+NbdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--nbd", metavar="HOST:PORT", help="Where the client's port is found from here, if not where it listens."
+    ),
+]
+CertificatesOption = Annotated[
+    Path,
+    typer.Option("--certificates", metavar="FOLDER", help="This machine's certificate, where the client takes TLS."),
+]
 
 
 @app.callback()
@@ -45,48 +69,43 @@ def boot(
         bool, typer.Option("--prefetched/--no-prefetched", help="One more a run, after its boot set was fetched.")
     ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
-    html_file: Annotated[Path | None, typer.Option("--html", help="Write the results here as a page.")] = None,
+    html_file: HtmlOption = None,
     text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
-    client: Annotated[str | None, CLIENT] = None,
-    nbd: Annotated[str | None, NBD] = None,
+    client: ClientOption = None,
+    nbd: NbdOption = None,
+    certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "measure",
     memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="The guest's memory.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="The guest's processors.")] = 2,
     deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="A boot may take this long.")] = 300,
     keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Leave the clones afterwards.")] = False,
-    history_folder: Annotated[Path | None, HISTORY] = None,
+    history_folder: HistoryOption = None,
 ) -> None:
     """Boot fresh clones, cold, prefetched and warm, and print what it cost: seconds, requests, hits, latencies."""
     # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
-    from appliance.measure import guest, history, plots, report
-    from appliance.measure.session import Plan, Session
+    from appliance.measure import guest, report
+    from appliance.measure import session as boots
 
     run = session(context)
     TemplateRef.parse(template)
     check_name(name, "clone name")
-    if html_file is not None:
-        plots.require()
-    for file in (json_file, html_file, text_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise InvalidInput(f"{file} cannot be written", why=f"{file.absolute().parent} is not a folder")
-    plan = Plan(
+    _check_files(html_file, json_file, text_file)
+    plan = boots.Plan(
         template=template,
         runs=runs,
         clones=clones,
         prefetched=prefetched,
         name=name,
-        client=client,
-        nbd=nbd,
+        access=Access(client, nbd, certificates),
         hardware=guest.Hardware(memory_mib=memory, cpus=cpus),
         deadline=deadline,
         keep_clones=keep_clones,
     )
     console = err()
     with run.connect() as connection:
-        measuring = Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+        measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
         result = measuring.run()
-    kept = history.keep(report.to_json(result), history_folder or history.folder())
-    console.print(f"kept in {kept}; `hatchery measure compare` shows how it differs from the last", highlight=False)
+    _keep(report.to_json(result), history_folder)
     if json_file is not None:
         json_file.write_text(report.to_json(result), encoding="utf-8")
     if html_file is not None:
@@ -96,18 +115,52 @@ def boot(
     typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
 
 
+def _check_files(html_file: Path | None, *others: Path | None) -> None:
+    """See before hours of measuring that the results can be written."""
+    if html_file is not None:
+        from appliance.measure import plots
+
+        plots.require()
+    for file in (html_file, *others):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise InvalidInput(f"{file} cannot be written", why=f"{file.absolute().parent} is not a folder")
+
+
+def _keep(document: str, folder: Path | None) -> None:
+    from appliance.measure import history
+
+    kept = history.keep(document, folder or history.folder())
+    err().print(f"kept in {kept}; `hatchery measure compare` shows how it differs from the last", highlight=False)
+
+
+def _give(run: Session, found: "Together", text: str, html_file: Path | None, history_folder: Path | None) -> None:
+    """Keep and show what many clones did at once."""
+    from appliance.measure import together
+
+    _keep(json.dumps(found.as_json(), indent=2) + "\n", history_folder)
+    if html_file is not None:
+        html_file.write_text(together.page(found), encoding="utf-8")
+    if run.as_json:
+        print_json(found.as_json())
+    else:
+        typer.echo(text, nl=False)
+
+
 @app.command("storm")
 def storm(
     context: typer.Context,
     template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="Boot clones of it.")],
     clones: Annotated[int, typer.Option(min=1, max=100, help="So many fresh clones at once.")] = 10,
     cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
-    client: Annotated[str | None, CLIENT] = None,
-    nbd: Annotated[str | None, NBD] = None,
+    client: ClientOption = None,
+    nbd: NbdOption = None,
+    certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "storm",
     memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="Each guest's memory.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="Each guest's processors.")] = 2,
     deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Each boot may take this long.")] = 900,
+    html_file: HtmlOption = None,
+    history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Boot fresh clones at once, in real guests: first, median and last login, and what the backend had to read."""
@@ -116,15 +169,13 @@ def storm(
     run = session(context, as_json)
     TemplateRef.parse(template)
     check_name(name, "clone name")
+    _check_files(html_file)
     hardware = guest.Hardware(memory_mib=memory, cpus=cpus)
-    plan = storm.Plan(template, clones, cache, name, client, nbd, hardware, deadline)
+    plan = storm.Plan(template, clones, cache, name, Access(client, nbd, certificates), hardware, deadline)
     console = err()
     with run.connect() as connection:
         done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=console.print)
-    if run.as_json:
-        print_json(done.as_json())
-    else:
-        typer.echo(done.text(), nl=False)
+    _give(run, done, done.text(), html_file, history_folder)
 
 
 @app.command("compare")
@@ -133,10 +184,10 @@ def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[BEFORE [AFTER]]", help="Files or kept ones; default: the last two.")
     ] = None,
-    history_folder: Annotated[Path | None, HISTORY] = None,
+    history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two measurements of boots."""
+    """Compare two measurements of one kind: boots, storms of as many clones, or replays of one trace."""
     from appliance.measure import history
 
     run = session(context, as_json)
@@ -158,12 +209,17 @@ def replay(
     template: Annotated[str, typer.Option("--template", "-t", metavar="NAME[@VERSION]", help="By clones of it.")],
     clones: Annotated[int, typer.Option(min=1, max=1000, help="So many fresh clones at once.")] = 1,
     cache: Annotated[Begin, typer.Option(help="What the cache holds at the beginning.")] = Begin.AS_IT_IS,
-    client: Annotated[str | None, CLIENT] = None,
-    nbd: Annotated[str | None, NBD] = None,
+    client: ClientOption = None,
+    nbd: NbdOption = None,
+    certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "replay",
+    html_file: HtmlOption = None,
+    history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Replay a recorded boot over NBD, without a guest: the time that storage takes alone."""
+    from appliance.measure import replaying
+
     run = session(context, as_json)
     TemplateRef.parse(template)
     check_name(name, "clone name")
@@ -171,10 +227,8 @@ def replay(
         reads = parse_trace(trace.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{trace} cannot be read", why=str(error)) from error
-    plan = replaying.Plan(template, clones, cache, name, client, nbd)
+    _check_files(html_file)
+    plan = replaying.Plan(template, clones, cache, name, trace.name, Access(client, nbd, certificates))
     with run.connect() as connection:
         done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=err().print)
-    if run.as_json:
-        print_json(done.as_json())
-    else:
-        typer.echo(done.text(), nl=False)
+    _give(run, done, done.text(), html_file, history_folder)

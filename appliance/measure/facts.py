@@ -22,16 +22,20 @@ class Facts:
     appliance: str
 
 
-def facts(status: Status, runner: Runner) -> Facts:
-    """Facts about this host and the appliance that gave ``status``."""
+def emulator(runner: Runner) -> str:
+    """The QEMU that guests boot in."""
     version = runner.run([qemu.QEMU, "--version"]).stdout.splitlines()[0]
-    accel = "TCG (emulated)" if qemu.accelerator().emulated else "KVM"
+    return f"{version}, {'TCG (emulated)' if qemu.accelerator().emulated else 'KVM'}"
+
+
+def facts(status: Status, guests: str) -> Facts:
+    """Facts about this host, what plays the ``guests`` on it, and the appliance that gave ``status``."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return Facts(
         taken=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         host=f"{system(Path('/etc/os-release').read_text())}, {processor(Path('/proc/cpuinfo').read_text())},"
         f" {os.cpu_count()} processors, {memory:.0f} GiB, kernel {platform.release()}",
-        guests=f"{version}, {accel}",
+        guests=guests,
         appliance=store(status),
     )
 

@@ -15,9 +15,13 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from appliance.errors import InvalidInput
 from appliance.measure import qemu
+from appliance.measure.credentials import FOLDER
 from appliance.run import Runner
 
 PROMPT = "login: "
+
+TLS = "certificate"
+"""Id of the certificate's object in QEMU."""
 
 EMULATOR_FAULT = "Oops: int3"
 """A guest kernel's last words that have been seen under multi-threaded TCG alone: the emulator's fault."""
@@ -44,21 +48,31 @@ class Boot:
 
 @dataclass(frozen=True, slots=True)
 class NbdTarget:
-    """Where QEMU finds a clone: a TCP address or a unix socket, and the export's name."""
+    """Where QEMU finds a clone: a TCP address or a unix socket, and the export's name.
+
+    ``certificates`` is the folder of the client's certificate where TCP is TLS, else empty; ``known_as`` is what the
+    server's certificate says, where that is not ``host``.
+    """
 
     export: str
     host: str = ""
     port: int = 0
     socket: str = ""
+    certificates: str = ""
+    known_as: str = ""
 
     @classmethod
     def parse(cls, uri: str) -> "NbdTarget":
-        """Read an NBD URI (NetworkBlockDevice/nbd, doc/uri.md), plain TCP or unix socket. Raises InvalidInput."""
+        """Read an NBD URI (NetworkBlockDevice/nbd, doc/uri.md), TCP, TLS or unix socket. Raises InvalidInput."""
         parts = urlsplit(uri)
         export = unquote(parts.path.removeprefix("/"))
         if parts.scheme == "nbd" and parts.hostname:
             return cls(export, host=parts.hostname, port=parts.port or 10809)
-        socket = parse_qs(parts.query).get("socket", [""])[0]
+        options = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        if parts.scheme == "nbds" and parts.hostname:
+            folder, name = options.get("tls-certificates", str(FOLDER)), options.get("tls-hostname", "")
+            return cls(export, parts.hostname, parts.port or 10809, certificates=folder, known_as=name)
+        socket = options.get("socket", "")
         if parts.scheme == "nbd+unix" and socket:
             return cls(export, socket=socket)
         raise InvalidInput(f"{uri!r} is not an NBD address that can be booted from", hint="see hatchery clone show")
@@ -69,14 +83,31 @@ class NbdTarget:
         if self.socket:
             return f"nbd+unix:///{quote(self.export, safe='')}?socket={quote(self.socket)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"nbd://{host}:{self.port}/{quote(self.export, safe='')}"
+        where = f"{host}:{self.port}/{quote(self.export, safe='')}"
+        if not self.certificates:
+            return f"nbd://{where}"
+        name = f"&tls-hostname={quote(self.known_as, safe='')}" if self.known_as else ""
+        return f"nbds://{where}?tls-certificates={quote(self.certificates)}{name}"
 
     @property
     def server(self) -> str:
         """The server part of a QEMU block device."""
         if self.socket:
             return f"server.type=unix,server.path={qemu.escape(self.socket)}"
-        return f"server.type=inet,server.host={self.host},server.port={self.port}"
+        return f"server.type=inet,server.host={self.host},server.port={self.port}{self._tls}"
+
+    @property
+    def _tls(self) -> str:
+        known_as = f",tls-hostname={self.known_as}" if self.known_as else ""
+        return f",tls-creds={TLS}{known_as}" if self.certificates else ""
+
+    @property
+    def objects(self) -> list[str]:
+        """QEMU's words for what the block device needs beside itself."""
+        if not self.certificates:
+            return []
+        folder = qemu.escape(self.certificates)
+        return ["-object", f"tls-creds-x509,id={TLS},endpoint=client,dir={folder},verify-peer=on"]
 
 
 def arguments(target: NbdTarget, hardware: Hardware, accel: qemu.Accelerator, firmware: qemu.Firmware) -> list[str]:
@@ -88,6 +119,7 @@ def arguments(target: NbdTarget, hardware: Hardware, accel: qemu.Accelerator, fi
     return [
         "-machine", "q35", *accel.words, "-smp", str(hardware.cpus), "-m", str(hardware.memory_mib), "-nodefaults",
         *firmware.words,
+        *target.objects,
         "-blockdev", disk,
         "-device", "virtio-blk-pci,drive=clone,werror=enospc,bootindex=0",
         "-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile=",

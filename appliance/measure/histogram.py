@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import zip_longest
 
-from appliance.measure.result import Phase
 from appliance.schema import Histograms
 
 STARS = 40
@@ -13,9 +13,12 @@ STARS = 40
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Latencies of one device in one phase. ``counts[0]`` is 0 to 1 us, ``counts[i]`` is 2**i to 2**(i+1) - 1 us."""
+    """Latencies of one device in one phase, or with a cache that was so at the beginning.
 
-    phase: Phase
+    ``counts[0]`` is 0 to 1 us, ``counts[i]`` is 2**i to 2**(i+1) - 1 us.
+    """
+
+    phase: StrEnum
     device: str
     counts: tuple[int, ...]
 
@@ -44,9 +47,9 @@ def added(parts: Iterable[Sequence[int]]) -> tuple[int, ...]:
     return tuple(sum(column) for column in zip_longest(*parts, fillvalue=0))
 
 
-def latencies(recorded: Sequence[tuple[Phase, Histograms]]) -> tuple[Latency, ...]:
+def latencies(recorded: Sequence[tuple[StrEnum, Histograms]]) -> tuple[Latency, ...]:
     """All recordings of a measurement by phase and device: cache drive, backend disks, clones."""
-    parts: dict[tuple[Phase, int, str], list[Sequence[int]]] = {}
+    parts: dict[tuple[StrEnum, int, str], list[Sequence[int]]] = {}
     order = {"cache": 0, "backend": 1, "other": 2}
     for phase, histograms in recorded:
         for disk in histograms.disks:

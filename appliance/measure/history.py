@@ -1,12 +1,13 @@
 """Measurements that were kept, and how two of them differ.
 
-Each is a file of the JSON that ``report.to_json`` makes, named by the moment it was taken, in
+Each is a file of the JSON of boots, a storm or a replay, named by the moment it was taken, in
 ``$XDG_STATE_HOME/hatchery/measurements`` (XDG Base Directory Specification; by default below ``~/.local/state``).
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,8 @@ from appliance.errors import InvalidInput, NotFound
 from appliance.measure.report import FORMAT, columns
 
 SUFFIX = ".json"
+KINDS = ("boot", "storm", "replay")
+"""What is measured; a file that does not say so is of boots."""
 _FIGURES = (
     ("boot time, median", ("seconds", "median"), "{:.2f} s"),
     ("boot time, least", ("seconds", "least"), "{:.2f} s"),
@@ -27,8 +30,22 @@ _FIGURES = (
     ("hit rate by bytes", ("hit_rate_bytes",), "{:.4f}"),
     ("read amplification", ("amplification",), "{:.4f}"),
 )
-_OPTIONAL = frozenset({"io_seconds"})
-"""Figures that a measurement of an earlier release, or with an earlier appliance, does not have."""
+_TOGETHER = (
+    ("the first was done after", ("first",), "{:.2f} s"),
+    ("the median one", ("median",), "{:.2f} s"),
+    ("the last", ("last",), "{:.2f} s"),
+    ("processor time of QEMU", ("cpu_seconds",), "{:.1f} s"),
+    ("bytes read", ("read_bytes",), "{:,.0f}"),
+    ("backend bytes", ("backend_bytes",), "{:,.0f}"),
+    ("cache bytes", ("cache_added_bytes",), "{:,.0f}"),
+    ("hit rate by bytes", ("hit_rate_bytes",), "{:.4f}"),
+    ("the prefetch before", ("prefetch", "seconds"), "{:.2f} s"),
+)
+"""Of storms and replays."""
+_ALIKE = ("clones", "begin", "trace_sha256")
+"""What two storms or replays must have in common to be compared."""
+_OPTIONAL = frozenset({"io_seconds", "cpu_seconds", "prefetch"})
+"""Figures that not all measurements have: they are new, or of guests, or of a prefetch."""
 
 
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -63,21 +80,32 @@ def kept(where: Path) -> tuple[Path, ...]:
 
 
 def choose(where: Path, *names: str) -> tuple[Path, Path]:
-    """The two to compare: those named (a file, or the name of a kept one), by default the last two; one: with the last.
+    """The two to compare: those named (a file, or the name of a kept one).
 
-    Raises NotFound.
+    Without names the last one and the last before it that it can be compared with; with one name, that and the last
+    that it can be compared with. Raises NotFound, InvalidInput for what is no measurement.
     """
     found = [_named(where, name) for name in names]
+    if len(found) == 2:
+        return found[0], found[1]
     others = [path for path in kept(where) if path not in found]
-    if len(found) + len(others) < 2:
-        raise NotFound(
-            "there are not two measurements to compare",
-            why=f"{where} has {len(kept(where))}",
-            hint="`hatchery measure boot` keeps each",
-        )
-    last = others[-(2 - len(found)) :] if len(found) < 2 else []
-    before, after = (*found, *last)
-    return before, after
+    if not found and others:
+        found = [others.pop()]
+    wanted = likeness(load(found[0])) if found else ()
+    for path in reversed(others):
+        with suppress(InvalidInput):  # what is damaged, or of another program, is in nobody's way
+            if likeness(load(path)) == wanted:
+                return (found[0], path) if names else (path, found[0])
+    raise NotFound(
+        "there are not two measurements to compare",
+        why=f"{where} has {len(kept(where))}, and none like {found[0].name}" if found else f"{where} has none",
+        hint="each measurement is kept there; measure once more with the same options, or name two",
+    )
+
+
+def likeness(found: Mapping[str, Any]) -> tuple[object, ...]:
+    """What two measurements must have in common to be compared."""
+    return (found.get("kind", "boot"), *(found.get(key) for key in _ALIKE))
 
 
 def _named(where: Path, name: str) -> Path:
@@ -93,9 +121,20 @@ def load(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InvalidInput(f"{path} is no measurement", why=str(error)) from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT or not isinstance(found.get("summary"), dict):
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise InvalidInput(f"{path} is no measurement", why=f"it has not the form {FORMAT}")
-    return _completed(found, path)
+    kind = found.get("kind", "boot")
+    if kind == "boot" and not isinstance(found.get("summary"), dict):
+        raise InvalidInput(f"{path} is no measurement", why="it has no summary of boots")
+    if kind not in KINDS:
+        raise InvalidInput(f"{path} is a measurement of an unknown kind", why=f"it is {kind!r:.40}")
+    facts = found.get("facts")
+    missing = [key for key in ("template", "facts") if not isinstance(found.get(key), str | dict)]
+    if not missing and not (isinstance(facts, dict) and isinstance(facts.get("taken"), str)):
+        missing = ["time of its making"]
+    if missing:
+        raise InvalidInput(f"{path} is damaged", why=f"it has no {' and no '.join(missing)}", hint="name another one")
+    return _completed(found, path) if kind == "boot" else found
 
 
 def _completed(found: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -127,21 +166,51 @@ class Difference:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
-    """The figures, of the phases, that both have. Raises InvalidInput when there is none."""
-    found = []
+    """The figures, of the phases, that both have.
+
+    Raises InvalidInput when there is none, or for measurements that say different things.
+    """
+    _check_alike(before, after)
+    kind = after.get("kind", "boot")
+    if kind != "boot":
+        return tuple(_differences(kind, before, after, _TOGETHER))
+    found: list[Difference] = []
     for phase, old in before["summary"].items():
         new = after["summary"].get(phase)
-        if not old or not new:
-            continue
-        for name, path, form in _FIGURES:
-            if path[0] in _OPTIONAL and not (old.get(path[0]) and new.get(path[0])):
-                continue
-            found.append(Difference(phase, name, _value(old, path), _value(new, path), form))
+        if old and new:
+            found += _differences(phase, old, new, _FIGURES)
     if not found:
         raise InvalidInput(
             "the measurements have no phase in common", hint="compare two that were made with the same options"
         )
     return tuple(found)
+
+
+def _check_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    kinds = [found.get("kind", "boot") for found in (before, after)]
+    if kinds[0] != kinds[1]:
+        raise InvalidInput(
+            "the measurements are of different kinds",
+            why=f"one is of a {kinds[0]}, the other of a {kinds[1]}",
+            hint="name two of one kind",
+        )
+    other = [key for key in _ALIKE if before.get(key) != after.get(key)]
+    if other:
+        words = {"clones": "number of clones", "begin": "cache at the beginning", "trace_sha256": "trace"}
+        raise InvalidInput(
+            "the measurements cannot be compared",
+            why=f"they have another {', '.join(words[key] for key in other)}",
+            hint="compare two that were made with the same options",
+        )
+
+
+def _differences(
+    phase: str, old: Mapping[str, Any], new: Mapping[str, Any], figures: Sequence[tuple[str, tuple[str, ...], str]]
+) -> Iterator[Difference]:
+    for name, path, form in figures:
+        if path[0] in _OPTIONAL and not (old.get(path[0]) and new.get(path[0])):
+            continue
+        yield Difference(phase, name, _value(old, path), _value(new, path), form)
 
 
 def _value(figures: Any, path: tuple[str, ...]) -> float:
@@ -159,9 +228,16 @@ def text(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     for each in compare(before, after):
         change = "-" if each.change is None else f"{each.change:+.1%}"
         rows.append([each.phase, each.name, each.form.format(each.before), each.form.format(each.after), change])
-    heads = [f"{word}: {found['template']}, {found['facts']['taken']}" for word, found in _heads(before, after)]
+    heads = [f"{word}: {_about(found)}" for word, found in _heads(before, after)]
     warning = _different(before, after)
     return "\n".join([*heads, "", columns(rows, right=(2, 3, 4)), *([warning] if warning else [])]) + "\n"
+
+
+def _about(found: Mapping[str, Any]) -> str:
+    told = [str(found["template"]), str(found["facts"]["taken"])]
+    if found.get("kind", "boot") != "boot":
+        told.append(f"{found['kind']} of {found['clones']} at once, cache {found['begin']}")
+    return ", ".join(told)
 
 
 def _heads(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

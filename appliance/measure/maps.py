@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from appliance.bootset.picture import shares
 from appliance.measure.histogram import Latency, bounds
 from appliance.measure.plots import INK, short, svg
-from appliance.measure.result import Phase
 from appliance.model import GIB, MIB, Extent
 from appliance.schema import BootSetView
 
@@ -49,7 +48,7 @@ def heat_maps(latencies: Sequence[Latency]) -> tuple[HeatMap, ...]:
         picture = _heat(["\n".join(device.rsplit(" ", 1)) for device in devices], columns)
         found.append(HeatMap("Disks", picture, tuple(each for group in by_device for each in group)))
     if clones:
-        phases = [phase for phase in Phase if any(each.phase is phase for each in clones)]
+        phases = list(dict.fromkeys(each.phase for each in clones))
         by_phase = [[each for each in clones if each.phase is phase] for phase in phases]
         columns = [[(each.device.removeprefix("clone "), each.counts) for each in group] for group in by_phase]
         picture = _heat([phase.value for phase in phases], columns)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from appliance.errors import NotReady
@@ -17,6 +18,8 @@ CACHE, BACKEND = "#9fc9c3", "#2f5d62"
 INK, FAINT = "#333a45", "#d9dee5"
 WIDTH = 5.6
 """Inches of a figure that has half of the page."""
+MOST_NAMES = 40
+"""Bars that are named."""
 PALE = 0.35
 """How much of its colour the lesser part of a bar has."""
 
@@ -64,29 +67,54 @@ def boot_times(boots: Sequence[BootResult]) -> str:
             axes.text(boot.seconds + longest / 100, at, f"{boot.seconds:.1f} s{apart}", va="center", fontsize=9)
         axes.set_xlim(0, longest * 1.35)
         axes.set_xlabel("seconds to the login prompt")
-        _names(axes, boots)
+        _names(axes, [boot.clone for boot in boots])
         shown = [phase for phase in Phase if any(boot.phase is phase for boot in boots)]
         _legend(axes, [(phase.value, COLOURS[phase]) for phase in shown])
 
-    return svg(draw, WIDTH, _height(boots))
+    return svg(draw, WIDTH, _height(len(boots)))
 
 
 def sources(boots: Sequence[BootResult]) -> str:
     """Where each boot's bytes came from."""
+    return shares([(boot.clone, boot.read_bytes, boot.backend_bytes) for boot in boots])
+
+
+def shares(read: Sequence[tuple[str, int, int]]) -> str:
+    """Bars by name of bytes that were read, and of those that came from the backend."""
 
     def draw(axes: "Axes") -> None:
-        most = max(boot.read_bytes for boot in boots) / MIB
-        for at, boot in enumerate(boots):
-            read, slow = boot.read_bytes / MIB, min(boot.backend_bytes, boot.read_bytes) / MIB
-            axes.barh(at, slow, color=BACKEND, height=0.7)
-            axes.barh(at, read - slow, left=slow, color=CACHE, height=0.7)
-            axes.text(read + most / 100, at, f"{slow:.1f} of {read:.1f}", va="center", fontsize=9)
+        most = max(all_ for _, all_, _ in read) / MIB
+        for at, (_, all_, slow) in enumerate(read):
+            size, slow_size = all_ / MIB, min(slow, all_) / MIB
+            axes.barh(at, slow_size, color=BACKEND, height=0.7)
+            axes.barh(at, size - slow_size, left=slow_size, color=CACHE, height=0.7)
+            axes.text(size + most / 100, at, f"{slow_size:.1f} of {size:.1f}", va="center", fontsize=9)
         axes.set_xlim(0, most * 1.25)
-        axes.set_xlabel("MiB read by the guest")
-        _names(axes, boots)
+        axes.set_xlabel("MiB read by the guest" if len(read) > 1 else "MiB")
+        _names(axes, [name for name, _, _ in read])
         _legend(axes, [("from the backend", BACKEND), ("from the cache", CACHE)])
 
-    return svg(draw, WIDTH, _height(boots))
+    return svg(draw, WIDTH, _height(len(read)))
+
+
+def times(found: Sequence[tuple[str, float]], label: str) -> str:
+    """A bar for each clone with its seconds, and a line at the median."""
+
+    def draw(axes: "Axes") -> None:
+        seconds = [each for _, each in found]
+        axes.barh(range(len(found)), seconds, color=BACKEND, height=0.7 if named else 1.0)
+        axes.axvline(median(seconds), color=INK, linewidth=1)
+        axes.set_xlim(0, max(seconds) * 1.15)
+        axes.set_xlabel(label)
+        _names(axes, [name for name, _ in found])
+        if named:
+            for at, each in enumerate(seconds):
+                axes.text(each + max(seconds) / 100, at, f"{each:.2f} s", va="center", fontsize=9)
+        else:
+            axes.set_yticks([])
+
+    named = len(found) <= MOST_NAMES
+    return svg(draw, WIDTH, _height(len(found) if named else MOST_NAMES))
 
 
 def hit_rates(boots: Sequence[BootResult]) -> str:
@@ -128,15 +156,15 @@ def short(microseconds: int) -> str:
     return f"{round(microseconds / 1_000_000)}s"
 
 
-def _height(boots: Sequence[BootResult]) -> float:
-    """Inches: a line for each boot, and place for the axis and the legend."""
-    return 1.0 + 0.26 * len(boots)
+def _height(lines: int) -> float:
+    """Inches: so many lines, and place for the axis and the legend."""
+    return 1.0 + 0.26 * lines
 
 
-def _names(axes: "Axes", boots: Sequence[BootResult]) -> None:
-    axes.set_yticks(range(len(boots)), [boot.clone for boot in boots])
+def _names(axes: "Axes", names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", labelsize=9, length=0)
-    axes.set_ylim(len(boots) - 0.4, -0.6)
+    axes.set_ylim(len(names) - 0.4, -0.6)
 
 
 def _pale(colour: str) -> str:

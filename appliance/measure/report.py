@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
-import jinja2
-
-from appliance.measure import maps, plots
+from appliance.measure import maps, pages, plots
 from appliance.measure.histogram import ascii_form
 from appliance.measure.result import (
     PREFETCHED_HITS,
@@ -180,6 +178,7 @@ def to_json(measurement: Measurement) -> str:
     cost, boot_set = digest.cost, measurement.boot_set
     document: dict[str, Any] = {
         "format": FORMAT,
+        "kind": "boot",
         "template": measurement.template,
         "facts": asdict(measurement.facts),
         "boots": [
@@ -207,16 +206,11 @@ def to_json(measurement: Measurement) -> str:
 def page(measurement: Measurement) -> str:
     """The measurement as one HTML file with its plots inside. Raises NotReady without matplotlib."""
     digest = Digest.of(measurement.boots)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("appliance.measure", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2").render(
-        measurement=measurement,
-        digest=digest,
+    return pages.render(
+        "report.html.j2",
+        heading=f"Boots of {measurement.template}",
+        facts=measurement.facts,
+        notes=measurement.notes,
         columns=BOOT_COLUMNS,
         rows=boot_rows(measurement.boots),
         comparison=comparison_rows(digest),
@@ -228,8 +222,6 @@ def page(measurement: Measurement) -> str:
         heat_maps=maps.heat_maps(measurement.latencies),
         boot_set=measurement.boot_set,
         disk_map=maps.disk_map(measurement.boot_set) if measurement.boot_set else "",
-        colours=plots.COLOURS,
-        ascii_form=ascii_form,
     )
 
 

@@ -15,10 +15,14 @@ from itertools import takewhile
 from statistics import fmean, median
 
 from appliance.errors import CannotTell, Unhealthy
-from appliance.schema import Counters, DeviceCounters
+from appliance.schema import BootSetSummary, Counters, DeviceCounters
 
-COLD_SHARE = 0.5
-"""A boot whose bytes came from the backend to a smaller share than this did not start with a cold cache."""
+COLD_SHARE = 0.75
+"""What was to begin cold and took less than this share of its bytes from the backend did not. It is not all of them,
+because what is read twice comes from the cache the second time."""
+
+COLD_KNOWN_SHARE = 0.9
+"""The same where it is known what is read, each byte counted once: no boot reads quite the same as another."""
 
 WARM_SHARE = 0.01
 """Warm boots read at most this share of their bytes from the backend, all of them together: a single guest may happen
@@ -44,6 +48,7 @@ class BootResult:
     """One boot. Times in seconds; ``hits`` and ``misses`` are None when bcache's counters could not be read exactly.
 
     ``io_seconds``: in which the clone's device had a request under way; None from an appliance that does not say.
+    ``cached_bytes``: what the pool asked of cache and backend, so without what the template has nothing of.
     """
 
     run: int
@@ -62,6 +67,7 @@ class BootResult:
     hits: int | None
     misses: int | None
     io_seconds: float | None = None
+    cached_bytes: int | None = None
 
     @property
     def rest_seconds(self) -> float | None:
@@ -123,6 +129,7 @@ def boot_result(
         misses=new.misses - old.misses if exact else None,
         # A boot that read something and waited for nothing: the appliance does not count the time.
         io_seconds=min(seconds, device.busy_millis / 1000) if device.busy_millis else None,
+        cached_bytes=delta(before.cached, after.cached, "bcache's device").read_bytes,
     )
 
 
@@ -141,13 +148,29 @@ def cache_requests(counters: Counters) -> int:
     return stats.hits + stats.misses + stats.bypass_hits + stats.bypass_misses
 
 
-def check_cold(boot: BootResult) -> None:
-    """Raise Unhealthy when a boot that was meant to be cold found its data in a cache."""
-    share = boot.backend_bytes / boot.read_bytes
-    if share < COLD_SHARE:
+def known_bytes(boot_set: BootSetSummary | None) -> int | None:
+    """What a boot reads of the template, each byte counted once, as far as boots of the same content have shown it."""
+    return None if boot_set is None or boot_set.guessed else boot_set.total_bytes - (boot_set.wasted_bytes or 0)
+
+
+def check_cold(what: str, *, asked: int, backend: int, known: int | None) -> None:
+    """Raise Unhealthy when what was to begin with an empty cache found its data there, CannotTell without any data.
+
+    ``asked``: bytes of the template that one client asked for; ``known``: those that it was to ask for, each counted
+    once, or None; ``backend``: bytes that the backend gave.
+    """
+    if not asked:
+        raise CannotTell(
+            f"whether {what} began cold is not known",
+            why="it read nothing that the template holds",
+            hint="is it a boot of this template?",
+        )
+    least = round(COLD_SHARE * asked if known is None else COLD_KNOWN_SHARE * min(known, asked))
+    if backend < least:
         raise Unhealthy(
-            f"the boot of {boot.clone} was not cold",
-            why=f"only {share:.0%} of its bytes came from the backend",
+            f"{what} did not begin cold",
+            why=f"only {backend} bytes came from the backend, where at least {least} of the {asked} that one client"
+            " asked for had to",
             hint="does anything else use this template, or was the cache filled after it was emptied?",
         )
 

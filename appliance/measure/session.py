@@ -7,19 +7,20 @@ are read, so that they hold its boot and no more.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 
 from appliance.client import Client
-from appliance.errors import HatcheryError, NotFound
+from appliance.errors import NotFound
 from appliance.measure import guest
-from appliance.measure.facts import Facts, facts
+from appliance.measure.facts import Facts, emulator, facts
 from appliance.measure.histogram import Latency, latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
-from appliance.measure.reach import choose_client, reachable
+from appliance.measure.reach import Access, choose_client, reachable
 from appliance.measure.readings import Readings
-from appliance.measure.result import BootResult, Phase, boot_result, check_cold
+from appliance.measure.recorded import recording
+from appliance.measure.result import BootResult, Phase, boot_result, check_cold, known_bytes
 from appliance.measure.serial import MachineFault
 from appliance.run import Runner
 from appliance.schema import BootSetView, CloneCreate, CloneView, Histograms, PrefetchView
@@ -27,17 +28,15 @@ from appliance.schema import BootSetView, CloneCreate, CloneView, Histograms, Pr
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure. ``clones`` are those that boot cold and warm; ``name`` begins the clones' names; ``client`` None
-    chooses one; ``nbd`` is HOST:PORT as the guests' host reaches the client's port, where that differs from what the
-    appliance says."""
+    """What to measure. ``clones`` are those that boot cold and warm; ``name`` begins the clones' names; ``access`` says
+    how this machine comes to them."""
 
     template: str
     runs: int = 3
     clones: int = 2
     prefetched: bool = True
     name: str = "measure"
-    client: str | None = None
-    nbd: str | None = None
+    access: Access = field(default_factory=Access)
     hardware: guest.Hardware = field(default_factory=guest.Hardware)
     deadline: float = 300.0
     keep_clones: bool = False
@@ -88,8 +87,8 @@ class Session:
     def run(self) -> Measurement:
         """Measure. Removes its clones also when it fails (unless they are to be kept)."""
         ref = self._client.template(self._plan.template).ref
-        client = self._plan.client or choose_client(self._client)
-        about = facts(self._client.status(), self._runner)
+        client = choose_client(self._client, self._plan.access, self._host, self._note_once)
+        about = facts(self._client.status(), emulator(self._runner))
         self._note_once("" if os.geteuid() == 0 else NOT_DROPPED)
         for number in range(1, self._plan.runs + 1):
             self._run(number, ref, client)
@@ -116,7 +115,7 @@ class Session:
                     for clone in clones[1:]:
                         self._boot(number, clone, phase)
                 elif phase is Phase.COLD:
-                    check_cold(self._boot(number, clones[0], phase))
+                    self._check_cold(self._boot(number, clones[0], phase), template)
                 elif self._has_boot_set(template):
                     wanted = CloneCreate(name=f"{name}-prefetched", template=template, client=client)
                     self._boot(number, self._create(wanted)[0], phase)
@@ -124,6 +123,12 @@ class Session:
                     self._note_once(f"prefetched boots were left out: {self._why_no_boot_set(template)}")
         finally:
             self._part()
+
+    def _check_cold(self, boot: BootResult, template: str) -> None:
+        asked = boot.read_bytes if boot.cached_bytes is None else min(boot.read_bytes, boot.cached_bytes)
+        # The first boot may have taught what it reads.
+        known = known_bytes(self._client.template(template).boot_set)
+        check_cold(f"the boot of {boot.clone}", asked=asked, backend=boot.backend_bytes, known=known)
 
     def _create(self, wanted: CloneCreate) -> tuple[CloneView, ...]:
         clones = self._client.create_clones(wanted)
@@ -172,7 +177,7 @@ class Session:
         if phase is not Phase.WARM:
             self._prepare(clone.template, phase)
         before = self._readings.before()
-        with self._recording(phase), reachable(clone, self._plan.nbd, self._host, self._runner) as target:
+        with self._recording(phase), reachable(clone, self._plan.access, self._host, self._runner) as target:
             booting = guest.booted(self._runner, target, hardware=self._plan.hardware, deadline=self._plan.deadline)
             with booting as (_, boot):
                 after = self._readings.after(before)
@@ -206,20 +211,16 @@ class Session:
         if fetched is not None:
             self._prefetches.append(fetched)
 
-    @contextmanager
-    def _recording(self, phase: Phase) -> Iterator[None]:
+    def _recording(self, phase: Phase) -> AbstractContextManager[None]:
         """Latency histograms around a boot."""
-        self._client.start_histograms()
-        try:
-            yield
-        except BaseException:
-            with suppress(HatcheryError):  # the boot's own failure is the news
-                self._client.stop_histograms()
-            raise
-        histograms = self._client.stop_histograms()
-        self._note_once(histograms.disks_missing)
-        self._recorded.append((phase, histograms))
+
+        def keep(histograms: Histograms) -> None:
+            self._note_once(histograms.disks_missing)
+            self._recorded.append((phase, histograms))
+
+        return recording(self._client, self._plan.deadline, keep)
 
     def _note_once(self, text: str) -> None:
         if text and text not in self._notes:
             self._notes.append(text)
+            self._tell(f"note: {text}")

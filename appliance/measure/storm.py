@@ -3,22 +3,24 @@
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
-from statistics import median
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.client import Client
-from appliance.errors import NotFound, Unhealthy
+from appliance.errors import NotFound
 from appliance.measure.crowd import Login, boot_all
-from appliance.measure.facts import Facts, facts
+from appliance.measure.facts import emulator, facts
 from appliance.measure.guest import Hardware
+from appliance.measure.histogram import latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, prepare
-from appliance.measure.reach import all_reachable, choose_client
+from appliance.measure.reach import Access, all_reachable, choose_client
 from appliance.measure.readings import Readings
-from appliance.measure.result import COLD_SHARE, PREFETCHED_HITS, accounted, delta, percent
+from appliance.measure.recorded import recording
+from appliance.measure.result import PREFETCHED_HITS, accounted, check_cold, delta, known_bytes, percent
+from appliance.measure.together import Together
 from appliance.model import MIB
 from appliance.run import Runner
-from appliance.schema import CloneCreate, Counters, PrefetchView
+from appliance.schema import CloneCreate, Counters, Histograms
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,59 +31,37 @@ class Plan:
     clones: int = 10
     begin: Begin = Begin.AS_IT_IS
     name: str = "storm"
-    client: str | None = None
-    nbd: str | None = None
+    access: Access = field(default_factory=Access)
     hardware: Hardware = field(default_factory=Hardware)
     deadline: float = 900.0
 
 
-@dataclass(frozen=True, slots=True)
-class StormResult:
-    """A storm. ``logins`` in their order; bytes and requests are those of all clones together.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StormResult(Together):
+    """A storm. ``logins`` in their order.
 
     ``clones`` were started, and those that are missing among the logins were crashed by the emulator. ``hits`` and
     ``misses`` are bcache's, None when they could not be read exactly.
     """
 
-    template: str
-    begin: Begin
+    kind = "storm"
+    done = "logged in"
+
     clones: int
     logins: tuple[Login, ...]
-    requests: int
-    read_bytes: int
     backend_requests: int
-    backend_bytes: int
-    cache_added_bytes: int
     hits: int | None
     misses: int | None
-    prefetch: PrefetchView | None = None
-    facts: Facts | None = None
-    notes: tuple[str, ...] = ()
 
     @property
-    def first(self) -> float:
-        """Seconds to the first login."""
-        return self.logins[0].seconds
-
-    @property
-    def median(self) -> float:
-        """Seconds to the median login."""
-        return median(login.seconds for login in self.logins)
-
-    @property
-    def last(self) -> float:
-        """Seconds to the last login."""
-        return self.logins[-1].seconds
+    def times(self) -> tuple[tuple[str, float], ...]:
+        """See Together."""
+        return tuple((login.clone, login.seconds) for login in self.logins)
 
     @property
     def cpu_seconds(self) -> float:
         """Processor seconds that all QEMUs used until their logins."""
         return sum(login.cpu_seconds for login in self.logins)
-
-    @property
-    def hit_rate_bytes(self) -> float:
-        """Share of the bytes that did not need the backend, at least 0."""
-        return max(0.0, 1 - self.backend_bytes / self.read_bytes)
 
     @property
     def hit_rate_requests(self) -> float | None:
@@ -90,18 +70,20 @@ class StormResult:
             return None
         return self.hits / (self.hits + self.misses)
 
+    def heading(self) -> str:
+        """See Together."""
+        return f"{self.clones} fresh clones of {self.template} booted at once, cache {self.begin}"
+
     def as_json(self) -> dict[str, Any]:
-        """For programs: sizes in bytes, times in seconds."""
-        found = {name: getattr(self, name) for name in ("first", "median", "last", "cpu_seconds")}
-        rates = {"hit_rate_bytes": self.hit_rate_bytes, "hit_rate_requests": self.hit_rate_requests}
-        prefetch = None if self.prefetch is None else self.prefetch.model_dump()
-        return {**asdict(self), "prefetch": prefetch, **found, **rates}
+        """See Together."""
+        more = {"cpu_seconds": self.cpu_seconds, "hit_rate_requests": self.hit_rate_requests}
+        return {**Together.as_json(self), **more}
 
     def text(self) -> str:
         """For people."""
         cpu = self.cpu_seconds
         lines = [
-            f"{self.clones} fresh clones of {self.template} booted at once, cache {self.begin}",
+            self.heading(),
             f"logged in after: first {self.first:.1f} s, median {self.median:.1f} s, last {self.last:.1f} s",
             f"processor time of QEMU: {cpu:.1f} s in all, {cpu / len(self.logins):.1f} s each",
             f"read: {self.read_bytes / MIB:,.1f} MiB in {self.requests:,} requests",
@@ -112,13 +94,19 @@ class StormResult:
         if self.prefetch is not None:
             size, took = self.prefetch.total_bytes / MIB, self.prefetch.seconds
             lines.append(f"the prefetch before: {size:,.1f} MiB in {took:.1f} s, in none of these figures")
-        return "\n".join([*lines, *(f"Note: {note}." for note in self.notes)]) + "\n"
+        return "\n".join([*lines, *self.closing()]) + "\n"
 
 
 def storm_result(
-    template: str, begin: Begin, clones: Sequence[str], logins: tuple[Login, ...], before: Counters, after: Counters
+    template: str,
+    begin: Begin,
+    clones: Sequence[str],
+    logins: tuple[Login, ...],
+    before: Counters,
+    after: Counters,
+    known: int | None = None,
 ) -> StormResult:
-    """What a storm of these clones did between two readings. Pure.
+    """What a storm of these clones did between two readings; ``known`` as for ``check_cold``. Pure.
 
     Raises CannotTell when the readings do not fit together, Unhealthy when it was to begin cold and did not.
     """
@@ -127,12 +115,9 @@ def storm_result(
     cache = delta(before.cache, after.cache, "the cache's partition")
     exact = accounted(before, after)
     read = sum(device.read_bytes for device in devices)
-    if begin is Begin.COLD and backend.read_bytes < COLD_SHARE * read / len(clones):
-        raise Unhealthy(
-            "the storm did not begin cold",
-            why=f"the backend gave {backend.read_bytes} bytes, and one clone alone reads {read // len(clones)}",
-            hint="does anything else use this template, or was the cache filled after it was emptied?",
-        )
+    if begin is Begin.COLD:
+        asked = min(read, delta(before.cached, after.cached, "bcache's device").read_bytes) // len(clones)
+        check_cold("the storm", asked=asked, backend=backend.read_bytes, known=known)
     return StormResult(
         template=template,
         begin=begin,
@@ -170,25 +155,34 @@ def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: C
     Raises as ``boot_all``, ``storm_result`` and the API.
     """
     template = client.template(plan.template).ref
-    about = facts(client.status(), runner)
+    about = facts(client.status(), emulator(runner))
     notes: list[str] = []
-    readings = Readings(client, notes.append)
+    recorded: list[Histograms] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        tell(f"note: {text}")
+
+    readings = Readings(client, note)
     if plan.begin is not Begin.AS_IT_IS and os.geteuid() != 0:
-        notes.append(NOT_DROPPED)
-    wanted = CloneCreate(
-        name=plan.name, template=template, count=plan.clones, client=plan.client or choose_client(client)
-    )
+        note(NOT_DROPPED)
+    chosen = choose_client(client, plan.access, host, note)
+    wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
     clones = client.create_clones(wanted)
     try:
         prefetch = prepare(client, template, plan.begin, tell, emptied=lambda: drop_host_caches(runner))
-        with all_reachable(clones, plan.nbd, host, runner) as targets:
+        with all_reachable(clones, plan.access, host, runner) as targets:
             before = readings.before()
             tell(f"booting {len(clones)} clones of {template} at once")
-            logins = boot_all(runner, targets, hardware=plan.hardware, deadline=plan.deadline)
-            after = readings.after(before)
+            with recording(client, plan.deadline, recorded.append):
+                logins = boot_all(runner, targets, hardware=plan.hardware, deadline=plan.deadline)
+                after = readings.after(before)
     finally:
         for clone in clones:
             with suppress(NotFound):
                 client.remove_clone(clone.name, force=True)
-    found = storm_result(template, plan.begin, [clone.name for clone in clones], logins, before, after)
-    return replace(found, prefetch=prefetch, facts=about, notes=(*notes, *remarks(found)))
+    known = known_bytes(client.template(template).boot_set)
+    found = storm_result(template, plan.begin, [clone.name for clone in clones], logins, before, after, known)
+    notes += [*(each.disks_missing for each in recorded if each.disks_missing), *remarks(found)]
+    found = replace(found, latencies=latencies([(plan.begin, each) for each in recorded]))
+    return replace(found, prefetch=prefetch, facts=about, notes=tuple(notes))

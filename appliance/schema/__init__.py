@@ -8,8 +8,10 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /counters                        -> Counters
     GET    /events?follow=BOOL              -> a stream (text/event-stream) whose data are Events; Last-Event-ID goes on
     POST   /cache/cold                      -> Operation (202)
-    POST   /histograms                      -> HistogramsStarted (201); in-use when they run already
+    GET    /histograms                      -> HistogramsStarted; not-found when none run
+    POST   /histograms      HistogramsRequest -> HistogramsStarted (201); in-use when they run already
     DELETE /histograms                      -> Histograms (stops them); not-found when none run
+    GET    /latencies                       -> CloneLatencies
     GET    /operations                      -> OperationList, newest first
     GET    /operations/{id}                 -> Operation
     GET    /templates                       -> TemplateList
@@ -22,6 +24,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /templates/{ref}/boot-set        -> BootSetView; not-found when it has none
     GET    /templates/{ref}/boot-set/file   -> the boot set as a file, to be put elsewhere
     PUT    /templates/{ref}/boot-set/file  such a file -> BootSetView
+    GET    /templates/{ref}/boot-set/trace?boot=N -> the last recorded boot but N-1, as a trace
     DELETE /templates/{ref}/boot-set        -> Removal
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done
@@ -108,10 +111,12 @@ from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
     CacheCounters,
     CloneHistogram,
+    CloneLatencies,
     Counters,
     DeviceCounters,
     DiskHistogram,
     Histograms,
+    HistogramsRequest,
     HistogramsStarted,
     HistogramView,
 )
@@ -167,6 +172,7 @@ __all__ = [
     "ClientView",
     "CloneCreate",
     "CloneHistogram",
+    "CloneLatencies",
     "CloneLimits",
     "CloneList",
     "CloneView",
@@ -180,6 +186,7 @@ __all__ = [
     "GarbageReport",
     "HistogramView",
     "Histograms",
+    "HistogramsRequest",
     "HistogramsStarted",
     "LearnRequest",
     "LearningView",

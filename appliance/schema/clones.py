@@ -4,6 +4,7 @@ from pydantic import Field
 
 from appliance.model import KIB, MIB, CloneKind, CloneState, Limits
 from appliance.schema.base import LOCAL_CLIENT, Model
+from appliance.schema.measure import HistogramView
 
 LEAST_IOPS, MOST_IOPS = 10, 10_000_000
 LEAST_BANDWIDTH, MOST_BANDWIDTH = MIB, KIB * KIB * MIB
@@ -35,6 +36,9 @@ class CloneCreate(Model):
     )
     expires_in: float | None = Field(default=None, gt=0, description="Seconds until it is removed; None: never")
     limits: CloneLimits = Field(default=CloneLimits(), description="Of each of them")
+    learn: bool = Field(
+        default=True, description="Whether its boot may teach the template's boot set; false for what is no boot of it"
+    )
 
 
 class CloneView(Model):
@@ -57,6 +61,10 @@ class CloneView(Model):
     mapped_bytes: int | None = Field(description="Blocks mapped, those shared with the template included")
     written_bytes: int | None = Field(description="Written by its guest since the clone was activated")
     limits: CloneLimits = CloneLimits()
+    latencies: HistogramView | None = Field(
+        default=None,
+        description="Of its requests since it was attached; None while detached, and where many clones are listed",
+    )
 
 
 class CloneList(Model):

@@ -52,10 +52,19 @@ class HistogramView(Model):
     counts: tuple[int, ...]
 
 
+class HistogramsRequest(Model):
+    """Who wants histograms, and for how long at most: who is killed cannot stop them."""
+
+    owner: str = Field(default="", max_length=200, description="In words; shown to who finds them running")
+    seconds: float = Field(default=3600.0, gt=0, le=86400, description="After so long they end by themselves")
+
+
 class HistogramsStarted(Model):
-    """Histograms run from now on."""
+    """Histograms run."""
 
     started: float
+    ends: float = Field(description="When they end by themselves")
+    owner: str = ""
 
 
 class DiskHistogram(Model):
@@ -71,6 +80,12 @@ class CloneHistogram(Model):
 
     clone: str
     histogram: HistogramView
+
+
+class CloneLatencies(Model):
+    """Latencies of all clones that are attached, each since it was; what took 16.8 s or more is in the last bucket."""
+
+    clones: tuple[CloneHistogram, ...]
 
 
 class Histograms(Model):

@@ -40,10 +40,11 @@ class Clones:
         kind: CloneKind = CloneKind.DURABLE,
         lease: float | None = None,
         limits: Limits = NO_LIMITS,
+        learn: bool = True,
     ) -> tuple[Clone, ...]:
         """Make a clone, or ``count`` of them, exported to ``client``: all or none; for ``lease`` seconds.
 
-        Each is held to ``limits``, for itself.
+        Each is held to ``limits``, for itself. Their boots are not learned from unless ``learn``.
 
         Raises InvalidInput, NotFound, NotReady, AlreadyExists, NoSpace.
         """
@@ -55,6 +56,8 @@ class Clones:
             now = self._core.now()
             expires = None if lease is None else now + lease
             clones = catalog.add_clones(ref, [NewClone(each, client, now, kind, expires, limits) for each in wanted])
+            if not learn:
+                self._core.untaught |= {clone.thin_id for clone in clones}
             try:
                 origin = catalog.template_of_id(clones[0].template)
                 advanced = self._core.carry_out([of_clone(clone, origin) for clone in clones])
@@ -95,6 +98,7 @@ class Clones:
                 self._exports.withdraw(clone.client, clone, cut_off=force)
             templates = self._core.catalog.remove_clones([clone], why, self._core.now())
             self._core.lost -= {clone.thin_id}
+            self._core.untaught.discard(clone.thin_id)
             self._core.discard_quietly([clone.thin_id, *templates])
         log.info("clone %s %s", name, why)
         self._core.events.tell("clone", name, "removed", why)

@@ -29,6 +29,7 @@ class Core:
 
     ``lost`` are the volumes of ephemeral clones that went with their drive, ``collecting`` those that the collector is
     emptying, ``stills`` those that somebody copies out; ``poke`` tells the collector that there is something to do.
+    ``untaught`` are those of clones whose reads teach nothing of their template, as far as this process made them.
     ``events`` hears of all that changes.
     """
 
@@ -41,6 +42,7 @@ class Core:
         self.events = Events()
         self.collecting: set[int] = set()
         self.stills: frozenset[int] = frozenset()
+        self.untaught: set[int] = set()
         self.poke: Callable[[], None] = lambda: None
         self.template_ready: Callable[[int], None] = lambda _: None
 

@@ -275,6 +275,7 @@ class Learning:
         )
 
     def _listen(self, clones: Collection[Clone]) -> None:
+        clones = [clone for clone in clones if clone.thin_id not in self._core.untaught]
         if self._deaf or not clones:
             return
         with self._lock:

@@ -5,16 +5,18 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from appliance.catalog import Catalog
+from appliance.catalog import Catalog, Clone
 from appliance.errors import CannotTell, HatcheryError, InUse, NotFound, NotReady
 from appliance.host.biolatency import Biolatency
 from appliance.model import CloneState, Histogram
 from appliance.run import Runner
 from appliance.schema import (
     CloneHistogram,
+    CloneLatencies,
     Counters,
     DiskHistogram,
     Histograms,
+    HistogramsRequest,
     HistogramsStarted,
     HistogramView,
 )
@@ -33,12 +35,19 @@ class _Recording:
         missing: str,
         clones: Mapping[int, Histogram],
         coarse: Mapping[str, Histogram],
+        request: HistogramsRequest,
     ) -> None:
         self.tracer = tracer
         self.missing = missing
         self.clones = clones
         self.coarse = coarse
         self.started = time.time()
+        self.owner = request.owner
+        self.ends = self.started + request.seconds
+
+    def view(self) -> HistogramsStarted:
+        """Whose it is, since when, and until when."""
+        return HistogramsStarted(started=self.started, ends=self.ends, owner=self.owner)
 
 
 class Measure:
@@ -53,6 +62,7 @@ class Measure:
         self._cooling = threading.Lock()
         self._cold_marks = 0
         self._recording: _Recording | None = None
+        self._end: threading.Timer | None = None
         self.before_cold: Callable[[], None] = lambda: None
 
     def counters(self) -> Counters:
@@ -83,26 +93,45 @@ class Measure:
         self._operations.run(job, work)
         return job
 
-    def start_histograms(self) -> HistogramsStarted:
-        """Begin to count. Raises InUse when that runs already."""
+    def histograms(self) -> HistogramsStarted:
+        """Who counts now. Raises NotFound when nobody does."""
+        with self._lock:
+            if self._recording is None:
+                raise NotFound("no histograms are being recorded", hint="start them first")
+            return self._recording.view()
+
+    def start_histograms(self, request: HistogramsRequest) -> HistogramsStarted:
+        """Begin to count, until it is stopped or its time is over. Raises InUse when that runs already."""
         with self._lock:
             if self._recording is not None:
-                raise InUse("histograms are being recorded already", hint="stop them first")
+                now = self._recording.view()
+                since, end = (time.strftime("%H:%M:%S", time.gmtime(moment)) for moment in (now.started, now.ends))
+                raise InUse(
+                    "histograms are being recorded already",
+                    why=f"by {now.owner or 'somebody'}, since {since} and until {end} UTC at most",
+                    hint="wait for that measurement",
+                )
             tracer, missing = None, ""
             try:
                 tracer = Biolatency.start(self._runner)
             except NotReady as error:
                 missing = str(error)
-            self._recording = _Recording(tracer, missing, self._clone_latencies(), self._coarse())
-            return HistogramsStarted(started=self._recording.started)
+            self._recording = _Recording(
+                tracer, missing, self._clone_latencies(self._active()), self._coarse(), request
+            )
+            self._end = threading.Timer(request.seconds, self._give_up, (self._recording,))
+            self._end.daemon = True
+            self._end.start()
+            return self._recording.view()
 
     def stop_histograms(self) -> Histograms:
         """Stop and return what was counted since the start. Raises NotFound when nothing runs."""
         with self._lock:
-            recording, self._recording = self._recording, None
+            recording = self._take()
             if recording is None:
                 raise NotFound("no histograms are being recorded", hint="start them first")
-            clones = self._clone_latencies()
+            names = self._active()
+            clones = self._clone_latencies(names)
             disks: tuple[DiskHistogram, ...] = ()
             missing = recording.missing
             if recording.tracer is not None:
@@ -114,7 +143,6 @@ class Measure:
                 now = self._coarse()
                 disks = self._disks({disk: now[disk] - recording.coarse.get(disk, Histogram()) for disk in now})
                 missing = f"means of a few seconds, since requests cannot be traced: {missing}"
-            names = self._active()
             return Histograms(
                 seconds=time.time() - recording.started,
                 disks=disks,
@@ -131,16 +159,41 @@ class Measure:
     def close(self) -> None:
         """End what runs."""
         with self._lock:
-            recording, self._recording = self._recording, None
-        if recording is not None and recording.tracer is not None:
-            try:
-                recording.tracer.stop()
-            except CannotTell as error:
-                log.warning("%s", error)
+            _throw_away(self._take())
+
+    def _give_up(self, recording: _Recording) -> None:
+        with self._lock:
+            if self._recording is recording:
+                log.warning(
+                    "histograms of %s were not fetched in time, and are thrown away", recording.owner or "nobody"
+                )
+                _throw_away(self._take())
+
+    def _take(self) -> _Recording | None:
+        recording, self._recording = self._recording, None
+        if self._end is not None:
+            self._end.cancel()
+        return recording
 
     def coarse(self) -> tuple[DiskHistogram, ...]:
         """How long the disks have taken since this process began, from what the monitor saw."""
         return self._disks(self._store.disk_latencies())
+
+    def latencies(self) -> CloneLatencies:
+        """Of each attached clone's requests since it was attached. Those that cannot be read are left out."""
+        names = self._active()
+        return CloneLatencies(
+            clones=tuple(
+                CloneHistogram(clone=names[thin_id], histogram=_view(found))
+                for thin_id, found in self._clone_latencies(names).items()
+            )
+        )
+
+    def latencies_of(self, clone: Clone) -> HistogramView | None:
+        """The same of one clone; None when it is not attached, or they cannot be read."""
+        attached = clone.client is not None and clone.state is CloneState.READY
+        found = self._clone_latencies({clone.thin_id: clone.name} if attached else {}).get(clone.thin_id)
+        return None if found is None else _view(found)
 
     def _coarse(self) -> Mapping[str, Histogram]:
         try:
@@ -153,9 +206,9 @@ class Measure:
         clones = self._catalog.clones()
         return {c.thin_id: c.name for c in clones if c.client is not None and c.state is CloneState.READY}
 
-    def _clone_latencies(self) -> dict[int, Histogram]:
+    def _clone_latencies(self, clones: Mapping[int, str]) -> dict[int, Histogram]:
         found = {}
-        for thin_id, name in self._active().items():
+        for thin_id, name in clones.items():
             try:
                 found[thin_id] = self._store.clone_latencies(thin_id)
             except HatcheryError as error:
@@ -174,3 +227,12 @@ class Measure:
 
 def _view(histogram: Histogram) -> HistogramView:
     return HistogramView(counts=histogram.counts)
+
+
+def _throw_away(recording: _Recording | None) -> None:
+    if recording is None or recording.tracer is None:
+        return
+    try:
+        recording.tracer.stop()
+    except CannotTell as error:
+        log.warning("%s", error)

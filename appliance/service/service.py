@@ -39,7 +39,7 @@ from appliance.schema import (
     TemplateList,
     TemplateView,
 )
-from appliance.service import recovery
+from appliance.service import recorded_boots, recovery
 from appliance.service.bootsets import BootSets
 from appliance.service.certificates import Certificates
 from appliance.service.clients import Clients
@@ -278,6 +278,10 @@ class Service:
         self.prefetching.begin_quietly(template, "a boot set was given")
         return self.boot_sets.show(template.ref)
 
+    def boot_trace(self, text: str, boot: int) -> str:
+        """A recorded boot of a template. Raises as ``recorded_boots.trace``."""
+        return recorded_boots.trace(self._catalog, text, boot)
+
     def list_clones(self) -> CloneList:
         """All clones."""
         clones = self._catalog.clones()
@@ -286,7 +290,8 @@ class Service:
     def show_clone(self, name: str) -> CloneView:
         """One clone. Raises NotFound."""
         clone = self._catalog.clone(name)
-        return self._clone_list((clone,), self._written((clone,))).clones[0]
+        view = self._clone_list((clone,), self._written((clone,))).clones[0]
+        return view.model_copy(update={"latencies": self.measure.latencies_of(clone)})
 
     def create_clones(self, request: CloneCreate) -> CloneList:
         """Make clones. Raises as ``Clones.create``."""
@@ -298,6 +303,7 @@ class Service:
             kind=request.kind,
             lease=request.expires_in,
             limits=request.limits.value(),
+            learn=request.learn,
         )
         return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
 

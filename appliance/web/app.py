@@ -14,7 +14,7 @@ from appliance.client import Client
 from appliance.errors import HatcheryError
 from appliance.model import Health
 from appliance.web import metrics, page
-from appliance.web.metrics import Answers
+from appliance.web.metrics import MOST_LATENCIES, Answers
 
 Connect = Callable[[], AbstractContextManager[Client]]
 
@@ -68,4 +68,6 @@ def gather(client: Client) -> Answers:
         counters = client.counters()
     except HatcheryError:
         counters = None  # the reason is among the status's problems
-    return Answers(status, counters, client.templates(), client.clones())
+    clones = client.clones()
+    few = sum(1 for clone in clones if clone.client is not None) <= MOST_LATENCIES
+    return Answers(status, counters, client.templates(), clones, client.latencies().clones if few else ())

@@ -27,17 +27,24 @@ Labels: TypeAlias = Sequence[str]
 Rows: TypeAlias = Iterable[tuple[Labels, float | None]]
 """Values by their labels; a None is left out."""
 
+MOST_LATENCIES = 200
+"""Attached clones whose latencies are told: each has a series for every power of two."""
+
 PREFETCH_STATES = get_args(schema.PrefetchView.model_fields["state"].annotation)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What one scrape asked the API for. ``counters`` is None while the store cannot be read."""
+    """What one scrape asked the API for. ``counters`` is None while the store cannot be read.
+
+    ``latencies`` are those of attached clones, if these are not too many.
+    """
 
     status: schema.Status
     counters: schema.Counters | None
     templates: tuple[schema.TemplateView, ...]
     clones: tuple[schema.CloneView, ...]
+    latencies: tuple[schema.CloneHistogram, ...] = ()
 
 
 def text(answers: Answers) -> bytes:
@@ -85,6 +92,7 @@ def families(answers: Answers) -> Iterator[Metric]:
     yield from _disks(status.disks)
     yield from _templates(answers.templates)
     yield from _clones(answers.clones)
+    yield _latencies(answers.latencies)
     if answers.counters is not None:
         yield from _counters(answers.counters)
 
@@ -206,6 +214,20 @@ def _disks(disks: Sequence[schema.DiskHistogram]) -> Iterator[Metric]:
     for each in disks:
         family.add_metric((each.disk, each.role), _buckets(each.histogram.counts), sum_value=None)
     yield family
+
+
+def _latencies(clones: Sequence[schema.CloneHistogram]) -> Metric:
+    family = HistogramMetricFamily(
+        "hatchery_clone_latency_seconds",
+        f"Latency of a clone's requests since it was attached; absent while more than {MOST_LATENCIES} clones are",
+        labels=("clone",),
+    )
+    for each in clones:
+        # The last one has no upper limit.
+        *limited, longer = each.histogram.counts or (0,)
+        *buckets, (infinite, count) = _buckets(limited)
+        family.add_metric((each.clone,), [*buckets, (infinite, count + longer)], sum_value=None)
+    return family
 
 
 def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:

@@ -59,6 +59,15 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     assert replayed["read_bytes"] == 3 * wanted
     assert replayed["hit_rate_bytes"] >= 0.995
     assert "replay" not in lab.call(boot_set.hatchery, "clone", "list"), "its clones are gone"
+    # And from an empty cache, which is checked; a replay of one clone is not compared with one of three.
+    again = ("measure", "replay", str(boot_set.TRACE), "-t", "debian", "--cache", "cold", "--json")
+    replayed = json.loads(lab.call(boot_set.hatchery, *again, timeout=160))
+    print(replayed)
+    assert replayed["backend_bytes"] >= 0.9 * lab.call(boot_set.pages)
+    assert "none like" in lab.run(["hatchery", "measure", "compare"], check=False).stderr
+    lab.call(boot_set.hatchery, *again, timeout=160)
+    compared = lab.call(boot_set.hatchery, "measure", "compare")
+    assert "replay of 1 at once, cache cold" in compared
 
     # Emptied by command it stays cold: a boot reads all that it needs from the backend.
     lab.call(boot_set.cold)

@@ -55,6 +55,17 @@ def test_only_a_clients_own_certificate_lets_in(daemon: Daemon) -> None:
     assert lab.call(tls.exports, HV1, OWN) == ["web"]
     assert lab.call(tls.exports, HV2, "/run/hv2") == ["db"]
 
+    # Measured with the certificate that is here, and not as a client whose certificate is elsewhere.
+    assert "virtual size: 24 MiB" in lab.call(tls.as_it_is_measured, "web")
+    lab.call(tls.write_trace, "/run/boot.trace")
+    words = ["hatchery", "measure", "replay", "/run/boot.trace", "-t", "debian", "--clones", "2", "--json"]
+    replayed = json.loads(lab.run(words).stdout)
+    assert replayed["read_bytes"] == 2 << 20
+    assert not any("certificate" in note for note in replayed["notes"]), replayed["notes"]
+    assert {each["device"] for each in replayed["histograms"]} >= {"clone replay-1", "clone replay-2"}
+    elsewhere = lab.run([*words, "--client", "hv2"], check=False)
+    assert (elsewhere.returncode, "not one of client hv2" in elsewhere.stdout + elsewhere.stderr) == (9, True)
+
     lab.call(tls.strangers_certificate, "hv1", "/run/stranger")
     lab.call(tls.unlisted_certificate, "hv1", "/run/unlisted")
     refused(lab, None, "No certificate was found")

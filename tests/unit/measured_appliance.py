@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from appliance.client import Client
-from appliance.errors import NotFound
+from appliance.errors import InUse, NotFound
 from appliance.measure import guest, readings
 from appliance.measure.facts import Facts
 from appliance.measure.serial import MachineFault
@@ -27,6 +27,8 @@ from appliance.schema import (
     Counters,
     DeviceCounters,
     Histograms,
+    HistogramsRequest,
+    HistogramsStarted,
     HistogramView,
     LearningView,
     PrefetchView,
@@ -58,16 +60,19 @@ class Appliance:
     fetched: bool = False
     backend: int = 0
     reads: int = 0
+    asked: int = 0
     booted: str = ""
     missing: int = 3
     crowd: threading.Barrier | None = None
     hanging: frozenset[str] = frozenset()
+    recorder: str = ""
+    made: list[CloneCreate] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     running: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def client(self) -> Client:
+    def api(self) -> Client:
         return cast(Client, self)
 
     # --- the API
@@ -76,7 +81,8 @@ class Appliance:
         learning = LearningView(missing=self.missing, listening=1, recording=(self.booted,) if self.booted else ())
         return SimpleNamespace(
             ref=f"{ref.partition('@')[0]}@1",
-            boot_set=SimpleNamespace() if self.has_boot_set else None,
+            size=2048 * MIB,
+            boot_set=self.boot_set(ref) if self.has_boot_set else None,
             learning=learning if self.learns and self.missing else None,
             prefetch=PrefetchView(state=self.prefetch_state, why="asked for", total_bytes=READ, seconds=2, began=0)
             if self.fetched
@@ -92,17 +98,21 @@ class Appliance:
     def clients(self) -> tuple[()]:
         return ()
 
+    def client(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, transport="unix", plain=False)
+
     def status(self) -> None:
         return None
 
     def counters(self) -> Counters:
         return Counters(
-            taken=0, cache=device("nvme"), cached=device("bcache0", self.reads), meta=None, disks=(),
+            taken=0, cache=device("nvme"), cached=device("bcache0", self.reads, self.asked), meta=None, disks=(),
             backend=device("md127", self.backend // MIB, self.backend), clones=dict(self.counted),
             cache_stats=CacheCounters(hits=self.reads, misses=0, bypass_hits=0, bypass_misses=0, bypassed_bytes=0),
         )  # fmt: skip
 
     def create_clones(self, wanted: CloneCreate) -> tuple[SimpleNamespace, ...]:
+        self.made.append(wanted)
         names = [wanted.name] if wanted.count is None else [f"{wanted.name}-{n + 1}" for n in range(wanted.count)]
         for name in names:
             assert name not in self.clones
@@ -145,10 +155,17 @@ class Appliance:
         assert deadline
         self.said.append(operation)
 
-    def start_histograms(self) -> None:
+    def start_histograms(self, wanted: HistogramsRequest) -> None:
+        if self.recorder:
+            raise InUse("histograms are being recorded already")
+        self.recorder = wanted.owner
         self.booted = ""
 
+    def histograms(self) -> HistogramsStarted:
+        return HistogramsStarted(started=0, ends=600, owner=self.recorder)
+
     def stop_histograms(self) -> Histograms:
+        self.recorder = ""
         clones = (CloneHistogram(clone=self.booted or "none", histogram=HistogramView(counts=(0, 5))),)
         return Histograms(seconds=1, disks=(), clones=clones)
 
@@ -160,6 +177,7 @@ class Appliance:
         self.said.append(f"boot {name}")
         self.booted = name
         self.reads += 1000
+        self.asked += READ
         self.counted[name] = device("dm", 1000, READ, 3000)
         if not self.cached:
             self.backend += READ

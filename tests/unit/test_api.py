@@ -10,6 +10,7 @@ from appliance import errors, schema
 from appliance.api.problems import STATUS, status_of
 from appliance.errors import HatcheryError
 from appliance.model import Histogram
+from appliance.wait import until
 from tests.unit.api_server import serving
 from tests.unit.qcow2_files import Image
 from tests.unit.service_harness import IMAGE, Box, box
@@ -55,7 +56,7 @@ def test_from_upload_to_clone_and_back(api: Client, appliance: Box) -> None:
     assert made.status_code == 201
     clones = schema.CloneList.model_validate(made.json()).clones
     assert [clone.name for clone in clones] == ["web-1", "web-2"]
-    assert api.get("/v1/clones/web-1").json() == made.json()["clones"][0]
+    assert api.get("/v1/clones/web-1").json() == {**made.json()["clones"][0], "latencies": {"counts": []}}
     assert api.get("/v1/templates/debian").json()["clones"] == 2
     assert problem(api.delete("/v1/templates/debian")).type == "in-use"
     for name in ("web-1", "web-2"):
@@ -181,6 +182,23 @@ def test_histograms_count_from_start_to_stop(api: Client, appliance: Box, monkey
     assert [(c.clone, c.histogram.counts) for c in counted.clones] == [("web", (0, 2, 0, 1))]
     assert counted.disks == ()
     assert "no histograms here" in counted.disks_missing
+
+
+def test_histograms_of_who_was_killed_end_by_themselves(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: object) -> None:
+        raise errors.NotReady("disks have no histograms here")
+
+    monkeypatch.setattr("appliance.host.biolatency.Biolatency.start", absent)
+    assert problem(api.get("/v1/histograms")).type == "not-found"
+    begun = api.post("/v1/histograms", json={"owner": "process 5 of hv1", "seconds": 600})
+    running = schema.HistogramsStarted.model_validate(begun.json())
+    assert running.ends == running.started + 600
+    assert schema.HistogramsStarted.model_validate(api.get("/v1/histograms").json()) == running
+    assert "process 5 of hv1" in problem(api.post("/v1/histograms")).detail
+    assert api.delete("/v1/histograms").status_code == 200
+    assert api.post("/v1/histograms", json={"seconds": 0.01}).status_code == 201
+    until(lambda: api.get("/v1/histograms").status_code == 404, "the histograms to end", deadline=10)
+    assert api.post("/v1/histograms", json={"seconds": 600}).status_code == 201
 
 
 def test_where_disks_are_not_traced_their_statistics_stand_in(

@@ -15,9 +15,10 @@ import uvicorn
 
 from appliance import client, schema
 from appliance.api.app import make_app
+from appliance.bootset.trace import Read
 from appliance.cli.main import main
 from appliance.errors import AlreadyExists, BadImage, HatcheryError, NotFound
-from appliance.model import Histogram, ImageFormat
+from appliance.model import Histogram, ImageFormat, TemplateRef
 from appliance.wait import until
 from tests.unit.service_harness import IMAGE, Box, box
 
@@ -95,6 +96,19 @@ def test_clones_of_a_template(appliance: Appliance, image: Path) -> None:
     assert "do:" in err
     status, out, _ = appliance.run("clone", "remove", "web-1", "web-2", "web-3")
     assert (status, out) == (0, "clone web-1 removed\nclone web-2 removed\nclone web-3 removed\n")
+
+
+def test_a_clones_latencies_are_shown_at_any_time(appliance: Appliance, image: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    appliance.json("clone", "create", "web", "-t", "debian-13")
+    assert "no requests yet" in appliance.run("clone", "show", "web")[1]
+    appliance.box.store.latencies[2] = Histogram((0, 0, 30, 69, 0, 1))
+    assert appliance.json("clone", "show", "web")["latencies"]["counts"] == [0, 0, 30, 69, 0, 1]
+    _, out, _ = appliance.run("clone", "show", "web")
+    assert "100 requests, half of them within 16 µs, 99 % within 16 µs" in out
+    assert "         4 -> 7          : 30       |*****************                       |\n" in out
+    assert appliance.json("clone", "list")[0]["latencies"] is None, "a thousand would take long"
+    assert appliance.json("clone", "detach", "web")["latencies"] is None
 
 
 def test_attach_and_detach(appliance: Appliance, image: Path) -> None:
@@ -229,6 +243,20 @@ def test_the_file_of_a_measurement_does_not_ask_for_errors_as_json(appliance: Ap
     assert json.loads(out)["error"]["code"] == "not-found"
     status, out, err = appliance.run("measure", "storm", "--template", "missing", "--json")
     assert (status, json.loads(out)["error"]["code"]) == (4, "not-found"), "there it names none"
+
+
+def test_a_recorded_boot_comes_as_a_trace(appliance: Appliance, image: Path, tmp_path: Path) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    status, _, err = appliance.run("template", "boot-set", "trace", "debian-13")
+    assert (status, "no recorded boot 1" in err) == (4, True)
+    template = appliance.box.service.core.catalog.template(TemplateRef("debian-13"))
+    appliance.box.service.boot_sets.add_run(template, "web", [Read(0, 4096, 0), Read(8192, 512, 70)])
+    file = tmp_path / "web.trace"
+    assert appliance.run("template", "boot-set", "trace", "debian-13", str(file))[0] == 0
+    assert file.read_text().splitlines()[1:] == ["0 4096 0", "8192 512 70"]
+    assert appliance.run("template", "boot-set", "trace", "debian-13@1", "--boot", "1")[1] == file.read_text()
+    status, _, err = appliance.run("template", "boot-set", "trace", "debian-13", str(file))
+    assert (status, "exists" in err) == (5, True)
 
 
 def test_status_shows_every_part(appliance: Appliance) -> None:

@@ -9,7 +9,7 @@ import pytest
 from appliance.errors import InvalidInput, NotReady
 from appliance.measure import guest, qemu
 from appliance.measure.facts import processor, system
-from appliance.measure.reach import all_reachable, everywhere
+from appliance.measure.reach import Access, all_reachable, everywhere
 from appliance.run import Runner
 from appliance.schema import CloneView
 
@@ -24,7 +24,7 @@ def test_addresses_of_clones() -> None:
         assert guest.NbdTarget.parse(guest.NbdTarget.parse(uri).uri) == guest.NbdTarget.parse(uri)
 
 
-@pytest.mark.parametrize("uri", ["", "web-1", "http://box/web-1", "nbd+unix:///web-1", "nbds://box/web-1"])
+@pytest.mark.parametrize("uri", ["", "web-1", "http://box/web-1", "nbd+unix:///web-1", "nbds:///web-1"])
 def test_what_is_no_address(uri: str) -> None:
     with pytest.raises(InvalidInput, match="not an NBD address"):
         guest.NbdTarget.parse(uri)
@@ -79,9 +79,9 @@ def test_the_firmwares_variables_are_the_machines_own_and_stay(tmp_path: Path) -
 
 def test_clones_of_one_client_are_found_behind_one_address() -> None:
     clones = [cast(CloneView, SimpleNamespace(name=name, uri=f"nbd://0.0.0.0:10809/{name}")) for name in ("a-1", "a-2")]
-    with all_reachable(clones, None, "root@box", Runner()) as found:
+    with all_reachable(clones, Access(), "root@box", Runner()) as found:
         assert found == (guest.NbdTarget("a-1", "box", 10809), guest.NbdTarget("a-2", "box", 10809))
-    with all_reachable(clones, "127.0.0.1:4000", "root@box", Runner()) as found:
+    with all_reachable(clones, Access(nbd="127.0.0.1:4000"), "root@box", Runner()) as found:
         assert [target.uri for target in found] == ["nbd://127.0.0.1:4000/a-1", "nbd://127.0.0.1:4000/a-2"]
 
 

@@ -9,7 +9,12 @@ import pytest
 
 from appliance.errors import InvalidInput, NotFound
 from appliance.measure import history, report
+from appliance.measure.crowd import Login
+from appliance.measure.prepare import Begin
+from appliance.measure.storm import StormResult
 from tests.unit.test_measure_report import COLD, MEASURED, PREFETCHED, THREE, WARM
+from tests.unit.test_measure_storm import LOGINS
+from tests.unit.test_measure_storm import PREFETCHED as STORM
 
 FIRST_RELEASE = Path(__file__).parent.parent / "data/measure/first-release.json"
 NOON = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -107,3 +112,65 @@ def test_measurements_without_a_common_phase_or_with_a_damaged_figure_are_refuse
     damaged = {**whole, "summary": {"cold": {"seconds": "x"}}}
     with pytest.raises(InvalidInput, match="damaged"):
         history.compare(whole, damaged)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"facts": None}, "has no facts"),
+        ({"template": None, "facts": None}, "has no template and no facts"),
+        ({"facts": {}}, "no time of"),
+        ({"kind": "dance"}, "unknown kind"),
+    ],
+)
+def test_what_a_comparison_would_have_to_say_must_be_in_the_file(
+    tmp_path: Path, change: dict[str, object], words: str
+) -> None:
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({**json.loads(report.to_json(MEASURED)), **change}))
+    with pytest.raises(InvalidInput, match=words):
+        history.load(file)
+
+
+def storm(where: Path, found: StormResult = STORM) -> Path:
+    return history.keep(json.dumps(found.as_json()), where, NOON)
+
+
+def test_the_last_of_one_kind_is_compared_with_the_last_before_it_that_is_like_it(tmp_path: Path) -> None:
+    [boots] = kept(tmp_path, 1)
+    first = storm(tmp_path)
+    storm(tmp_path, replace(STORM, clones=20))
+    last = storm(tmp_path)
+    (tmp_path / "2026-11-23T120000Z-9.txt").write_text("not ours")
+    assert history.choose(tmp_path) == (first, last)
+    assert history.choose(tmp_path, first.name) == (first, last)
+    with pytest.raises(NotFound, match=f"none like {boots}"):
+        history.choose(tmp_path, boots)
+    [newer] = kept(tmp_path, 1)
+    assert [path.name for path in history.choose(tmp_path)] == [boots, newer]
+
+
+def test_storms_are_compared_by_their_own_figures(tmp_path: Path) -> None:
+    before = history.load(storm(tmp_path))
+    slower = replace(STORM, logins=(*LOGINS[:3], Login("storm-4", 160.7, 40.0)), backend_bytes=0)
+    after = history.load(storm(tmp_path, slower))
+    found = {each.name: each for each in history.compare(before, after)}
+    assert found["the last"].change == pytest.approx(1.0)
+    assert found["the first was done after"].change == 0
+    assert found["backend bytes"].after == 0
+    assert "the prefetch before" not in found
+    said = history.text(before, after)
+    assert "before: debian-13@1, 2026-11-23 03:46 UTC, storm of 4 at once, cache prefetched\n" in said
+    assert "+100.0%" in said
+
+
+def test_unlike_things_are_not_compared() -> None:
+    boots, found = json.loads(report.to_json(MEASURED)), STORM.as_json()
+    with pytest.raises(InvalidInput, match="one is of a boot, the other of a storm"):
+        history.compare(boots, found)
+    with pytest.raises(InvalidInput, match="another number of clones, cache at the beginning"):
+        history.compare(found, replace(STORM, clones=5, begin=Begin.COLD).as_json())
+    with pytest.raises(InvalidInput, match="another trace"):
+        history.compare({**found, "trace_sha256": "a"}, {**found, "trace_sha256": "b"})
+    with pytest.raises(InvalidInput, match="damaged"):
+        history.compare(found, {**found, "last": None})

@@ -12,11 +12,12 @@ from appliance.measure.result import (
     boot_result,
     cache_cost,
     check_cold,
+    known_bytes,
     prefetched_enough,
     summary,
     warm_enough,
 )
-from appliance.schema import CacheCounters, Counters, DeviceCounters
+from appliance.schema import BootSetSummary, CacheCounters, Counters, DeviceCounters
 
 MIB = 1 << 20
 
@@ -169,11 +170,39 @@ def boots() -> list[BootResult]:
     return [cold, warm, replace(warm, clone="c", seconds=34, backend_bytes=0, hits=100, misses=0)]
 
 
-def test_cold_is_checked() -> None:
-    cold, warm, _ = boots()
-    check_cold(cold)
-    with pytest.raises(Unhealthy, match="was not cold"):
-        check_cold(warm)
+def cold(backend: int, *, asked: int = 100 * MIB, known: int | None = None) -> None:
+    check_cold("the boot of a", asked=asked, backend=backend, known=known)
+
+
+def test_cold_is_checked_against_what_a_boot_is_known_to_read() -> None:
+    cold(90 * MIB, known=120 * MIB)
+    with pytest.raises(Unhealthy, match="the boot of a did not begin cold"):
+        cold(90 * MIB - 1, known=120 * MIB)  # a set may be larger than what one boot reads
+    cold(72 * MIB, known=80 * MIB)  # what was read twice needed the backend once
+    with pytest.raises(Unhealthy):
+        cold(72 * MIB - 1, known=80 * MIB)
+
+
+def test_cold_is_checked_without_a_boot_set_too() -> None:
+    cold(75 * MIB)
+    with pytest.raises(Unhealthy, match=str(75 * MIB)):
+        cold(61 * MIB)  # 39 % of hits
+    with pytest.raises(CannotTell, match="not known"):
+        cold(5, asked=0)
+
+
+def test_only_boots_of_the_same_content_tell_what_a_boot_reads() -> None:
+    found = BootSetSummary(total_bytes=90, extents=1, runs=1, guessed=False, changed=0, wasted_bytes=5)
+    assert known_bytes(found) == 85
+    assert known_bytes(found.model_copy(update={"wasted_bytes": None})) == 90
+    assert known_bytes(found.model_copy(update={"guessed": True})) is None
+    assert known_bytes(None) is None
+
+
+def test_what_the_template_has_nothing_of_is_not_asked_of_the_cache() -> None:
+    clone, backend = device("dm-7", 100, 100 * MIB), device("md127", 60, 60 * MIB)
+    after = counters(clone=clone, backend=backend).model_copy(update={"cached": device("bcache0", 70, 70 * MIB)})
+    assert measured(counters(), after).cached_bytes == 70 * MIB
 
 
 def test_cold_and_warm_side_by_side() -> None:

@@ -1,11 +1,14 @@
 """What a measurement does, in which order, and what it leaves."""
 
+import re
+import subprocess
 from itertools import groupby
 
 import pytest
 
-from appliance.errors import Unhealthy
-from appliance.measure import guest, prepare, session
+from appliance.errors import InUse, Unhealthy
+from appliance.measure import guest, prepare, recorded, session
+from appliance.measure.reach import Access
 from appliance.measure.result import Phase
 from appliance.measure.serial import MachineFault
 from appliance.measure.session import Measurement, Plan, Session, order
@@ -18,12 +21,13 @@ __all__ = ["appliance"]  # the fixture
 @pytest.fixture(autouse=True)
 def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "facts", lambda *_: FACTS)
+    monkeypatch.setattr(session, "emulator", lambda _: "QEMU")
     monkeypatch.setattr(session, "drop_host_caches", lambda _: appliance.said.append("drop"))
     monkeypatch.setattr(prepare, "LEARN_DEADLINE", 0.0)
 
 
 def measured(of: Appliance, plan: Plan) -> Measurement:
-    return Session(of.client, plan, host=None, runner=Runner(), tell=lambda _: None).run()
+    return Session(of.api, plan, host=None, runner=Runner(), tell=lambda _: None).run()
 
 
 def test_warm_boots_stand_in_the_middle_and_the_others_change_places() -> None:
@@ -87,7 +91,7 @@ def test_a_boot_that_was_not_cold_ends_the_measurement(appliance: Appliance, mon
         return "cold"
 
     monkeypatch.setattr(appliance, "cold", nothing)
-    with pytest.raises(Unhealthy, match="was not cold"):
+    with pytest.raises(Unhealthy, match="did not begin cold"):
         measured(appliance, Plan("debian-13"))
     assert appliance.clones == {}
 
@@ -104,5 +108,23 @@ def test_after_the_emulators_fault_the_phase_begins_anew_with_a_fresh_clone(appl
 
 
 def test_clones_that_are_kept_are_attached_again(appliance: Appliance) -> None:
-    measured(appliance, Plan("debian-13", runs=1, clones=2, name="m", client="web", keep_clones=True))
+    measured(appliance, Plan("debian-13", runs=1, clones=2, name="m", access=Access("web"), keep_clones=True))
     assert appliance.clones == {"m-1": "web", "m-2": "web", "m-prefetched": "web"}
+
+
+def test_histograms_that_a_killed_measurement_left_are_no_obstacle(appliance: Appliance) -> None:
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    appliance.recorder = re.sub(r"^process \d+", f"process {killed.pid}", recorded.owner())
+    assert recorded.gone(appliance.recorder)
+    assert len(measured(appliance, Plan("debian-13", runs=1, clones=1)).boots) == 2
+    assert appliance.recorder == ""
+
+
+@pytest.mark.parametrize("change", [("", ""), (r"boot .*", "boot another"), (r".*", "somebody")])
+def test_histograms_of_others_are_left_alone(appliance: Appliance, change: tuple[str, str]) -> None:
+    running = appliance.recorder = re.sub(*change, recorded.owner(), count=1)
+    with pytest.raises(InUse):
+        measured(appliance, Plan("debian-13", runs=1))
+    assert appliance.recorder == running
+    assert appliance.clones == {}

@@ -9,6 +9,7 @@ import pytest
 from appliance.errors import CannotTell, Unhealthy
 from appliance.measure import guest, storm
 from appliance.measure.crowd import Login
+from appliance.measure.histogram import Latency
 from appliance.measure.prepare import Begin
 from appliance.measure.serial import MachineFault
 from appliance.measure.storm import Plan, StormResult, remarks, storm_result
@@ -21,12 +22,13 @@ __all__ = ["appliance"]  # the fixture
 @pytest.fixture(autouse=True)
 def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storm, "facts", lambda *_: FACTS)
+    monkeypatch.setattr(storm, "emulator", lambda _: "QEMU")
     monkeypatch.setattr(storm, "drop_host_caches", lambda _: appliance.said.append("drop"))
     monkeypatch.setattr("os.geteuid", lambda: 0)
 
 
 def stormed(of: Appliance, plan: Plan) -> StormResult:
-    return storm.run(of.client, plan, host=None, runner=Runner(), tell=lambda _: None)
+    return storm.run(of.api, plan, host=None, runner=Runner(), tell=lambda _: None)
 
 
 LOGINS = tuple(Login(f"storm-{place}", seconds, 40.0) for place, seconds in enumerate((61.2, 70.1, 74.4, 80.35), 1))
@@ -57,6 +59,8 @@ def test_all_boot_at_once_and_are_gone_afterwards(appliance: Appliance) -> None:
     assert (found.requests, found.read_bytes, found.backend_bytes) == (5000, 5 * READ, READ)
     assert found.hit_rate_requests == 1.0
     assert (found.notes, found.facts) == ((), FACTS)
+    assert [(each.phase.value, each.total) for each in found.latencies] == [("cold", 5)], "recorded around all boots"
+    assert appliance.recorder == ""
     assert (appliance.clones, appliance.running) == ({}, set())
 
 
@@ -95,10 +99,13 @@ def test_one_that_fails_ends_all_the_others(appliance: Appliance) -> None:
 
 def test_a_storm_that_did_not_begin_cold_is_none(appliance: Appliance) -> None:
     before = appliance.counters().model_copy(update={"clones": {"a": device("dm"), "b": device("dm")}})
-    booted = {"clones": {"a": device("dm", 9, READ), "b": device("dm", 9, READ)}}
-    enough = before.model_copy(update={**booted, "backend": device("md127", 9, READ // 2)})
-    assert storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, enough).backend_bytes == READ // 2
-    less = before.model_copy(update={**booted, "backend": device("md127", 9, READ // 2 - 4096)})
+    clones = {"a": device("dm", 9, READ), "b": device("dm", 9, READ)}
+    booted = {"clones": clones, "cached": device("bcache0", 18, 2 * READ)}
+    enough = before.model_copy(update={**booted, "backend": device("md127", 9, READ * 3 // 4)})
+    assert storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, enough).backend_bytes == READ * 3 // 4
+    with pytest.raises(Unhealthy, match="did not begin cold"):
+        storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, enough, known=READ)
+    less = before.model_copy(update={**booted, "backend": device("md127", 9, READ * 3 // 4 - 4096)})
     with pytest.raises(Unhealthy, match="did not begin cold"):
         storm_result("t@1", Begin.COLD, ["a", "b"], LOGINS, before, less)
     assert storm_result("t@1", Begin.AS_IT_IS, ["a", "b"], LOGINS, before, less).clones == 2
@@ -114,10 +121,15 @@ def test_the_figures_in_words_and_for_programs() -> None:
     assert "from the backend: 1.0 MiB in 31 reads\n" in text
     assert "hits: 99.73% of the bytes, 99.88% of the requests\n" in text
     assert text.endswith("Note: a note.\n")
+    disk, clone = Latency(Begin.COLD, "backend disk sda", (0, 7)), Latency(Begin.COLD, "clone storm-1", (1,))
+    told = replace(PREFETCHED, latencies=(disk, clone)).text()
+    assert "backend disk sda: 7 requests\n     usecs" in told
+    assert "clone storm-1" not in told, "clones are on the page"
     assert "of the bytes, - of the requests" in replace(PREFETCHED, hits=None).text()
     found = json.loads(json.dumps(PREFETCHED.as_json()))
     assert (found["first"], found["median"], found["last"]) == (61.2, 72.25, 80.35)
     assert found["begin"] == "prefetched"
+    assert (found["kind"], found["format"], found["clones"], found["histograms"]) == ("storm", 1, 4, [])
     assert found["logins"][0] == {"clone": "storm-1", "seconds": 61.2, "cpu_seconds": 40.0}
     assert found["hit_rate_bytes"] == pytest.approx(0.9973, abs=5e-5)
 

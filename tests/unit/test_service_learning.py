@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from appliance.bootset.trace import parse_trace
 from appliance.errors import InvalidInput, NotFound, NotReady
 from appliance.host.trace import Request
 from appliance.model import KIB, MIB, TemplateRef
-from appliance.schema import LearningView
+from appliance.schema import CloneCreate, LearningView
 from appliance.service import learning
 from appliance.service.learning import RUNS, SLOTS
 from appliance.service.recording import LONGEST, QUIET, Recording
@@ -48,6 +49,36 @@ def recorded(box: Box) -> list[str]:
     """The clones whose boots are kept."""
     template = box.service.core.catalog.template(TemplateRef("debian"))
     return [run.clone for run in box.service.core.catalog.boot_runs(template.thin_id)]
+
+
+def test_what_a_clone_reads_that_does_not_boot_its_template_teaches_nothing(box: Box) -> None:
+    made = box.service.create_clones(CloneCreate(name="replay", template="debian", count=2, learn=False)).clones
+    devices = {f"254:{box.service.core.catalog.clone(clone.name).thin_id}" for clone in made}
+    assert not devices & box.tracer.watched
+    box.service.learning.learn("debian", 1)
+    assert not devices & box.tracer.watched, "nor when somebody asks for boots"
+    box.service.clones.remove("replay-1", force=False)
+    box.service.clones.remove("replay-2", force=False)
+    assert box.service.core.untaught == set()
+    boot(box, "web")
+    assert recorded(box) == ["web"]
+
+
+def test_a_recorded_boot_is_handed_out_as_a_trace(box: Box) -> None:
+    with pytest.raises(NotFound, match="no recorded boot 1") as caught:
+        box.service.boot_trace("debian", 1)
+    assert "template learn" in caught.value.hint
+    boot(box, "first")
+    boot(box, "second")
+    text = box.service.boot_trace("debian", 1)
+    assert text.startswith("# Reads of one boot of debian@1 (")
+    assert "by clone second, recorded 20" in text.splitlines()[0]
+    assert "by clone first," in box.service.boot_trace("debian", 2)
+    reads = parse_trace(text)
+    assert [(read.offset, read.length) for read in reads[:2]] == [(0, BLOCK), (BLOCK, BLOCK)]
+    assert reads[1].micros is not None
+    with pytest.raises(NotFound, match="2 of its boots are kept"):
+        box.service.boot_trace("debian", 3)
 
 
 # --- one recording

@@ -18,7 +18,7 @@ from appliance.cli import boot_set as boot_set_words
 from appliance.client import connect
 from appliance.errors import NotReady, Refused
 from appliance.host import notify
-from appliance.model import MIB, Health
+from appliance.model import MIB, Health, Histogram
 from appliance.web import app, main, metrics, page
 from tests.unit.service_harness import Box, box
 
@@ -96,6 +96,26 @@ def test_metrics_say_what_the_api_says(appliance: Box, web: httpx.Client) -> Non
     counters = appliance.service.measure.counters()
     device = (("device", counters.backend.name), ("role", "backend"))
     assert found["hatchery_device_read_bytes_total", device] == counters.backend.read_bytes
+
+
+def test_latencies_of_attached_clones_are_a_histogram_unless_these_are_too_many(
+    appliance: Box, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(appliance)
+    appliance.service.clones.detach("web-1", force=False)
+    thin_id = appliance.service.core.catalog.clone("web-2").thin_id
+    appliance.store.latencies[thin_id] = Histogram((1, 0, 5, *(0,) * 21, 2))
+    found = values(web.get("/metrics").text)
+    buckets = {
+        dict(labels)["le"]: value
+        for (name, labels), value in found.items()
+        if name == "hatchery_clone_latency_seconds_bucket" and dict(labels)["clone"] == "web-2"
+    }
+    assert [buckets[le] for le in ("2e-06", "4e-06", "8e-06", "16.777216", "+Inf")] == [1, 1, 6, 6, 8]
+    assert len(buckets) == 25
+    assert not any(dict(labels).get("clone") == "web-1" and "latency" in name for name, labels in found)
+    monkeypatch.setattr(app, "MOST_LATENCIES", 0)
+    assert not any("clone_latency" in name for name, _ in values(web.get("/metrics").text))
 
 
 def test_metrics_say_when_a_clients_last_certificate_ends(appliance: Box, web: httpx.Client) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from appliance import wait
 from appliance.bootset.boot_set import merge
+from appliance.bootset.extents import pages_read
 from appliance.bootset.file import BootSetFile, dump
 from appliance.bootset.trace import Read, format_trace
 from appliance.client import connect
@@ -92,6 +93,11 @@ def write_trace() -> int:
     """That boot as a trace; the bytes that it reads."""
     TRACE.write_text(format_trace(reads(), "made up"), encoding="utf-8")
     return sum(read.length for read in reads())
+
+
+def pages() -> int:
+    """Bytes that it reads, each page counted once."""
+    return pages_read(reads(), MIB_ALL * MIB)
 
 
 def boot_while_it_is_prefetched(clone: str) -> dict[str, int]:

@@ -17,6 +17,7 @@ from appliance.cli.certificate_files import AUTHORITY, CERTIFICATE, KEY
 from appliance.client import connect
 from appliance.config import Paths
 from appliance.host.storage_daemon import Files
+from appliance.measure import reach
 from appliance.run import Runner
 
 ADDRESS = "127.0.0.1"
@@ -148,6 +149,18 @@ def qemu_says(port: int, folder: str | None, name: str) -> str:
         where += ",tls-creds=t"
     done = Runner().run([*words, "--image-opts", where], check=False)
     return done.stdout + done.stderr
+
+
+def as_it_is_measured(clone: str) -> str:
+    """What qemu-img says of a clone, asked as a guest is started that is measured."""
+    with connect() as api, reach.reachable(api.clone(clone), reach.Access(), None, Runner()) as target:
+        words = [*target.objects, "--image-opts", f"driver=nbd,{target.server},export={target.export}"]
+        return Runner().run(["qemu-img", "info", *(word.replace("-object", "--object", 1) for word in words)]).stdout
+
+
+def write_trace(path: str) -> None:
+    """A boot that reads the first MiB of a disk."""
+    Path(path).write_text("".join(f"{place} 65536\n" for place in range(0, 1 << 20, 65536)), encoding="utf-8")
 
 
 def later(days: int) -> None:

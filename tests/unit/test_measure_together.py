@@ -1,0 +1,98 @@
+"""Pages of many clones at once."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appliance.measure import replaying, together
+from appliance.measure.histogram import Latency
+from appliance.measure.prepare import Begin
+from appliance.measure.replay import Replay
+from appliance.measure.replaying import ReplayResult
+from tests.unit.measured_appliance import MIB
+from tests.unit.test_cli import Appliance, appliance, image
+from tests.unit.test_measure_report import Tags
+from tests.unit.test_measure_storm import PREFETCHED as STORM
+
+__all__ = ["appliance", "image"]  # fixtures
+
+LATENCIES = (
+    Latency(Begin.PREFETCHED, "cache drive nvme0n1", (0, 0, 0, 7, 9)),
+    Latency(Begin.PREFETCHED, "clone storm-1", (0, 3, 8)),
+    Latency(Begin.PREFETCHED, "clone storm-2", (9,)),
+)
+
+
+def replay(clones: int) -> ReplayResult:
+    return ReplayResult(
+        template="t@1",
+        begin=Begin.COLD,
+        requests=clones,
+        read_bytes=clones * MIB,
+        backend_bytes=MIB,
+        cache_added_bytes=MIB,
+        names=tuple(f"replay-{number}" for number in range(clones)),
+        seconds=tuple(1 + number / 100 for number in range(clones)),
+        trace="<a>.trace",
+        trace_sha256="",
+        latencies=tuple(Latency(Begin.COLD, f"clone replay-{number}", (1,)) for number in range(clones)),
+    )
+
+
+def tags(page: str) -> Tags:
+    found = Tags()
+    found.feed(page)
+    return found
+
+
+def test_the_page_of_a_storm_stands_alone_and_shows_every_clone() -> None:
+    page = together.page(replace(STORM, latencies=LATENCIES, notes=("<a note>",)))
+    found = tags(page)
+    assert found.tags.count("svg") == 2 + 2  # times, sources; the disks' and the clones' latencies
+    assert not {"script", "link", "img", "iframe"} & set(found.tags)
+    assert found.outside == []
+    assert "4 fresh clones of debian-13@1 booted at once, cache prefetched" in page
+    assert "Note: &lt;a note&gt;." in page
+    for words in ("61.20 s", "72.25 s", "80.35 s", "storm-4", "99.73%", "nvme0n1"):
+        assert words in page
+    assert page == together.page(replace(STORM, latencies=LATENCIES, notes=("<a note>",)))
+
+
+def test_many_clones_lose_their_names_and_are_one_column() -> None:
+    few, many = replay(5), replay(together.MOST_CLONES + 1)
+    assert together.bounded(few.latencies) == few.latencies
+    [all_] = together.bounded(many.latencies)
+    assert (all_.device, all_.total) == ("clone all 101", 101)
+    page = together.page(many)
+    assert "&lt;a&gt;.trace replayed by 101 clones" in page
+    plot = page[page.index("<svg") : page.index("</svg>")]
+    assert "replay-7" not in plot
+    assert "replay-7<" in page, "its time is in the table"
+    assert "No latencies were recorded." in together.page(replace(few, latencies=()))
+
+
+def test_what_clones_did_at_once_is_kept_and_compared(
+    appliance: Appliance, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replaying, "replay", lambda uris, reads: Replay((2.0,) * len(uris), len(reads), 1))
+    appliance.json("template", "add", "debian", str(image))
+    trace, history, page = tmp_path / "boot.trace", tmp_path / "kept", tmp_path / "replay.html"
+    trace.write_text("0 4096\n")
+    words = ["measure", "replay", str(trace), "-t", "debian", "--history", str(history)]
+    status, out, err = appliance.run(*words, "--clones", "2", "--html", str(page))
+    assert status == 0, err
+    assert out.startswith("boot.trace replayed by 2 clones of debian@1 at once, cache as-it-is")
+    assert "kept in" in err
+    assert "boot.trace replayed" in page.read_text()
+    assert appliance.run(*words)[0] == 0
+    status, _, err = appliance.run("measure", "compare", "--history", str(history))
+    assert status == 4, "one clone is not compared with two"
+    assert appliance.run(*words, "--clones", "2")[0] == 0
+    found = appliance.json("measure", "compare", "--history", str(history))
+    assert {each["phase"] for each in found["differences"]} == {"replay"}
+    status, _, err = appliance.run(*words, "--html", str(tmp_path / "none/x.html"))
+    assert (status, "is not a folder" in err) == (3, True)
+    kinds = [json.loads(file.read_text())["kind"] for file in history.iterdir()]
+    assert kinds == ["replay"] * 3
