@@ -138,6 +138,16 @@ STEPS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX certificates_by_client ON certificates (client);
     """,
+    """
+    CREATE TABLE boot_checks (
+        -- Boots that were recorded to judge a boot set alone, and the bytes of it that they read.
+        number INTEGER PRIMARY KEY,
+        template INTEGER NOT NULL REFERENCES templates ON DELETE CASCADE,
+        recorded REAL NOT NULL,
+        used INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX boot_checks_by_template ON boot_checks (template);
+    """,
 )
 
 
