@@ -176,13 +176,7 @@ class Learning:
 
     def offered(self, clones: Collection[Clone]) -> None:
         """Clones are about to be exported: listen to those whose boots are wanted. Never raises HatcheryError."""
-        self._listen(
-            [
-                clone
-                for clone in clones
-                if clone.thin_id > self._known and clone.thin_id not in self._used and self._wanted(clone.template)
-            ]
-        )
+        self._listen([clone for clone in clones if clone.thin_id > self._known and clone.thin_id not in self._used])
 
     def withdrawn(self, clone: Clone) -> None:
         """A clone is not exported any more; what was recorded of it by now may be a boot."""
@@ -293,16 +287,19 @@ class Learning:
                 and clone.state is CloneState.READY
                 and clone.created >= started
                 and clone.thin_id not in self._used
-                and self._wanted(clone.template)
             ]
         )
 
     def _listen(self, clones: Collection[Clone]) -> None:
+        """To those whose boots are wanted."""
         if self._deaf or not clones:
             return
+        wanted = {template for template in {clone.template for clone in clones} if self._wanted(template)}
         with self._lock:
             try:
                 for clone in clones:
+                    if clone.template not in wanted:
+                        continue
                     found = self._store.exported(clone.thin_id)
                     if found is None or found[1] >= LEAST or not self._make_room():
                         continue
