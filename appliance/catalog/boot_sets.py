@@ -8,8 +8,12 @@ RUNS_KEPT = 5
 """Recorded boots of a template version that are kept, the newest ones; more if its boot set is made of more."""
 
 
+CHECKS_KEPT = 5
+"""Boots of a template version that its boot set is judged by, the newest ones."""
+
+
 class BootSetRows(TemplateRows):
-    """Both go when their template goes."""
+    """All go when their template goes."""
 
     def boot_set(self, template: int) -> StoredBootSet | None:
         """The boot set of the template with that thin id."""
@@ -34,6 +38,36 @@ class BootSetRows(TemplateRows):
         kept, guessed = (0, None) if row is None else row
         return 0 if guessed == 0 and not kept else max(0, runs - integer(kept))
 
+    def boot_set_judged(self, template: int) -> float | None:
+        """When the last boot was recorded that tells how much of a boot set boots read, whether it is made of it or
+        not; 0 when there was none, None without a boot set."""
+        row = self._row(
+            "SELECT max(coalesce((SELECT max(recorded) FROM boot_runs WHERE template = ?1), 0.0),"
+            " coalesce((SELECT max(recorded) FROM boot_checks WHERE template = ?1), 0.0))"
+            " FROM boot_sets WHERE template = ?1",
+            template,
+        )
+        return None if row is None else float(str(row[0]))
+
+    def add_boot_check(self, judged: StoredBootSet, recorded: float, used: int) -> None:
+        """Note that a boot read ``used`` bytes of a boot set; nothing when that has been replaced meanwhile."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO boot_checks (template, recorded, used)"
+                " SELECT template, ?2, ?3 FROM boot_sets WHERE template = ?1 AND changed = ?4",
+                (judged.template, recorded, used, judged.changed),
+            )
+            db.execute(
+                "DELETE FROM boot_checks WHERE template = ?1 AND number NOT IN"
+                " (SELECT number FROM boot_checks WHERE template = ?1 ORDER BY number DESC LIMIT ?2)",
+                (judged.template, CHECKS_KEPT),
+            )
+
+    def boot_checks(self, template: int) -> tuple[int, ...]:
+        """Bytes of a template's boot set that the boots read that were recorded to judge it, the oldest first."""
+        rows = self._rows("SELECT used FROM boot_checks WHERE template = ? ORDER BY number", template)
+        return tuple(integer(row[0]) for row in rows)
+
     def put_boot_set(self, new: StoredBootSet) -> None:
         """Give a template a boot set, in the place of the one it may have."""
         with self._transaction() as db:
@@ -49,6 +83,7 @@ class BootSetRows(TemplateRows):
         """Take it away, with the boots that were recorded; whether there was one."""
         with self._transaction() as db:
             db.execute("DELETE FROM boot_runs WHERE template = ?", (template,))
+            db.execute("DELETE FROM boot_checks WHERE template = ?", (template,))
             return bool(db.execute("DELETE FROM boot_sets WHERE template = ?", (template,)).rowcount)
 
     def add_boot_run(self, run: BootRun, kept: int = RUNS_KEPT) -> None:

@@ -144,6 +144,16 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE clones ADD COLUMN bandwidth INTEGER CHECK (bandwidth > 0);
     ALTER TABLE clients ADD COLUMN max_connections INTEGER NOT NULL DEFAULT 1000 CHECK (max_connections > 0);
     """,
+    """
+    CREATE TABLE boot_checks (
+        -- Boots that were recorded to judge a boot set alone, and the bytes of it that they read.
+        number INTEGER PRIMARY KEY,
+        template INTEGER NOT NULL REFERENCES templates ON DELETE CASCADE,
+        recorded REAL NOT NULL,
+        used INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX boot_checks_by_template ON boot_checks (template);
+    """,
 )
 
 

@@ -159,7 +159,8 @@ class TemplateRows(PoolRows):
 
 
 def put_boot_set(db: sqlite3.Connection, new: StoredBootSet) -> None:
-    """In a transaction of the caller's."""
+    """In a transaction of the caller's. What boots used of the one before tells nothing of this."""
+    db.execute("DELETE FROM boot_checks WHERE template = ?", (new.template,))
     db.execute(
         "INSERT INTO boot_sets VALUES (?, ?, ?, ?) ON CONFLICT (template) DO UPDATE SET"
         " boot_set = excluded.boot_set, guessed = excluded.guessed, changed = excluded.changed",

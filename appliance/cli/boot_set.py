@@ -106,7 +106,8 @@ def words(view: schema.BootSetSummary) -> str:
     origin = "guessed, " if view.guessed else ""
     told = f"{size(view.total_bytes)} in {view.extents} extents, {origin}from {view.runs} boot(s)"
     if view.wasted_bytes is not None:
-        told += f"; {size(view.wasted_bytes)} of it not read by the boots recorded"
+        boots = f"{view.judged} boot(s) since" if view.judged else "these"
+        told += f"; {size(view.wasted_bytes)} of it not read by {boots}"
     return told
 
 

@@ -35,7 +35,11 @@ class BootSetSummary(Model):
     guessed: bool = Field(description="Learned from other content: an older version, or another template")
     changed: float
     wasted_bytes: int | None = Field(
-        description="Of the set, what the boots recorded since it was made did not read, on average; None without any"
+        description="Of the set, what boots that were recorded to judge it did not read, in the median; before the"
+        " first, what those that it was made of did not read, on average; None without any"
+    )
+    judged: int = Field(
+        default=0, description="How many boots were recorded, about one a day, to judge the set, of the last 5"
     )
 
 

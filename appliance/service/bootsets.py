@@ -26,7 +26,7 @@ class BootSets:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._summaries: dict[int, BootSetSummary] = {}
+        self._summaries: dict[int, tuple[float | None, BootSetSummary]] = {}
 
     def find(self, template: Template) -> BootSet | None:
         """The boot set of a template version; None when it has none. Raises InvalidInput when it is damaged."""
@@ -38,10 +38,11 @@ class BootSets:
         stored = self._core.catalog.boot_set(template.thin_id)
         if stored is None:
             return None
-        known = self._summaries.get(template.thin_id)
-        if known is None or known.changed != stored.changed:
+        judged, known = self._summaries.get(template.thin_id, (None, None))
+        now = self._core.catalog.boot_set_judged(template.thin_id)
+        if known is None or (known.changed, judged) != (stored.changed, now):
             known = self._summary(template, stored, file.load(stored.text).boot_set)
-            self._summaries[template.thin_id] = known
+            self._summaries[template.thin_id] = (now, known)
         return known
 
     def size_of(self, template: Template) -> int:
@@ -114,6 +115,13 @@ class BootSets:
         log.info("template %s: a boot set of %d bytes from %d boot(s)", template.ref, made.total, made.runs)
         return made
 
+    def judge(self, template: Template, reads: Sequence[Read]) -> None:
+        """Note how much of the boot set a boot read that it is not made of. Raises InvalidInput."""
+        stored = self._core.catalog.boot_set(template.thin_id)
+        if stored is not None:
+            used = overlap(file.load(stored.text).boot_set.extents, _extents(reads, template.size))
+            self._core.catalog.add_boot_check(stored, self._core.now(), used)
+
     def _stored(self, text: str) -> tuple[Template, StoredBootSet]:
         template = self._core.catalog.template(TemplateRef.parse(text))
         stored = self._core.catalog.boot_set(template.thin_id)
@@ -132,15 +140,20 @@ class BootSets:
             guessed=stored.guessed,
             changed=stored.changed,
             wasted_bytes=self._wasted(template, found),
+            judged=len(self._core.catalog.boot_checks(template.thin_id)),
         )
 
     def _wasted(self, template: Template, found: BootSet) -> int | None:
-        runs = self._core.catalog.boot_runs(template.thin_id)
-        read = [
-            [Extent(first * PAGE, (last - first) * PAGE) for first, last in pages_in_order(reads, template.size)]
-            for reads in (parse_trace(run.trace) for run in runs)
-        ]
-        return found.total - round(fmean(overlap(found.extents, each) for each in read)) if read else None
+        checks = self._core.catalog.boot_checks(template.thin_id)
+        if checks:
+            return found.total - median_low(checks)
+        runs = self._core.catalog.boot_runs(template.thin_id)[-found.runs :]
+        used = [overlap(found.extents, _extents(parse_trace(run.trace), template.size)) for run in runs]
+        return found.total - round(fmean(used)) if used else None
+
+
+def _extents(reads: Sequence[Read], size: int) -> list[Extent]:
+    return [Extent(first * PAGE, (last - first) * PAGE) for first, last in pages_in_order(reads, size)]
 
 
 def first(

@@ -1,7 +1,8 @@
 """Learning what clones read while they boot, by recording boots as they happen.
 
 By itself for a template without a boot set of its own: the boots of its first clones are recorded until there are
-RUNS. And on request, for the next boots whatever there is. A clone is listened to from before it is exported until its
+RUNS. And on request, for the next boots whatever there is. And later one boot a day, which does not change the boot
+set but tells how much of it boots still read. A clone is listened to from before it is exported until its
 boot is over; one that never boots makes room for others. Only when it is exported for the first time: later it reads
 what it wrote, which tells nothing of its template. Nothing here stands in a guest's way, and nothing that fails here
 stops a clone from being attached.
@@ -12,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from appliance.bootset.trace import Read
@@ -29,6 +31,9 @@ log = logging.getLogger(__name__)
 
 RUNS = 3
 """Boots that a template's boot set is learned from."""
+
+JUDGE_SECONDS = 24 * 3600.0
+"""Time between two boots that are recorded to judge a boot set."""
 
 MOST_RUNS = 20
 """Boots that can be asked for at once."""
@@ -65,6 +70,18 @@ class Tracer(Protocol):
         """Stop, and give the buffers back."""
 
 
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What takes recorded boots.
+
+    ``learn`` makes the boot set of them: the template, the clone's name, its reads, and of how many boots it is to be
+    made if they were asked for. ``judge`` sees how much of the boot set one read.
+    """
+
+    learn: Callable[[Template, str, Sequence[Read], int | None], object]
+    judge: Callable[[Template, Sequence[Read]], object]
+
+
 class _Asked:
     """Boots that somebody asked for."""
 
@@ -93,10 +110,9 @@ class Learning:
         operations: Operations,
         tracer: Tracer,
         store: Store,
-        keep: Callable[[Template, str, Sequence[Read], int | None], object],
+        keep: Keep,
     ) -> None:
-        """``keep`` takes each recorded boot: the template, the clone's name, its reads, and how many boots the boot
-        set is to be made of if they were asked for."""
+        """``keep`` takes each recorded boot."""
         self._core = core
         self._operations = operations
         self._tracer = tracer
@@ -160,13 +176,7 @@ class Learning:
 
     def offered(self, clones: Collection[Clone]) -> None:
         """Clones are about to be exported: listen to those whose boots are wanted. Never raises HatcheryError."""
-        self._listen(
-            [
-                clone
-                for clone in clones
-                if clone.thin_id > self._known and clone.thin_id not in self._used and self._missing(clone.template)
-            ]
-        )
+        self._listen([clone for clone in clones if clone.thin_id > self._known and clone.thin_id not in self._used])
 
     def withdrawn(self, clone: Clone) -> None:
         """A clone is not exported any more; what was recorded of it by now may be a boot."""
@@ -253,6 +263,13 @@ class Learning:
         asked = self._asked.get(thin_id)
         return asked.runs - asked.done if asked is not None else self._core.catalog.boots_to_learn(thin_id, RUNS)
 
+    def _wanted(self, thin_id: int) -> bool:
+        """Whether a boot of a template is to be recorded, to learn from it or to judge what was learned."""
+        if self._missing(thin_id):
+            return True
+        judged = self._core.catalog.boot_set_judged(thin_id)
+        return judged is not None and self._core.now() - judged >= JUDGE_SECONDS
+
     def _of(self, thin_id: int) -> list[Recording]:
         return [each for each in self._recordings.values() if each.template.thin_id == thin_id]
 
@@ -270,17 +287,20 @@ class Learning:
                 and clone.state is CloneState.READY
                 and clone.created >= started
                 and clone.thin_id not in self._used
-                and self._missing(clone.template)
             ]
         )
 
     def _listen(self, clones: Collection[Clone]) -> None:
+        """To those whose boots are wanted, and may teach something."""
         clones = [clone for clone in clones if clone.thin_id not in self._core.untaught]
         if self._deaf or not clones:
             return
+        wanted = {template for template in {clone.template for clone in clones} if self._wanted(template)}
         with self._lock:
             try:
                 for clone in clones:
+                    if clone.template not in wanted:
+                        continue
                     found = self._store.exported(clone.thin_id)
                     if found is None or found[1] >= LEAST or not self._make_room():
                         continue
@@ -357,25 +377,29 @@ class Learning:
     def _hand_on(self, recording: Recording) -> None:
         template, name = recording.template, recording.clone.name
         with self._lock:
-            if not self._missing(template.thin_id):
+            if not self._wanted(template.thin_id):
                 return  # others were faster
+            learned = self._missing(template.thin_id) > 0
             asked = self._asked.get(template.thin_id)
             of = None if asked is None else asked.done + 1
         log.info("a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total)
         try:
-            self._keep(template, name, recording.reads, of)
+            if learned:
+                self._keep.learn(template, name, recording.reads, of)
+            else:
+                self._keep.judge(template, recording.reads)
         except HatcheryError as error:
             log.warning("the boot of %s is not learned from: %s", name, error)
             return
         with self._lock:
             asked = self._asked.get(template.thin_id)
-            if asked is not None:
+            if learned and asked is not None:
                 asked.done += 1
                 asked.tell(self._of(template.thin_id))
                 if asked.done >= asked.runs:
                     del self._asked[template.thin_id]
                     asked.job.succeed(f"{asked.done} boot(s) recorded")
-            if not self._missing(template.thin_id):
+            if not self._wanted(template.thin_id):
                 for each in self._of(template.thin_id):
                     del self._recordings[each.device]
                 self._watch()

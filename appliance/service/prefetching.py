@@ -129,17 +129,17 @@ class Prefetching:
 
         While an older one is being read, it comes after that. One for which boot sets have no room is left out, loudly.
         """
+        with self._core.lock:
+            if template.thin_id in self._wanted:
+                self._again[template.thin_id] = why
+                return
         try:
             if template.thin_id in self._outside():
                 self._leave_out(template)
             else:
                 self.begin(template, why)
         except InUse:
-            with self._core.lock:
-                if template.thin_id in self._wanted:
-                    self._again[template.thin_id] = why
-                    return
-            self.begin_quietly(template, why)  # the other has just ended
+            self.begin_quietly(template, why)  # another was faster
         except HatcheryError as error:
             log.warning("template %s is not prefetched: %s", template.ref, error)
 
@@ -298,7 +298,8 @@ class Prefetching:
         if came_back:
             used = self._core.catalog.clone_counts().get(template.thin_id, 0)
             return "the cache is back" if found is not None or used else None
-        if self._state(template) in SHORT:
+        view = self._views.get(template.thin_id)
+        if view is not None and view.state in SHORT and (found is not None or view.total_bytes == template.size):
             due = monotonic() >= self._not_before.get(template.thin_id, 0.0)
             return "it did not get in the last time" if due else None
         lost = found is not None and self._lost(template, found.extents)

@@ -51,7 +51,7 @@ from appliance.service.doctor import Doctor
 from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
-from appliance.service.learning import Learning, Tracer
+from appliance.service.learning import Keep, Learning, Tracer
 from appliance.service.measure import Measure
 from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
 from appliance.service.operations import Job, Operations
@@ -106,7 +106,8 @@ class Service:
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.core.template_ready = self._template_ready
         self.measure.before_cold = self.prefetching.hold
-        self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, self._learned)
+        keep = Keep(self._learned, self.boot_sets.judge)
+        self.learning = Learning(self.core, self.operations, tracer or trace.Tracer(), store, keep)
         self._exports.before_offer = self.learning.offered
         self._exports.after_withdrawal = self.learning.withdrawn
         self.clones = Clones(self.core, self._exports)

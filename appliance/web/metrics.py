@@ -264,13 +264,13 @@ def _templates(templates: Sequence[schema.TemplateView]) -> Iterator[Metric]:
     )
     yield _gauge(
         "hatchery_boot_set_useful_bytes",
-        "Of the boot set, what recorded boots read, on average; absent before one was recorded",
+        "Of the boot set, what boots read that were recorded to judge it, before the first those that it is made of",
         label,
         (((r,), None if s.wasted_bytes is None else s.total_bytes - s.wasted_bytes) for r, s in sets),
     )
     yield _gauge(
         "hatchery_boot_set_wasted_bytes",
-        "Of the boot set, what recorded boots did not read, on average; absent before one was recorded",
+        "Of the boot set, what the same boots did not read; absent before a boot was recorded",
         label,
         (((r,), s.wasted_bytes) for r, s in sets),
     )

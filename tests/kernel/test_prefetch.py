@@ -1,12 +1,16 @@
 """Boot sets: fetched into the cache before a clone boots, verified, and looked after."""
 
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.kernel.inside import boot_set
-from tests.kernel.lab import Lab
+from appliance import wait
+from tests.kernel.inside import boot_set, disks
+from tests.kernel.inside import service as inside
+from tests.kernel.lab import Disks, Lab, Options
 from tests.kernel.service_lab import Daemon
 
 
@@ -15,6 +19,17 @@ def daemon(store: Lab) -> Iterator[Daemon]:
     running = Daemon(store)
     yield running
     print(running.job.stderr)
+
+
+@pytest.fixture
+def mortal(tree: Path, prepared: Path) -> Iterator[Daemon]:
+    """The service on a drive that may die."""
+    with Lab(tree, Options(nvme=Disks.FAULTY), prepared=prepared) as lab:
+        lab.begin(["hatchery-retry"])
+        lab.run(["hatchery-store", "up"])
+        running = Daemon(lab)
+        yield running
+        print(running.job.stderr)
 
 
 def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lost(daemon: Daemon) -> None:
@@ -87,3 +102,36 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     both = lab.call(boot_set.boot_while_it_is_prefetched, "hasty", timeout=240)
     print(both, total)
     assert both["backend"] <= total * 1.3
+
+
+def test_boot_sets_are_prefetched_again_when_the_cache_drive_was_replaced(mortal: Daemon) -> None:
+    lab = mortal.lab
+    lab.call(boot_set.add_template)
+    lab.call(boot_set.write_file)
+    lab.call(boot_set.hatchery, "template", "boot-set", "import", "debian", str(boot_set.FILE))
+    assert lab.call(boot_set.settled, timeout=160)["state"] == "warm"
+
+    lab.call(disks.fail, 0)
+
+    def gone() -> bool:
+        lab.call(boot_set.boot, f"meanwhile-{time.monotonic_ns()}", timeout=120)
+        return not lab.call(inside.status)["store"]["cache"]["attached"]
+
+    wait.until(gone, "the cache to be given up", deadline=120)
+    # What a look saw is known a moment later.
+    wait.until(lambda: "no cache" in refused(lab), "the service to know", deadline=20)
+
+    # What the drive holds from before counts for nothing, as a new one's.
+    lab.call(disks.heal, 0)
+    lab.run(["hatchery-store", "up"], timeout=120)
+    fetched = lab.call(boot_set.settled, why="the cache is back", timeout=160)
+    print(fetched)
+    assert fetched["state"] == "warm"
+    assert fetched["backend_bytes"] >= fetched["total_bytes"] * 0.9
+    booted = lab.call(boot_set.boot, "after", timeout=120)
+    assert booted["backend"] <= booted["client"] * 0.005, booted
+
+
+def refused(lab: Lab) -> str:
+    """What is said to who wants a template warmed."""
+    return lab.run(["hatchery", "template", "warm", "debian"], timeout=160, check=False).stderr

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from appliance.catalog import BootRun, Catalog, Certificate, Client, NewClone, NewTemplate, PoolRow, StoredBootSet
-from appliance.catalog.boot_sets import RUNS_KEPT
+from appliance.catalog.boot_sets import CHECKS_KEPT, RUNS_KEPT
 from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
 from appliance.errors import AlreadyExists, InUse, NotFound, NotReady, Refused, Unhealthy
@@ -371,9 +371,15 @@ def test_a_boot_set_goes_with_its_template_and_so_do_its_boots(catalog: Catalog)
     for number in range(RUNS_KEPT + 2):
         catalog.add_boot_run(BootRun(thin_id, f"clone-{number}", 1.0, "0 512\n"))
     assert [run.clone for run in catalog.boot_runs(thin_id)] == [f"clone-{n}" for n in range(2, RUNS_KEPT + 2)]
+    for used in range(CHECKS_KEPT + 2):
+        catalog.add_boot_check(catalog.boot_sets()[0], 7.0, used)
+    catalog.add_boot_check(StoredBootSet(thin_id, "set 1", False, 1.0), 8.0, 100)
+    assert catalog.boot_checks(thin_id) == tuple(range(2, CHECKS_KEPT + 2)), "nothing of one that was replaced"
+    assert catalog.boot_set_judged(thin_id) == 7.0
     catalog.remove_template(thin_id, "removed", 0.0)
     assert catalog.boot_sets() == ()
     assert catalog.boot_runs(thin_id) == ()
+    assert catalog.boot_checks(thin_id) == ()
 
 
 def test_a_boot_set_is_removed_with_its_boots_and_the_template_stays(catalog: Catalog) -> None:

@@ -312,6 +312,42 @@ def test_after_an_error_it_is_tried_again(box: Box, monkeypatch: pytest.MonkeyPa
     assert recorded(box) == ["web"]
 
 
+def test_a_boot_a_day_tells_what_is_wasted_and_changes_nothing(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(RUNS):
+        boot(box, f"clone-{number}")
+    shown = box.service.boot_sets.show("debian")
+    assert (shown.wasted_bytes, shown.judged) == (0, 0)
+    now = box.service.core.now() + learning.JUDGE_SECONDS
+    monkeypatch.setattr(box.service.core, "now", lambda: now)
+    first, second = attach(box, "later", 2)
+    assert view(box) is None, "nothing is to be learned"
+    box.tracer.boot(first, megabytes=1)
+    box.tracer.boot(second)
+    box.service.learning.look()
+    judged = box.service.show_template("debian").boot_set
+    assert judged is not None
+    assert (judged.wasted_bytes, judged.judged) == (1 * MIB, 1), "one is enough"
+    assert judged.changed == shown.changed
+    assert recorded(box) == [f"clone-{number}" for number in range(RUNS)]
+    assert box.tracer.watched == frozenset()
+    attach(box, "same-day")
+    assert box.tracer.watched == frozenset()
+
+
+def test_a_given_boot_set_is_judged_by_the_first_boot(box: Box) -> None:
+    boot(box, "first", 3)
+    text = box.service.boot_sets.export("debian")
+    box.service.put_boot_set("debian", text)
+    assert box.service.boot_sets.show("debian").wasted_bytes is None
+    boot(box, "second", 1)
+    shown = box.service.boot_sets.show("debian")
+    assert (shown.wasted_bytes, shown.judged, shown.runs) == (2 * MIB, 1, 1)
+    boot(box, "third", 3)
+    assert box.service.boot_sets.show("debian").judged == 1
+    box.service.put_boot_set("debian", text)
+    assert box.service.boot_sets.show("debian").judged == 0, "that was of another"
+
+
 # --- on request
 
 

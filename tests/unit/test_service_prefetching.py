@@ -378,6 +378,18 @@ def test_how_fast_it_is_is_told_while_it_runs(box: Box) -> None:
     assert view.rate == 0
 
 
+def test_a_boot_set_that_was_learned_is_fetched(box: Box) -> None:
+    box.add_template("debian")
+    box.service.learning.begin()
+    [clone] = box.service.clones.create("web", "debian", None, "local")
+    box.tracer.boot(f"254:{clone.thin_id}")
+    box.service.learning.look()
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.why, view.total_bytes) == ("warm", "a boot was recorded", 2 * MIB)
+
+
 def test_what_cannot_be_read_has_failed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.add_template("debian")
 
@@ -556,6 +568,17 @@ def test_what_did_not_get_in_is_tried_again_and_again_later(looker: Looker, monk
     now += 4 * prefetching.CHECK_SECONDS
     looker.look()
     assert looker.state("many") == "warm"
+
+
+def test_a_template_whose_boot_set_was_forgotten_is_not_read_whole_for_it(looker: Looker) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    looker.missing = MIB
+    looker.look()
+    assert (looker.state("many"), looker.read_templates()) == ("incomplete", ["many@1"])
+    looker.box.service.boot_sets.remove("many")
+    looker.made._next_check = 0.0
+    looker.look()
+    assert looker.read_templates() == ["many@1"]
 
 
 def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_not(
