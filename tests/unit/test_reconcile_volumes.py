@@ -1,5 +1,7 @@
 """The plan for volumes: pure, so every case is a value."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,6 +174,12 @@ class Log:
 
     def activate_staging(self, thin_id: int, size: int) -> Path:
         return self._say("staging", size, thin_id)
+
+    @contextmanager
+    def still(self, thin_id: int) -> Iterator[None]:
+        self._say("hold", thin_id)
+        yield
+        self._say("release", thin_id)
 
     def activate_clone(self, thin_id: int, size: int) -> Path:
         return self._say("clone", size, thin_id)
