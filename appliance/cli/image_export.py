@@ -151,7 +151,10 @@ def _beside(file: Path, *, force: bool) -> Iterator[Path]:
         part.replace(file)
         _sync(file.parent)
     except OSError as error:
-        raise InvalidInput(f"{file} cannot be written", why=error.strerror or str(error)) from error
+        why, full = error.strerror or str(error), error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full:
+            raise NoSpace(f"{file} cannot be written", why=why, hint="write to another folder") from error
+        raise InvalidInput(f"{file} cannot be written", why=why) from error
     finally:
         part.unlink(missing_ok=True)
 

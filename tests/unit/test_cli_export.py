@@ -88,10 +88,16 @@ def test_a_file_that_is_there_is_replaced_by_force_alone(web: Appliance, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "error", [NoSpace("it does not fit"), OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()]
+    ("error", "expected"),
+    [
+        (NoSpace("it does not fit"), 8),
+        (OSError(errno.ENOSPC, "No space left on device"), 8),
+        (OSError(errno.EIO, "Input/output error"), 3),
+        (KeyboardInterrupt(), 130),
+    ],
 )
 def test_what_fails_leaves_neither_file_nor_still(
-    web: Appliance, tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    web: Appliance, tmp_path: Path, error: BaseException, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "out.raw"
     target.write_bytes(b"precious")
@@ -101,7 +107,6 @@ def test_what_fails_leaves_neither_file_nor_still(
         raise error
 
     convert(monkeypatch, work)
-    expected = {NoSpace: 8, OSError: 3, KeyboardInterrupt: 130}[type(error)]
     assert web.run("clone", "export", "web", str(target), "--force")[0] == expected
     assert target.read_bytes() == b"precious"
     nothing_left(web, tmp_path)
