@@ -76,11 +76,13 @@ class BootSets:
         Raises InvalidInput for what is no boot set or does not fit, NotFound, NotReady.
         """
         given = file.load(content)
+        template = self._core.catalog.template(TemplateRef.parse(text))
+        if template.state is not TemplateState.READY:
+            raise NotReady(f"template {template.ref} takes no boot set", why=f"it is {template.state}")
+        stored = _stored(template, given, self._core.now())
         with self._core.lock:
-            template = self._core.catalog.template(TemplateRef.parse(text))
-            if template.state is not TemplateState.READY:
-                raise NotReady(f"template {template.ref} takes no boot set", why=f"it is {template.state}")
-            self._core.catalog.give_boot_set(_stored(template, given, self._core.now()))
+            self._core.catalog.template_of_id(template.thin_id)  # it may be gone by now
+            self._core.catalog.give_boot_set(stored)
         log.info("template %s was given a boot set of %d bytes", template.ref, given.boot_set.total)
         return template
 
