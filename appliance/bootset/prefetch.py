@@ -27,8 +27,8 @@ REQUEST = 256 * KIB
 DEPTH = 4
 """Bytes of a request, and how many are under way at a time: what bcache takes, and hard disks are busy with."""
 
-PASSES = 5
-"""After so many passes it is left at that."""
+PASSES = 10
+"""After so many passes it is left at that. All but the first two read little: what was missed before."""
 
 ENOUGH = 0.005
 """When this share may be missing, or less, a pass was the last."""
@@ -109,6 +109,7 @@ def fetch(
     begin = monotonic()
     passes: list[int] = []
     total = left = missed = sum(extent.length for extent in extents)
+    ease = Ease()
 
     def told(done: int) -> None:
         tell(len(passes) + 1, total - left + done)
@@ -116,7 +117,7 @@ def fetch(
     while len(passes) < PASSES and not around.stopped.is_set():
         told(0)
         before = around.flow()
-        doubts = read_once(device, extents, around, told)
+        doubts = read_once(device, extents, around, told, ease)
         read, kept = (now - then for now, then in zip(around.flow(), before, strict=True))
         passes.append(read)
         if around.stopped.is_set():
@@ -131,14 +132,18 @@ def fetch(
 
 
 def read_once(
-    device: Path, extents: Iterable[Extent], around: Surroundings, tell: Callable[[int], None] = lambda _: None
+    device: Path,
+    extents: Iterable[Extent],
+    around: Surroundings,
+    tell: Callable[[int], None] = lambda _: None,
+    ease: "Ease | None" = None,
 ) -> tuple[Doubt, ...]:
     """One pass; returns the pieces that are not known to be in the cache. Raises Unhealthy when it cannot be read."""
     direct = os.O_DIRECT if device.is_block_device() else 0
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | direct)
         try:
-            return _Pass(fd, around, tell).run(requests(extents))
+            return _Pass(fd, around, tell, ease or Ease()).run(requests(extents))
         finally:
             os.close(fd)
     except OSError as error:
@@ -146,7 +151,8 @@ def read_once(
 
 
 class Ease:
-    """How long a request waits, so that the cache finds room for what comes."""
+    """How long a request waits, so that the cache finds room for what comes. One for all passes: those that read only
+    what was missed are what the cache had no room for."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -162,7 +168,7 @@ class Ease:
 class _Pass:
     """Some threads that take piece after piece."""
 
-    def __init__(self, fd: int, around: Surroundings, tell: Callable[[int], None]) -> None:
+    def __init__(self, fd: int, around: Surroundings, tell: Callable[[int], None], ease: Ease) -> None:
         self._fd = fd
         self._around = around
         self._tell = tell
@@ -170,7 +176,7 @@ class _Pass:
         self._alone = threading.Lock()
         self._done = 0
         self._doubts: list[Doubt] = []
-        self._ease = Ease()
+        self._ease = ease
         self._looked = around.flow()
         self._due = EASE_BYTES
 

@@ -223,6 +223,24 @@ def test_passes_go_on_until_the_backend_has_nothing_left_to_read(
     assert [told[-1], max(read for number, read in told if number == 1)] == [(3, 66 * PAGE), 66 * PAGE]
 
 
+def test_a_cache_that_has_little_room_gets_all_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes in one piece more each time, and is given more and more time."""
+    waits: list[float] = []
+    look = prefetch.Ease.look
+
+    def looked(ease: prefetch.Ease, fetched: int, kept: int) -> None:
+        look(ease, fetched, kept)
+        waits.append(ease.seconds)
+
+    monkeypatch.setattr(prefetch.Ease, "look", looked)
+    monkeypatch.setattr(prefetch, "EASE_BYTES", REQUEST)
+    cache = Cache(monkeypatch, lambda offset, times: times > offset // REQUEST)
+    done = prefetch.fetch(volume(tmp_path), (Extent(0, 7 * REQUEST),), Surroundings(cache.flow, lambda: 0))
+    assert done.complete
+    assert len(done.passes) > 5
+    assert waits[7] > prefetch.EASE_LEAST, "the second pass began in a hurry"
+
+
 def test_it_is_given_up_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = Cache(monkeypatch, lambda offset, _: offset > 0)
     done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
