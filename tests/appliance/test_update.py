@@ -84,6 +84,7 @@ def test_the_version_that_runs_is_not_installed_again(site: Site, tmp_path: Path
     assert (play.failed, play.changed) == (0, 0), play.said
 
 
+@pytest.mark.heavy
 def test_a_bundle_at_a_url_is_fetched_by_the_appliance_and_refused_when_it_was_changed(
     site: Site, tmp_path: Path
 ) -> None:
