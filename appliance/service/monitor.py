@@ -1,7 +1,7 @@
 """The store is looked at every two seconds: what changed is logged once, and what needs no decision is put right.
 
-A look costs some files in sysfs, some ioctls and one block of each drive: 15 ms of a processor, and more of a slow or
-an emulated one, which guests need more: there the looks come less often. Nothing here stands in a guest's way.
+A look costs some files in sysfs, some ioctls and one block of each drive. On a slow or an emulated processor that is
+much, and guests need it more: there the looks come less often. Nothing here stands in a guest's way.
 """
 
 import logging

@@ -86,7 +86,7 @@ class ModelPool:
         self.stilled.add(thin_id)
         try:
             yield
-        except Exception:
+        except Exception:  # not what stands for the process's death: that leaves the volume held
             self.stilled.discard(thin_id)
             raise
         self.stilled.discard(thin_id)
