@@ -1,6 +1,7 @@
 """The command line of script/image."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +79,8 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what is asked for; return the exit status."""
     words = parser().parse_args(argv)
+    # Ended from outside, it cleans up as after Ctrl-C. A job in the background would ignore SIGINT itself.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         run_command(words, cache_directory())
     except BuildError as error:

@@ -99,8 +99,11 @@ def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:
     Raises:
         BuildError: the build failed; an older result stays as it was.
     """
+    home = place(kind, cache)
+    # Looked at before the lock too: what is there does not wait for the build of another kind.
+    if (home / kind.result).exists() and not fresh:
+        return home / kind.result
     with _lock(cache / "images" / ".lock"):
-        home = place(kind, cache)
         if (home / kind.result).exists() and not fresh:
             return home / kind.result
         need_tools(kind.tools)
