@@ -137,6 +137,11 @@ def cached(backing: Device) -> Cached | None:
     return Cached(device, backing, State(text), set_uuid)
 
 
+def has_cache(backing: Device) -> bool:
+    """Whether a backing device has its cache now: one question of sysfs, for who asks often."""
+    return (backing.sysfs / "bcache/cache").exists()
+
+
 def cache_set(cache: Device) -> str | None:
     """Uuid of the running cache set that a cache device belongs to, or None."""
     link = cache.sysfs / "bcache/set"

@@ -10,6 +10,7 @@ that was started without it, which makes the kernel take its content for invalid
 """
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -325,10 +326,10 @@ def lost(cached: Cached) -> bool:
     return cached.set_uuid is None and cached.state is State.CLEAN
 
 
-def remember_loss(machine: Machine) -> None:
-    """Leave word, once, that the cache must not be believed when it is back. Raises NotReady, OSError."""
+def remember_loss(machine: Machine, every: Iterable[Cached]) -> None:
+    """Leave word, once, that the cache of ``every`` device must not be believed when it is back. Raises OSError."""
     path = machine.config.paths.state / _MARK
-    if any(map(lost, devices(machine))) and machine.config.paths.state.is_mount() and marks.read(path) is None:
+    if any(map(lost, every)) and machine.config.paths.state.is_mount() and marks.read(path) is None:
         mark_lost(machine)
 
 

@@ -115,6 +115,8 @@ class Store:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._config = machine.config
+        self._cached: tuple[Device, ...] = ()
+        """Backing devices that had their cache when they were last asked for."""
 
     def health(self) -> StoreHealth:
         """How all parts are. Never raises: what cannot be looked at is a problem."""
@@ -157,9 +159,16 @@ class Store:
         block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
 
     def remember_loss(self) -> None:
-        """Leave word where a start finds it when the cache died. Raises NotReady, Unhealthy."""
+        """Leave word where a start finds it when the cache died. Raises NotReady, Unhealthy.
+
+        It is asked for often: which devices they are is found out anew only when one of them lost its cache.
+        """
+        if self._cached and all(map(bcache.has_cache, self._cached)):
+            return
+        every = cache.devices(self._machine)
+        self._cached = tuple(each.backing for each in every) if all(each.set_uuid for each in every) else ()
         try:
-            cache.remember_loss(self._machine)
+            cache.remember_loss(self._machine, every)
         except OSError as error:
             raise Unhealthy("the loss of the cache cannot be written down", why=str(error)) from error
 

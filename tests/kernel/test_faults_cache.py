@@ -23,6 +23,8 @@ def lost(tree: Path, prepared: Path) -> Iterator[tuple[Lab, str]]:
         lab.call(volumes.make_template, TEMPLATE, MIB)
         device = lab.call(volumes.make_clone, CLONE, TEMPLATE, MIB)
         lab.call(faults.warm_up, device, MIB)
+        lab.call(faults.remember_loss)
+        assert lab.call(faults.marks) == []
         lab.call(faults.lose_cache, NVME, device, MIB)
         yield lab, device
 

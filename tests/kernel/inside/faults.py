@@ -1,10 +1,12 @@
 """Drives that die under volumes of the store, and what is written meanwhile."""
 
+import functools
 from pathlib import Path
 
 from appliance import config, wait
 from appliance.host import bcache
 from appliance.store import cache
+from appliance.store.health import Store
 from appliance.store.machine import Machine
 from tests.kernel.inside import disks, volumes
 
@@ -39,9 +41,15 @@ def write_anew(device: str, seed: int, mib: int) -> str:
     return volumes.digest(device, mib)
 
 
+@functools.cache
+def _looking() -> Store:
+    """One for all looks, as the service has it: it knows what the last one saw."""
+    return volumes.store()
+
+
 def remember_loss() -> None:
     """What the service's look does."""
-    volumes.store().remember_loss()
+    _looking().remember_loss()
 
 
 def cache_state() -> dict[str, object]:
