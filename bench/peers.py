@@ -38,6 +38,8 @@ DEADLINE = 5400.0
 PIECE = 4 * MIB
 
 
+COMMAND = "script/bench learn --json learn.json && script/bench peers --with learn.json --update-docs"
+
 LACKING = "not measured"
 FAILED = "failed"
 """Among a set-up's figures: why it broke off."""
@@ -97,7 +99,16 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     keys = [key for key in peers_rows.NAMES if not chosen.peer or key in chosen.peer]
     begin, load_before, ticks = time.monotonic(), os.getloadavg()[0], processors.read()
     found: dict[str, Any] = {}
+    inside: dict[str, str] = {}
     tree = requirements.tree()
+
+    def told() -> Report:
+        took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
+        busy = processors.words(ticks, processors.read(), processors.bound())
+        host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
+        made = report(host, found, reads, others)
+        return made if chosen.quick or chosen.peer or chosen.part is not Part.ALL else whole(made)
+
     with folders.scratch() as shared:
         tell("making the image")
         golden(shared / "golden.raw", max(map(image_bytes, reads.values())))
@@ -109,13 +120,12 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
             with Lab(tree, replace(OPTIONS, memory_bytes=MEMORY.get(key, OPTIONS.memory_bytes))) as lab:
                 for file in shared.iterdir():
                     os.link(file, lab.shared / file.name)
+                inside |= lab.call(f"{INSIDE}:describe")
                 found[key] = one(lab, key, [path.name for path in traces], plan, tell)
-                inside: Mapping[str, str] = lab.call(f"{INSIDE}:describe")
-    took = f"{(time.monotonic() - begin) / 60:.1f} minutes"
-    busy = processors.words(ticks, processors.read(), processors.bound())
-    host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
-    told = report(host, found, reads, others)
-    return told if chosen.quick or chosen.peer or chosen.part is not Part.ALL else whole(told)
+            if chosen.json:
+                # What breaks off later is not to cost what was measured in an hour.
+                chosen.json.write_text(json.dumps(told().as_json(), indent=2) + "\n", encoding="utf-8")
+    return told()
 
 
 def whole(found: Report) -> Report:
@@ -146,7 +156,7 @@ def report(
             )
     whole = set(reads) <= set(found.get("hatchery", {}))
     rows = (*(peers_rows.rows(found, distinct(reads)) if whole else ()), *others)
-    return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
+    return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found, command=COMMAND)
 
 
 def hosts(each: Sequence[Mapping[str, str]]) -> dict[str, str]:

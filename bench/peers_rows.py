@@ -24,6 +24,8 @@ NAMES: Mapping[str, str] = {
 }
 CLONES = "clones"
 RAW_NVME = "raw NVMe"
+MEANWHILE = "meanwhile"
+"""A first boot that begins together with the prefetch; bytes are those of both."""
 
 ELSEWHERE: Mapping[str, Limit] = {
     "prefetch_over_sequential": at_least(0.8),
@@ -140,7 +142,8 @@ _DEFINITIONS: Sequence[Definition] = (
     Definition(
         "prefetched_hit_bytes",
         "share of the bytes read by the first boot after a prefetch into an empty cache that did not come from the"
-        " backend; median",
+        " backend; median; the boot set is made of this very boot, and of boots that it is not made of"
+        " boot_prefetched_hit_bytes tells",
         at_least(0.995),
         _median("share", Boots.hit_bytes),
     ),
@@ -185,7 +188,7 @@ _DEFINITIONS: Sequence[Definition] = (
     Definition(
         "storm50_backend_bytes_over_one",
         "bytes read from the backend by a prefetch into an empty cache and 50 boots at once after it, over those of a"
-        " prefetch and one boot",
+        " prefetch and one boot; without the prefetch they miss together, and read more: see the tables",
         at_most(1.02),
         _storms("backend"),
     ),
@@ -217,8 +220,8 @@ def _row(every: Mapping[str, Boots], wanted: Definition) -> Row | None:
     for trace, boots in every.items():
         try:
             values[trace], single = wanted.compute(boots)
-        except KeyError:
-            continue  # not measured for this trace
+        except (KeyError, ValueError):
+            continue  # not measured for this trace, or it broke off between two that take turns
         runs |= {f"{trace}: {what}": numbers for what, numbers in single.items()}
     if not values:
         return None
@@ -257,6 +260,9 @@ def _boots(found: Mapping[str, Figures], trace: str) -> Table:
         backend = [_mib(figures, what, "backend") for what in ("first", "second", "prefetched")]
         lines.append([NAMES[key], *times, *backend, _mib(figures, "first", "cache")])
     hatchery = found.get("hatchery", {})
+    if MEANWHILE in hatchery:
+        cells = [_seconds(hatchery, MEANWHILE), "", "", _mib(hatchery, MEANWHILE, "backend"), "", ""]
+        lines.append([f"{NAMES['hatchery']}, while it is prefetched", *cells, _mib(hatchery, MEANWHILE, "cache")])
     if RAW_NVME in hatchery:
         lines.append([RAW_NVME, _seconds(hatchery, RAW_NVME), "", "", "", "", "", ""])
     head = (

@@ -197,6 +197,20 @@ def test_a_set_up_that_broke_off_costs_the_others_nothing() -> None:
     assert not peers.report({}, {"hatchery": {peers.FAILED: "at once"}}, {TRACE: []}, ()).rows
 
 
+def test_a_set_up_that_broke_off_between_two_that_take_turns_has_the_other_rows() -> None:
+    measured = found()
+    measured["hatchery"][TRACE]["warm"] = boots([0.5, 0.6])
+    assert {"prefetched_over_warm", *values(measured, TRACE)} == set(values(found(), TRACE))
+    assert "prefetched_over_warm" not in values(measured, TRACE)
+
+
+def test_a_boot_while_it_is_prefetched_has_a_line() -> None:
+    measured = found()
+    measured["hatchery"][TRACE]["meanwhile"] = boots([7.0, 9.0, 8.0], backend=152 * MIB)
+    first, *_ = peers_rows.tables(measured, [TRACE])
+    assert ("Hatchery, while it is prefetched", "8", "", "", "152.0", "", "", "0") in first.lines
+
+
 def test_figures_of_several_runs_come_together_and_the_first_counts() -> None:
     first = {"figures": {"lvm": {TRACE: {"first": 1}, "clones": {}}}}
     second = {

@@ -116,6 +116,10 @@ class Hatchery(Peer, Creating):
 
     def prefetch(self) -> None:
         """Have the boot set in the cache when this returns. Raises what it failed with."""
+        self.end_prefetch(self.begin_prefetch())
+
+    def begin_prefetch(self) -> Operation:
+        """Have the boot set fetched into the cache from now on."""
 
         def begun() -> Operation | None:
             try:
@@ -123,7 +127,10 @@ class Hatchery(Peer, Creating):
             except InUse:
                 return None  # it has begun by itself; afterwards there is little left to do
 
-        operation = wait.until(begun, "the prefetch that runs already", deadline=_LONG, interval=0.1)
+        return wait.until(begun, "the prefetch that runs already", deadline=_LONG, interval=0.1)
+
+    def end_prefetch(self, operation: Operation) -> None:
+        """Wait until it is in the cache. Raises what it failed with."""
         self.api.finish(operation, deadline=_LONG)
 
     def hatch(self, count: int) -> list[str]:

@@ -109,6 +109,9 @@ class Booting:
         for number in range(plan.pairs):
             self._tell(f"prefetched boot, warm boot, raw NVMe, {number + 1} of {plan.pairs}")
             self._prefetched(peer)
+        for number in range(plan.rounds):
+            self._tell(f"first boot while its boot set is prefetched, {number + 1} of {plan.rounds}")
+            self._meanwhile(peer)
         for clients in plan.storms:
             # Something is held to the time of the largest alone.
             for number in range(plan.storm_rounds if clients == max(plan.storms) else 1):
@@ -122,6 +125,20 @@ class Booting:
         self._boots("warm", 1)
         self._raw(peer, "raw NVMe", 1)
 
+    def _meanwhile(self, peer: Hatchery) -> None:
+        """A first boot that begins together with the prefetch: what the backend read is of both."""
+        peer.cold()
+        uris = peer.hatch(1)
+        try:
+            disks.rest()
+            before = peer.io()
+            operation = peer.begin_prefetch()
+            done = replay(uris, self.reads)
+            peer.end_prefetch(operation)
+            self._note("meanwhile", done, peer.io().since(before))
+        finally:
+            peer.drop()
+
     def _storm_prefetched(self, peer: Hatchery, clients: int) -> None:
         peer.cold()
         self._prefetch(peer, f"storm {clients} prefetch")
@@ -133,6 +150,8 @@ class Booting:
         peer.prefetch()
         took = time.perf_counter() - begin
         added = peer.io().since(before)
+        if added.backend < COLD * self._distinct:
+            raise RuntimeError(f"{self.title}: the prefetch was not into an empty cache: {added.backend} bytes were read")
         self._keep(what, seconds=took, backend=added.backend, cache=added.cache)
 
     def _raw(self, peer: Hatchery, what: str, clients: int) -> None:
