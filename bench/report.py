@@ -144,8 +144,8 @@ class Report:
     def page(self) -> str:
         """The report as a page of Markdown."""
         origin = (
-            f"Written by `script/bench {self.bench}`; `{self.again}` does it again. What a bench does and how to read it"
-            " stands in [bench.md](bench.md)."
+            f"Written by `script/bench {self.bench}`; `{self.again}` does it again. What a bench does and how to read"
+            " it stands in [bench.md](bench.md)."
         )
         parts = [
             f"# Bench: {self.bench}",

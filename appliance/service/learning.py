@@ -256,7 +256,20 @@ class Learning:
             self._wake.wait(DEAF_SECONDS if self._deaf else None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
             self._wake.clear()
             if not self._stopped.is_set():
-                self.look()
+                self._look_safely()
+
+    def _look_safely(self) -> None:
+        try:
+            self.look()
+        except Exception as error:
+            # Whatever it is, a catalog without room above all: later boots are to be learned from.
+            log.exception("boots could not be looked at")
+            why = NotReady("boots cannot be recorded", why=str(error), hint="see `journalctl -u hatcheryd`")
+            with self._lock:
+                self._fall_deaf(error)
+                for asked in self._asked.values():
+                    asked.job.fail(why)
+                self._asked.clear()
 
     def _missing(self, thin_id: int) -> int:
         """How many boots of a template are wanted."""
@@ -333,7 +346,7 @@ class Learning:
         except HatcheryError as error:
             self._fall_deaf(error)
 
-    def _fall_deaf(self, error: HatcheryError) -> None:
+    def _fall_deaf(self, error: Exception) -> None:
         log.warning("boots are not learned for now: %s", error)
         self._deaf, self._deaf_since = str(error), time.monotonic()
         self._recordings.clear()

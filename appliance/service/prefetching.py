@@ -94,8 +94,11 @@ class Prefetching:
         """
         return self.begin(self._core.catalog.template(TemplateRef.parse(text)), "asked for")
 
-    def begin(self, template: Template, why: str) -> Job:
-        """The same, for a template that was looked up."""
+    def begin(self, template: Template, why: str, *, unasked: bool = False) -> Job:
+        """The same, for a template that was looked up.
+
+        What is ``unasked`` is Refused too for a while after the cache was emptied by command: it is to be cold.
+        """
         if self._attached is False:
             raise NotReady(
                 f"template {template.ref} cannot be warmed", why="there is no cache now", hint="see `hatchery status`"
@@ -108,6 +111,14 @@ class Prefetching:
                 raise NotReady(f"template {template.ref} cannot be warmed", why=f"it is {template.state}")
             if template.thin_id in self._wanted:
                 raise InUse(f"template {template.ref} is being warmed already", hint="wait for that operation")
+            # Asked with the lock, which ``hold`` takes after it has said so: what began before is ended by it.
+            emptied = self._ports.cold_marks() % 2 == 1
+            if emptied or (unasked and self._held()):
+                raise Refused(
+                    f"template {template.ref} is not read into the cache",
+                    why="it is being emptied" if emptied else "it was emptied by command",
+                    hint="run `hatchery template warm` when that is done",
+                )
             device = self._activate(template)
             self._wanted.add(template.thin_id)
             stop = threading.Event()
@@ -122,9 +133,9 @@ class Prefetching:
         if self._held():
             log.info("template %s is not prefetched now: the cache was emptied by command", template.ref)
         else:
-            self.begin_quietly(template, why)
+            self.begin_quietly(template, why, unasked=True)
 
-    def begin_quietly(self, template: Template, why: str) -> None:
+    def begin_quietly(self, template: Template, why: str, *, unasked: bool = False) -> None:
         """``begin`` for a boot set that has just come to be; what stands against it is logged.
 
         While an older one is being read, it comes after that. One for which boot sets have no room is left out, loudly.
@@ -137,9 +148,9 @@ class Prefetching:
             if template.thin_id in self._outside():
                 self._leave_out(template)
             else:
-                self.begin(template, why)
+                self.begin(template, why, unasked=unasked)
         except InUse:
-            self.begin_quietly(template, why)  # another was faster
+            self.begin_quietly(template, why, unasked=unasked)  # another was faster
         except HatcheryError as error:
             log.warning("template %s is not prefetched: %s", template.ref, error)
 
@@ -153,17 +164,25 @@ class Prefetching:
 
     def hold(self) -> None:
         """The cache is about to be emptied by command: end what runs, and begin nothing unasked for a while."""
+        self._end_all()
+        for thin_id, view in list(self._views.items()):
+            if view.state == "warm":
+                why = "the cache was emptied by command"
+                changes = {"state": "stopped", "why": why, "left_bytes": view.total_bytes}
+                self._views[thin_id] = view.model_copy(update=changes)
+
+    def close(self) -> None:
+        """End what runs."""
+        self._closed.set()
+        self._end_all()
+
+    def _end_all(self) -> None:
         self._held_until = monotonic() + HOLD_SECONDS
         with self._core.lock:
             for stop in self._stops:
                 stop.set()
         with self._turn:
             pass
-
-    def close(self) -> None:
-        """End what runs."""
-        self._closed.set()
-        self.hold()
 
     def _held(self) -> bool:
         return monotonic() < self._held_until
@@ -274,7 +293,7 @@ class Prefetching:
             self._looking.start()
 
     def _look(self, came_back: bool) -> None:
-        outside = self._outside()
+        outside = self._outside(whole=came_back)
         for template in self._by_use():
             if self._closed.is_set() or self._held():
                 if came_back:
@@ -282,15 +301,17 @@ class Prefetching:
                 return
             try:
                 if template.thin_id in outside:
-                    if self._state(template) not in ("warm", "incomplete"):
+                    if self._state(template) not in ("warm", "incomplete") and not self.is_busy_with(template.thin_id):
                         self._leave_out(template)
                     continue
                 why = self._why(template, came_back=came_back)
                 if why is not None:
                     log.info("template %s is read through the cache: %s", template.ref, why)
-                    self.begin(template, why).finished.wait()
+                    self.begin(template, why, unasked=True).finished.wait()
             except HatcheryError as error:
                 log.warning("template %s is not prefetched: %s", template.ref, error)
+                if came_back and self._held():
+                    self._back.set()
 
     def _why(self, template: Template, *, came_back: bool) -> str | None:
         """Why a template is to be read now; None when it is not."""
@@ -299,7 +320,7 @@ class Prefetching:
             used = self._core.catalog.clone_counts().get(template.thin_id, 0)
             return "the cache is back" if found is not None or used else None
         view = self._views.get(template.thin_id)
-        if view is not None and view.state in SHORT and (found is not None or view.total_bytes == template.size):
+        if view is not None and view.state in SHORT and found is not None:
             due = monotonic() >= self._not_before.get(template.thin_id, 0.0)
             return "it did not get in the last time" if due else None
         lost = found is not None and self._lost(template, found.extents)
@@ -309,14 +330,20 @@ class Prefetching:
         view = self._views.get(template.thin_id)
         return None if view is None else view.state
 
-    def _outside(self) -> frozenset[int]:
-        """Thin ids of the templates for whose boot sets others leave no room; none before a cache was seen."""
+    def _outside(self, *, whole: bool = False) -> frozenset[int]:
+        """Thin ids of the templates for whose boot sets others leave no room; none before a cache was seen.
+
+        ``whole``: clones' templates without one count with their size, for they are about to be read.
+        """
         if self._size is None:
             return frozenset()
         found = set()
+        used = self._core.catalog.clone_counts()
         left = int(self._size * SHARE)
         for template in self._by_use():
             total = self._boot_sets.size_of(template)
+            if whole and not total and used.get(template.thin_id):
+                total = template.size
             if total <= left:
                 left -= total
             else:
@@ -324,8 +351,8 @@ class Prefetching:
         return frozenset(found)
 
     def _leave_out(self, template: Template) -> None:
-        total = self._boot_sets.size_of(template)
-        why = "boot sets fill half of the cache without it"
+        total = self._boot_sets.size_of(template) or template.size
+        why = "half of the cache has no room for it beside others"
         log.warning("template %s is not prefetched: %s, and it has %d bytes", template.ref, why, total)
         self._views[template.thin_id] = PrefetchView(
             state="incomplete", why=why, total_bytes=total, left_bytes=total, began=time.time()

@@ -1,5 +1,6 @@
 """Boots are recorded by themselves until a template is known, and on request; what is no boot is left out."""
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -426,3 +427,24 @@ def test_it_is_looked_at_by_itself(box: Box) -> None:
     [device] = attach(box, "web")
     box.tracer.boot(device)
     assert job.finished.wait(10)
+
+
+def test_an_error_that_nobody_expected_ends_no_listening_for_good(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "DEAF_SECONDS", 0.05)
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    box.service.learning.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(box.service.core.catalog, "add_boot_run", full)
+        job = box.service.learning.learn("debian", 1)
+        [device] = attach(box, "web")
+        box.tracer.boot(device)
+        assert job.finished.wait(10), "it is said that it failed"
+        assert job.operation.state == "failed"
+    job = box.service.learning.learn("debian", 1)
+    [device] = attach(box, "later")
+    box.tracer.boot(device)
+    assert job.finished.wait(10)
+    assert job.operation.state == "succeeded"

@@ -21,7 +21,7 @@ from appliance.bootset.file import BootSetFile
 from appliance.bootset.prefetch import REQUEST, Surroundings, requests
 from appliance.bootset.trace import Read
 from appliance.catalog import Template
-from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Unhealthy
+from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.model import GIB, MIB, Extent, Health, TemplateRef
 from appliance.schema import CacheView, StoreView
 from appliance.service import prefetching
@@ -536,11 +536,11 @@ def test_that_the_cache_came_back_is_not_forgotten(looker: Looker, monkeypatch: 
     assert looker.read_templates() == ["many@1", "many@1", "few@1"]
 
 
-def held_after_the_first(looker: Looker) -> Callable[[Template, str], Job]:
+def held_after_the_first(looker: Looker) -> Callable[..., Job]:
     begin = looker.made.begin
 
-    def once(template: Template, why: str) -> Job:
-        job = begin(template, why)
+    def once(template: Template, why: str, *, unasked: bool) -> Job:
+        job = begin(template, why, unasked=unasked)
         assert job.finished.wait(10)
         looker.made.hold()
         return job
@@ -615,6 +615,36 @@ def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_n
     assert looker.read_templates() == ["many@1", "none@1"]
     job = looker.made.warm("few")
     assert job.finished.wait(10), "by command it is read"
+
+
+def test_templates_without_a_boot_set_are_read_whole_as_far_as_the_cache_has_room(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetching, "SHARE", 1.5 * SIZE / (64 * MIB))
+    for attached in (True, False, True):
+        looker.look(attached=attached)
+    assert looker.read_templates() == ["many@1"], "which most clones use"
+    assert looker.state("few") == "incomplete", "which is told"
+    assert looker.state("none") is None, "nobody uses it"
+
+
+def test_one_that_nobody_asked_for_does_not_begin_after_the_cache_was_emptied(looker: Looker) -> None:
+    """However late it is noticed that it is to be cold."""
+    template = looker.box.service.core.catalog.template(TemplateRef("many"))
+    looker.made.hold()
+    with pytest.raises(Refused, match="emptied by command"):
+        looker.made.begin(template, "the cache was found without it", unasked=True)
+    assert looker.made.warm("many").finished.wait(10)
+    looker.marks = 1
+    with pytest.raises(Refused, match="is being emptied"):
+        looker.made.warm("many")
+
+
+def test_what_was_in_the_cache_is_not_said_to_be_there_when_it_was_emptied(looker: Looker) -> None:
+    assert looker.made.warm("many").finished.wait(10)
+    assert looker.state("many") == "warm"
+    looker.made.hold()
+    assert looker.state("many") == "stopped"
 
 
 def test_without_a_cache_nothing_is_read(looker: Looker) -> None:

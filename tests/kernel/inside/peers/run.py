@@ -151,7 +151,9 @@ class Booting:
         took = time.perf_counter() - begin
         added = peer.io().since(before)
         if added.backend < COLD * self._distinct:
-            raise RuntimeError(f"{self.title}: the prefetch was not into an empty cache: {added.backend} bytes were read")
+            raise RuntimeError(
+                f"{self.title}: the prefetch was not into an empty cache: {added.backend} bytes were read"
+            )
         self._keep(what, seconds=took, backend=added.backend, cache=added.cache)
 
     def _raw(self, peer: Hatchery, what: str, clients: int) -> None:
