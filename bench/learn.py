@@ -102,6 +102,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def usual() -> argparse.Namespace:
+    """The arguments that it has when none are given."""
+    parser = argparse.ArgumentParser()
+    options(parser)
+    return parser.parse_args([])
+
+
 def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     """Everything, in a machine that is removed afterwards."""
     begin, load = time.monotonic(), os.getloadavg()[0]

@@ -14,7 +14,7 @@ from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read, parse_trace
 from appliance.errors import InvalidInput, NotReady
 from appliance.model import GIB, MIB
-from bench import peers_rows, processors, store
+from bench import learn, peers_rows, processors, store
 from bench.report import Report, Row
 from tests.kernel import folders, requirements
 from tests.kernel.inside.peers.peer import Plan
@@ -37,8 +37,6 @@ MAPPINGS = 1 << 20
 DEADLINE = 5400.0
 PIECE = 4 * MIB
 
-
-COMMAND = "script/bench learn --json learn.json && script/bench peers --with learn.json --update-docs"
 
 LACKING = "not measured"
 FAILED = "failed"
@@ -80,7 +78,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--with", dest="others", action="append", type=Path, default=[], metavar="FILE",
-        help=f"take rows from another bench's JSON: {', '.join(peers_rows.ELSEWHERE)}",
+        help="take from another bench's JSON what real boots give, instead of running it too:"
+        f" {', '.join(peers_rows.ELSEWHERE)}",
     )  # fmt: skip
 
 
@@ -98,6 +97,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     check_mappings()
     keys = [key for key in peers_rows.NAMES if not chosen.peer or key in chosen.peer]
     begin, load_before, ticks = time.monotonic(), os.getloadavg()[0], processors.read()
+    complete = not (chosen.quick or chosen.peer or chosen.part is not Part.ALL)
     found: dict[str, Any] = {}
     inside: dict[str, str] = {}
     tree = requirements.tree()
@@ -107,7 +107,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
         busy = processors.words(ticks, processors.read(), processors.bound())
         host = {**store.host(load_before), **inside, "took": took, "quiet": quiet(load_before), "processors": busy}
         made = report(host, found, reads, others)
-        return made if chosen.quick or chosen.peer or chosen.part is not Part.ALL else whole(made)
+        return whole(made) if complete else made
 
     with folders.scratch() as shared:
         tell("making the image")
@@ -125,6 +125,9 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
             if chosen.json:
                 # What breaks off later is not to cost what was measured in an hour.
                 chosen.json.write_text(json.dumps(told().as_json(), indent=2) + "\n", encoding="utf-8")
+    if complete and not chosen.others:
+        tell("now real boots, from the image that is built")
+        others = peers_rows.merged([learn.measure(learn.usual(), tell).as_json()])
     return told()
 
 
@@ -156,7 +159,7 @@ def report(
             )
     whole = set(reads) <= set(found.get("hatchery", {}))
     rows = (*(peers_rows.rows(found, distinct(reads)) if whole else ()), *others)
-    return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found, command=COMMAND)
+    return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
 
 
 def hosts(each: Sequence[Mapping[str, str]]) -> dict[str, str]:

@@ -99,7 +99,7 @@ class Table:
 class Report:
     """All rows of a bench, and what it ran on. ``figures``: all that was measured, for the JSON alone.
 
-    ``lacking``: rows that a whole report would have and this one has not. ``command``: what repeats it.
+    ``lacking``: rows that a whole report would have and this one has not.
     """
 
     bench: str
@@ -108,12 +108,6 @@ class Report:
     tables: tuple[Table, ...] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
     lacking: tuple[str, ...] = ()
-    command: str = ""
-
-    @property
-    def again(self) -> str:
-        """What repeats it, and writes this page."""
-        return self.command or f"script/bench {self.bench} --update-docs"
 
     @property
     def missed(self) -> tuple[Row, ...]:
@@ -134,7 +128,7 @@ class Report:
         """The rows and how to repeat them, as a section of the page of results."""
         facts = [f"- {name.capitalize()}: {said}" for name, said in self.host.items()]
         more = (
-            f"`{self.again}` repeats it; [bench-{self.bench}.md](bench-{self.bench}.md) has"
+            f"`script/bench {self.bench} --update-docs` repeats it; [bench-{self.bench}.md](bench-{self.bench}.md) has"
             " all figures, [bench.md](bench.md) what they mean."
         )
         rows = table(_HEAD, [_cells(row) for row in self.rows], right={_VALUE})
@@ -144,8 +138,8 @@ class Report:
     def page(self) -> str:
         """The report as a page of Markdown."""
         origin = (
-            f"Written by `script/bench {self.bench}`; `{self.again}` does it again. What a bench does and how to read"
-            " it stands in [bench.md](bench.md)."
+            f"Written by `script/bench {self.bench} --update-docs`. What a bench does and how to read it stands in"
+            " [bench.md](bench.md)."
         )
         parts = [
             f"# Bench: {self.bench}",
