@@ -14,6 +14,9 @@ two reads: a boot menu, unpacking an initrd, waiting for an address; all of it t
 LONGEST = 600_000_000
 """Microseconds after which the rest does not belong to the boot."""
 
+MOST_READS = 65_536
+"""A boot has some thousands. The catalog keeps the reads of the last boots, and its file system is small."""
+
 MOST = CAP
 """Bytes after which the rest does not belong to the boot."""
 
@@ -78,13 +81,16 @@ class Recording:
     def over(self, now: int) -> bool:
         """Whether the boot has ended, at ``now`` in microseconds of the monotonic clock."""
         return self._first is not None and (
-            now - self._news >= QUIET or now - self._first >= LONGEST or self.total >= MOST
+            now - self._news >= QUIET
+            or now - self._first >= LONGEST
+            or self.total >= MOST
+            or len(self.reads) >= MOST_READS
         )
 
     def _read(self, offset: int, length: int, micros: int) -> None:
         if length <= 0 or self._first is None:
             return  # past the end of the template, on a clone that was made larger
         # A guest may read the same a million times, past its page cache; nothing is learned from that.
-        if self._pages.add(offset // PAGE, -(-(offset + length) // PAGE)):
+        if len(self.reads) < MOST_READS and self._pages.add(offset // PAGE, -(-(offset + length) // PAGE)):
             self.reads.append(Read(offset, length, micros - self._first))
             self._news = micros

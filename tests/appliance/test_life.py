@@ -154,10 +154,12 @@ def clone(site: Site, deployed: Play) -> str:
 def test_a_clone_boots_to_its_login_prompt_and_writes(clone: str, site: Site) -> None:
     with site.commands() as hatchery:
         assert hatchery.get("clone", "show", clone)["written_bytes"] > 0
-        # By the kernel's tracepoints, which User-Mode Linux has not.
+        # By the kernel's tracepoints, which User-Mode Linux has not. What goes has booted: nothing more is waited for.
+        hatchery.get("clone", "detach", clone)
         learned = until(
             lambda: hatchery.get("template", "show", TEMPLATE)["boot_set"], "the boot set", deadline=180, interval=5
         )
+        hatchery.get("clone", "attach", clone, CLIENT)
     assert learned["runs"] == 1
     assert learned["total_bytes"] > 20 << 20
 

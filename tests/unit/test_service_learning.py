@@ -14,7 +14,7 @@ from appliance.model import KIB, MIB, TemplateRef
 from appliance.schema import CloneCreate, LearningView
 from appliance.service import learning
 from appliance.service.learning import RUNS, SLOTS
-from appliance.service.recording import LONGEST, QUIET, Recording
+from appliance.service.recording import LONGEST, MOST_READS, QUIET, Recording
 from tests.unit import service_harness
 from tests.unit.service_harness import Box
 
@@ -142,6 +142,14 @@ def test_a_boot_ends_when_nothing_new_is_read_or_it_takes_too_long(box: Box) -> 
         made.add(asked(at, 4096, at))
         assert not made.over(at)
     assert made.over(LONGEST)
+
+
+def test_a_boot_of_too_many_reads_ends(box: Box) -> None:
+    made = recording(box)
+    for number in range(MOST_READS + 1):
+        made.add(asked(number * 4096, 4096, number))
+    assert made.over(MOST_READS)
+    assert len(made.reads) == MOST_READS
 
 
 # --- by itself
