@@ -3,7 +3,7 @@
 import fcntl
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def attach(target: Target, options: Options, kernel: Kernel) -> Device:
 
     Raises what ``connections`` and ``Kernel`` raise, and Refused when the export is not what the device was made of.
     """
-    with _alone(), connections(target, options.connections) as made:
+    with connections(target, options.connections) as made, _alone():
         found = kernel.find(target.identifier)
         if found is not None:
             _offer(found, target, made, kernel)
@@ -131,12 +131,8 @@ def named(text: str, kernel: Kernel) -> Device:
 
 def detach(device: Device, kernel: Kernel, *, force: bool) -> None:
     """Take a device away. Without ``force`` it is flushed first. Raises InUse, Unhealthy."""
-    with _alone():
-        if force:
-            _let_go(device, kernel)
-            return
-        with Claim(device):
-            _let_go(device, kernel)
+    with _alone(), nullcontext() if force else Claim(device):
+        _let_go(device, kernel)
 
 
 def _let_go(device: Device, kernel: Kernel) -> None:

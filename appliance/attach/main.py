@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -26,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--watch",
         action="store_true",
-        help="stay, and give the kernel a new connection whenever one dies; ending it leaves the device",
+        help="stay, and give the kernel a new connection whenever one dies; SIGTERM detaches what is not in use, and "
+        "any other end leaves the device",
     )
     top.add_argument(
         "--connections",
@@ -79,6 +81,7 @@ def _run(arguments: argparse.Namespace) -> None:
     options = attachment.check(Options(arguments.dead_timeout, arguments.connections))
     with Kernel() as kernel:
         if arguments.watch:
+            signal.signal(signal.SIGTERM, watch.on_sigterm)
             watch.watch(wanted, options, kernel)
         else:
             _say(attachment.attach(wanted, options, kernel), as_json=arguments.json)

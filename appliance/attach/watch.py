@@ -1,10 +1,14 @@
 """Standing by a device: when a connection dies, the kernel gets a new one, and requests have only waited.
 
-What ends here leaves the device as it is: the next one that stands by goes on with it.
+Who dies here leaves the device as it is, and the next one that stands by goes on with it. Who is told to stop by
+SIGTERM detaches it, unless it is in use.
 """
 
 import logging
+import signal
 import threading
+from types import FrameType
+from typing import NoReturn
 
 from appliance.attach import attachment
 from appliance.attach.attachment import Options
@@ -22,23 +26,45 @@ _PAUSES = (0.1, 0.2, 0.5, 1.0)
 """Seconds between tries to reach the server; the last one again and again."""
 
 
-def watch(target: Target, options: Options, kernel: Kernel) -> None:
-    """Attach, say so, and stand by until somebody detaches the device.
+class Stop(BaseException):
+    """SIGTERM came. Nobody on the way catches it for an error of his own."""
 
-    Raises what ``attach`` raises, but for a server that cannot be reached: that one is waited for.
+
+def on_sigterm(_number: int, _frame: FrameType | None) -> NoReturn:
+    """The handler of SIGTERM: once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stop
+
+
+def watch(target: Target, options: Options, kernel: Kernel) -> None:
+    """Attach, say so, and stand by until somebody detaches the device, or SIGTERM comes.
+
+    Raises what ``attach`` raises, but for a server that cannot be reached: that one is waited for. After SIGTERM,
+    raises what ``detach`` raises.
     """
-    with kernel.events() as events:
-        device = _attach(target, options, kernel)
-        log.info("%s is %s", device.path, target.identifier)
-        notify("READY=1", f"STATUS={device.path}")
-        died = lately = False
-        while attachment.still(device.index, target) is not None:
-            if died or lately:
-                _renew(device, target, options, kernel)
-            # Once more at the next quiet look: the kernel tells of a death just before it counts it.
-            lately = died
-            died = events.wait(_LOOK_SECONDS) and _concerns(device, events)
-        log.info("%s was detached", device.path)
+    device = None
+    try:
+        with kernel.events() as events:
+            device = _attach(target, options, kernel)
+            log.info("%s is %s", device.path, target.identifier)
+            notify("READY=1", f"STATUS={device.path}")
+            _stand_by(device, events, target, options, kernel)
+            log.info("%s was detached", device.path)
+    except Stop:
+        if device is not None:
+            # Another conversation: in the first one, something may just have been asked.
+            with Kernel() as fresh:
+                attachment.detach(device, fresh, force=False)
+
+
+def _stand_by(device: Device, events: Events, target: Target, options: Options, kernel: Kernel) -> None:
+    died = lately = False
+    while attachment.still(device.index, target) is not None:
+        if died or lately:
+            _renew(device, target, options, kernel)
+        # Once more at the next quiet look: the kernel tells of a death just before it counts it.
+        lately = died
+        died = events.wait(_LOOK_SECONDS) and _concerns(device, events)
 
 
 def _concerns(device: Device, events: Events) -> bool:

@@ -1,9 +1,11 @@
 """The kernel as a client: hatchery-attach on clones of a real storage daemon that dies under load."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
+from appliance import wait
 from tests.kernel.inside import attach
 from tests.kernel.inside import service as inside
 from tests.kernel.lab import Lab
@@ -15,9 +17,10 @@ OTHER = "nbd+unix:///other?socket=/run/hatchery/nbd/local/nbd.sock"
 DB = f"nbd://127.0.0.1:{PLAIN}/db"
 
 BRIDGE = (
-    "qemu-storage-daemon --object tls-creds-x509,id=t,endpoint=client,dir=/run/hv1 --blockdev driver=nbd,node-name=mail,"
-    f"server.type=inet,server.host=127.0.0.1,server.port={TLS},export=mail,tls-creds=t,reconnect-delay=600,"
-    "discard=unmap,cache.direct=on --nbd-server addr.type=unix,addr.path=/run/mail.sock "
+    "qemu-storage-daemon --object tls-creds-x509,id=t,endpoint=client,dir=/run/hv1 "
+    f"--blockdev driver=nbd,node-name=mail,server.type=inet,server.host=127.0.0.1,server.port={TLS},export=mail,"
+    "tls-creds=t,reconnect-delay=600,discard=unmap,cache.direct=on "
+    "--nbd-server addr.type=unix,addr.path=/run/mail.sock "
     "--export type=nbd,id=mail,node-name=mail,name=mail,writable=on"
 )
 """As docs/attach.md has it."""
@@ -68,20 +71,30 @@ def test_the_kernel_waits_for_a_storage_daemon_that_died(daemon: Daemon) -> None
         lab.call(attach.progress, "/run/load", 20)
         lab.call(inside.kill_daemon)
         lab.call(attach.progress, "/run/load", 20)
+    assert watcher.stderr.count("has its connections") >= 3
+    # Who stands by may die as well: the next one goes on with the same device, and with what happened meanwhile.
+    watcher.kill()
+    lab.call(inside.kill_daemon)
+    watcher = lab.begin(["hatchery-attach", "--watch", WEB])
+    lab.call(attach.progress, "/run/load", 20)
     assert not load.done()
     lab.run(["touch", "/run/load/stop"])
     result = load.result()
     print(result)
     assert result["longest"] < 20
-    assert watcher.stderr.count("has its connections") >= 3
 
-    # What is in use stays; what is not goes, and takes its connection with it.
+    # What is in use stays, also when it is asked by SIGTERM; what is not goes, and takes its connection with it.
     lab.run(["mkfs.ext4", "-q", device])
     lab.run(["mkdir", "/run/mounted"])
     lab.run(["mount", device, "/run/mounted"])
     lab.run(["sh", "-c", "echo kept >/run/mounted/file"])
     assert "is in use" in fails(lab, "--detach", device)
+    watcher.kill(signal.SIGTERM)
+    assert watcher.completed(20).returncode == 1
+    assert "is in use" in watcher.stderr
     assert lab.run(["cat", "/run/mounted/file"]).stdout == "kept\n"
+    watcher = lab.begin(["hatchery-attach", "--watch", WEB])
+    wait.until(lambda: f"{device} is" in watcher.stderr, "the next one to stand by", deadline=40)
     lab.run(["umount", "/run/mounted"])
     assert lab.run(["hatchery-attach", "--detach", device]).stdout == f"{device}\n"
     assert watcher.completed(20).returncode == 0
@@ -89,11 +102,13 @@ def test_the_kernel_waits_for_a_storage_daemon_that_died(daemon: Daemon) -> None
     assert "is not attached" in fails(lab, "--detach", WEB)
 
     # It was the clone that was written to.
-    lab.run(["hatchery-attach", WEB])
+    watcher = lab.begin(["hatchery-attach", "--watch", WEB])
     lab.run(["mount", "-o", "ro", lab.call(attach.attached, WEB), "/run/mounted"])
     assert lab.run(["cat", "/run/mounted/file"]).stdout == "kept\n"
     lab.run(["umount", "/run/mounted"])
-    lab.run(["hatchery-attach", "--detach", WEB])
+    watcher.kill(signal.SIGTERM)
+    assert watcher.completed(20).returncode == 0
+    assert [one["device"] for one in lab.call(attach.listed)] == [foreign]
     assert lab.call(inside.remove, "web", False)
 
 
