@@ -29,6 +29,8 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "retry": frozenset({"fence"}),
     "nbd_server": frozenset({"host"}),
     "console": frozenset({"config", "run"}),
+    # on a host that uses clones: it knows no API
+    "attach": frozenset({"host", "words"}),
     # what the appliance does
     "catalog": frozenset({"config"}),
     "images": frozenset({"host"}),

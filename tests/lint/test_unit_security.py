@@ -23,6 +23,7 @@ LIMITS = {
     "hatchery-update-trial.service": 1.0,
     "hatchery-update-verdict.service": 1.5,
     "hatchery-console.service": 1.5,
+    "hatchery-attach@.service": 3.0,
     # It has to work while the system's disk dies, so it has no view of the file system of its own.
     "hatchery-retry.service": 4.0,
     # These assemble arrays, load modules and mount for everybody.
