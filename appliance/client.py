@@ -6,7 +6,7 @@
 Every problem that the service reports is raised as the same error class that the service raised.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -230,6 +230,11 @@ class Client:
     def detach(self, name: str, *, force: bool = False) -> schema.CloneView:
         """Stop exporting a clone. Raises InUse while somebody is connected, unless forced."""
         return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force)
+
+    def move_clones(self, names: Sequence[str], client: str, *, force: bool = False) -> tuple[schema.CloneView, ...]:
+        """Give clones to ``client``, all or none. Raises InUse while somebody is connected, unless forced."""
+        wanted = schema.Move(clones=tuple(names), client=client)
+        return self._send("POST", "/moves", schema.CloneList, wanted, force=force).clones
 
     def resize_clone(self, name: str, size: int) -> schema.CloneView:
         """Make a clone larger, to ``size`` bytes. Raises InUse while somebody is connected."""

@@ -210,6 +210,11 @@ def _clones(service: Service) -> APIRouter:
         service.clones.detach(name, force=force)
         return service.show_clone(name)
 
+    @router.post("/moves")
+    def move(request: schema.Move, force: Force = False) -> schema.CloneList:
+        """Give clones to another client: all or none."""
+        return service.move_clones(request, force=force)
+
     @router.put("/clones/{name}/size")
     def resize(name: str, request: schema.Resize) -> schema.CloneView:
         """Make a clone larger."""

@@ -1,6 +1,6 @@
 """Clones in the catalog."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
@@ -101,6 +101,14 @@ class CloneRows(BootSetRows, ClientRows):
             if client is not None:
                 self.client(client)
             db.execute("UPDATE clones SET client = ? WHERE thin_id = ?", (client, thin_id))
+
+    def set_clone_clients(self, clients: Mapping[int, str | None]) -> None:
+        """Give clones to clients, or to nobody: all of them or none. Raises NotFound for a client."""
+        with self._transaction() as db:
+            for client in set(clients.values()) - {None}:
+                self.client(str(client))
+            rows = [(client, thin_id) for thin_id, client in clients.items()]
+            db.executemany("UPDATE clones SET client = ? WHERE thin_id = ?", rows)
 
     def set_clone_size(self, thin_id: int, size: int) -> None:
         """Record a clone's size in bytes."""

@@ -147,6 +147,27 @@ def detach(context: typer.Context, name: NameArgument, force: ForceOption = Fals
     _print(run, view)
 
 
+@app.command("move")
+def move(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The clones to move.")],
+    client: Annotated[str, typer.Option("--client", help="The client that may attach them from now on.")],
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give clones to another client in one step: all of them or none. What was written to them stays."""
+    run = session(context, as_json)
+    for name in names:
+        check_name(name, "clone name")
+    check_name(client, "client name")
+    with run.connect() as connection:
+        views = connection.move_clones(names, client, force=force)
+    if len(views) == 1 and not run.as_json:
+        _print(run, views[0])
+    else:
+        _print_list(run, views)
+
+
 @app.command("reset")
 def reset(context: typer.Context, name: NameArgument, force: ForceOption = False, as_json: JsonOption = False) -> None:
     """Give a clone its template's content again; what was written to it is gone."""

@@ -37,6 +37,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it
     DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
+    POST   /moves?force=BOOL   Move         -> CloneList: all or none; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/size  Resize      -> CloneView; only larger; in-use while somebody is connected
     PUT    /clones/{name}/lease  Lease      -> CloneView
     PUT    /clones/{name}/limits  CloneLimits -> CloneView; at once, also while somebody is connected
@@ -101,6 +102,7 @@ from appliance.schema.clones import (
     CloneList,
     CloneView,
     Lease,
+    Move,
     Promotion,
     Resize,
 )
@@ -193,6 +195,7 @@ __all__ = [
     "Lease",
     "MemberView",
     "Model",
+    "Move",
     "Operation",
     "OperationError",
     "OperationKind",

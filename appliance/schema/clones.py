@@ -79,6 +79,13 @@ class Attachment(Model):
     client: str
 
 
+class Move(Model):
+    """Clones that are given to another client: all of them or none."""
+
+    clones: tuple[str, ...] = Field(min_length=1, max_length=1000)
+    client: str
+
+
 class Resize(Model):
     """A clone's new size in bytes, not smaller than the one that it has."""
 

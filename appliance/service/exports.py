@@ -124,10 +124,13 @@ class Exports:
             self._units.start(client)
             daemon.add(exports)
 
-    def withdraw(self, client: str, clone: Clone, *, cut_off: bool) -> None:
-        """Stop exporting a clone. Raises InUse while somebody is connected to it, unless they are to be cut off."""
+    def withdraw(self, client: str, clone: Clone, *, cut_off: bool, gone: Collection[int] = ()) -> None:
+        """Stop exporting a clone. Raises InUse while somebody is connected to it, unless they are to be cut off.
+
+        ``gone`` are clones that were withdrawn before it, and that the catalog still gives to a client.
+        """
         owner = self._catalog.client(client)
-        self._write(owner, without=clone.thin_id)
+        self._write(owner, without={clone.thin_id, *gone})
         daemon = self._daemon(client)
         try:
             if cut_off:
@@ -147,6 +150,17 @@ class Exports:
             self._write(owner)
             raise
         self.after_withdrawal(clone)
+
+    def see_off(self, client: str, clones: Iterable[Clone]) -> None:
+        """See that a client's daemon has none of the clones that were withdrawn from it.
+
+        One that was down then may have been coming up, with what its file said before. Raises Unhealthy, CannotTell.
+        """
+        daemon = self._daemon(client)
+        with contextlib.suppress(NotReady):  # one that does not come up now reads the file anew when it does
+            self._units.start(client)
+            for clone in clones:
+                daemon.cut_off(export_of(clone))
 
     def limit(self, client: str, clone: Clone) -> None:
         """Hold a clone to the limits that the catalog says, from now on. Raises Unhealthy, DeadlineExceeded."""
@@ -189,8 +203,8 @@ class Exports:
     def _daemon(self, client: str) -> StorageDaemon:
         return StorageDaemon(self.files(client), self._aio)
 
-    def _wanted(self, client: str, without: int | None = None) -> tuple[Export, ...]:
-        left_out = self._core.lost | {without}
+    def _wanted(self, client: str, without: Collection[int] = ()) -> tuple[Export, ...]:
+        left_out = self._core.lost | frozenset(without)
         return tuple(
             export_of(clone) for clone in self._catalog.clones_of_client(client) if clone.thin_id not in left_out
         )
@@ -207,7 +221,7 @@ class Exports:
         found = self._catalog.certificates(client.name)
         return tuple(pki.distinguished_name(client.name, each.serial) for each in found if each.revoked is None)
 
-    def _write(self, client: Client, without: int | None = None) -> None:
+    def _write(self, client: Client, without: Collection[int] = ()) -> None:
         files = self.files(client.name)
         # Its owner and its mode are its unit's to set, which may.
         files.folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from appliance.schema import (
     CloneView,
     Examination,
     GarbageReport,
+    Move,
     Operation,
     ProblemView,
     Reconciliation,
@@ -54,6 +55,7 @@ from appliance.service.imports import Imports
 from appliance.service.learning import Keep, Learning, Tracer
 from appliance.service.measure import Measure
 from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
+from appliance.service.moves import Moves
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
@@ -114,6 +116,7 @@ class Service:
         self.stills = Stills(self.core, self.clones, units, paths)
         self.templates = Templates(self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_))
         self.life = CloneLife(self.core, self.clones, self._exports, self.imports, self.operations)
+        self.moves = Moves(self.core, self.clones, self._exports)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
@@ -307,6 +310,11 @@ class Service:
             learn=request.learn,
         )
         return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
+
+    def move_clones(self, request: Move, *, force: bool) -> CloneList:
+        """Give clones to another client. Raises as ``Moves.move``."""
+        moved = self.moves.move(request.clones, request.client, force=force)
+        return self._clone_list(moved, self._written(moved))
 
     def list_clients(self) -> ClientList:
         """All clients."""

@@ -107,3 +107,22 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="not a size"):
         parse_size(text)
+
+
+def test_clones_move_to_another_client(web: Appliance) -> None:
+    web.json("clone", "create", "db", "-t", "debian-13")
+    web.json("client", "add", "lab")
+    status, _, err = web.run("clone", "move", "web", "--client", "nobody")
+    assert (status, "client nobody does not exist" in err) == (4, True)
+    assert web.run("clone", "move", "web")[0] == 2
+    status, out, _ = web.run("clone", "move", "web", "--client", "lab")
+    assert (status, "client:   lab" in out) == (0, True)
+    assert [(view["name"], view["client"]) for view in web.json("clone", "move", "db", "web", "--client", "lab")] == [
+        ("db", "lab"), ("web", "lab")
+    ]  # fmt: skip
+    web.box.units.daemons["lab"].connected.add("clone-2")
+    status, _, err = web.run("clone", "move", "web", "db", "--client", "local")
+    assert (status, "client lab is connected to it" in err) == (6, True)
+    assert {view["client"] for view in web.json("clone", "list")} == {"lab"}
+    assert web.run("clone", "move", "web", "db", "--client", "local", "--force")[0] == 0
+    assert {view["client"] for view in web.json("clone", "list")} == {"local"}
