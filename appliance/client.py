@@ -248,6 +248,18 @@ class Client:
         """Hold a clone to these limits from now on, also while somebody is connected."""
         return self._send("PUT", f"/clones/{name}/limits", schema.CloneView, limits)
 
+    def seed(self, name: str) -> schema.SeedView:
+        """A clone's seed. Raises NotFound when it has none."""
+        return self._get(f"/clones/{name}/seed", schema.SeedView)
+
+    def put_seed(self, name: str, seed: schema.SeedSpec, *, force: bool = False) -> schema.SeedView:
+        """Give a clone a seed. Raises InUse while somebody is connected to the one that it has, unless forced."""
+        return self._send("PUT", f"/clones/{name}/seed", schema.SeedView, seed, force=force)
+
+    def remove_seed(self, name: str, *, force: bool = False) -> schema.Removal:
+        """Take a clone's seed away. Raises InUse while somebody is connected to it, unless forced."""
+        return self._send("DELETE", f"/clones/{name}/seed", schema.Removal, force=force)
+
     def reset_clone(self, name: str, *, force: bool = False) -> schema.CloneView:
         """Give a clone its template's content again. Raises InUse while somebody is connected, unless forced."""
         return self._send("POST", f"/clones/{name}/reset", schema.CloneView, force=force)

@@ -233,6 +233,21 @@ def _clones(service: Service) -> APIRouter:
         service.life.limit(name, request.value())
         return service.show_clone(name)
 
+    @router.get("/clones/{name}/seed")
+    def seed(name: str) -> schema.SeedView:
+        """A clone's seed for cloud-init, without the user data."""
+        return service.show_seed(name)
+
+    @router.put("/clones/{name}/seed")
+    def put_seed(name: str, request: schema.SeedSpec, force: Force = False) -> schema.SeedView:
+        """Give a clone a seed."""
+        return service.put_seed(name, request, force=force)
+
+    @router.delete("/clones/{name}/seed")
+    def remove_seed(name: str, force: Force = False) -> schema.Removal:
+        """Take a clone's seed away."""
+        return schema.Removal(name=name, removed=service.seeds.remove(name, force=force))
+
     @router.post("/clones/{name}/reset")
     def reset(name: str, force: Force = False) -> schema.CloneView:
         """Give a clone its template's content again."""

@@ -7,16 +7,18 @@ from appliance.catalog.clients import ClientRows
 from appliance.catalog.database import Row, integer, moment, text
 from appliance.catalog.pools import agree, condemn
 from appliance.catalog.rows import Clone, NewClone
+from appliance.catalog.seeds import SeedRows
 from appliance.errors import AlreadyExists, NotFound, NotReady
 from appliance.model import CloneKind, CloneState, Limits, PoolName, TemplateRef, TemplateState
 
 _CLONE = (
     "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires,"
-    " c.iops, c.bandwidth FROM clones c JOIN templates t ON t.thin_id = c.template"
+    " c.iops, c.bandwidth, s.number FROM clones c JOIN templates t ON t.thin_id = c.template"
+    " LEFT JOIN seeds s ON s.clone = c.name"
 )
 
 
-class CloneRows(BootSetRows, ClientRows):
+class CloneRows(BootSetRows, ClientRows, SeedRows):
     """The clones."""
 
     def add_clones(self, ref: TemplateRef, new: Sequence[NewClone]) -> tuple[Clone, ...]:
@@ -62,6 +64,9 @@ class CloneRows(BootSetRows, ClientRows):
                     for thin_id, clone in zip(ids, new, strict=True)
                 ],
             )
+            for clone in new:
+                if clone.seed is not None:
+                    self._add_seed(db, clone.name, clone.seed)
             rows = db.execute(f"{_CLONE} WHERE c.thin_id BETWEEN ? AND ? ORDER BY c.thin_id", (ids[0], ids[-1]))
             return tuple(_clone(row) for row in rows.fetchall())
 
@@ -187,7 +192,8 @@ class CloneRows(BootSetRows, ClientRows):
 
 
 def _clone(row: Row) -> Clone:
-    thin_id, name, template, template_name, version, kind, state, size, client, created, expires, iops, bandwidth = row
+    thin_id, name, template, template_name, version, kind, state, size, client, created, expires, *more = row
+    iops, bandwidth, seed = more
     return Clone(
         thin_id=integer(thin_id),
         name=str(name),
@@ -200,4 +206,5 @@ def _clone(row: Row) -> Clone:
         created=moment(created) or 0.0,
         expires=moment(expires),
         limits=Limits(None if iops is None else integer(iops), None if bandwidth is None else integer(bandwidth)),
+        seed=None if seed is None else integer(seed),
     )

@@ -67,7 +67,7 @@ def at_each_step(box: Box, monkeypatch: pytest.MonkeyPatch, step: Callable[[], N
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(exports, "replace")
+    watch(exports, "write_file")
     watch(Qmp, "execute")
     watch(Catalog, "set_clone_clients")
     box.pool.step = lambda _: step()
