@@ -120,7 +120,7 @@ class Clones:
                 raise InUse(
                     f"clone {name} is attached to client {clone.client}",
                     why="a clone is exported to one client at a time",
-                    hint=f"detach it first: hatchery clone detach {name}",
+                    hint=f"move it: hatchery clone move {name} --client {client}",
                 )
             if clone.client is None:
                 self._core.catalog.set_clone_client(clone.thin_id, client)
