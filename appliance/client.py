@@ -6,7 +6,7 @@
 Every problem that the service reports is raised as the same error class that the service raised.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -231,6 +231,11 @@ class Client:
         """Stop exporting a clone. Raises InUse while somebody is connected, unless forced."""
         return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force)
 
+    def move_clones(self, names: Sequence[str], client: str, *, force: bool = False) -> tuple[schema.CloneView, ...]:
+        """Give clones to ``client``, all or none. Raises InUse while somebody is connected, unless forced."""
+        wanted = schema.Move(clones=tuple(names), client=client)
+        return self._send("POST", "/moves", schema.CloneList, wanted, force=force).clones
+
     def resize_clone(self, name: str, size: int) -> schema.CloneView:
         """Make a clone larger, to ``size`` bytes. Raises InUse while somebody is connected."""
         return self._send("PUT", f"/clones/{name}/size", schema.CloneView, schema.Resize(size=size))
@@ -242,6 +247,18 @@ class Client:
     def limit_clone(self, name: str, limits: schema.CloneLimits) -> schema.CloneView:
         """Hold a clone to these limits from now on, also while somebody is connected."""
         return self._send("PUT", f"/clones/{name}/limits", schema.CloneView, limits)
+
+    def seed(self, name: str) -> schema.SeedView:
+        """A clone's seed. Raises NotFound when it has none."""
+        return self._get(f"/clones/{name}/seed", schema.SeedView)
+
+    def put_seed(self, name: str, seed: schema.SeedSpec, *, force: bool = False) -> schema.SeedView:
+        """Give a clone a seed. Raises InUse while somebody is connected to the one that it has, unless forced."""
+        return self._send("PUT", f"/clones/{name}/seed", schema.SeedView, seed, force=force)
+
+    def remove_seed(self, name: str, *, force: bool = False) -> schema.Removal:
+        """Take a clone's seed away. Raises InUse while somebody is connected to it, unless forced."""
+        return self._send("DELETE", f"/clones/{name}/seed", schema.Removal, force=force)
 
     def reset_clone(self, name: str, *, force: bool = False) -> schema.CloneView:
         """Give a clone its template's content again. Raises InUse while somebody is connected, unless forced."""

@@ -75,6 +75,10 @@ class Paths:
         """The run-time folder of one client's storage daemon."""
         return self.run / "nbd" / client
 
+    def seeds(self, client: str) -> Path:
+        """Where the seeds of a client's clones are, for its storage daemon alone to read."""
+        return self.run / "seeds" / client
+
     def tls(self, client: str) -> Path:
         """Where root leaves the key and certificates that the client's storage daemon is started with."""
         return self.run / "tls" / client

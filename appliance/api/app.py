@@ -210,6 +210,11 @@ def _clones(service: Service) -> APIRouter:
         service.clones.detach(name, force=force)
         return service.show_clone(name)
 
+    @router.post("/moves")
+    def move(request: schema.Move, force: Force = False) -> schema.CloneList:
+        """Give clones to another client: all or none."""
+        return service.move_clones(request, force=force)
+
     @router.put("/clones/{name}/size")
     def resize(name: str, request: schema.Resize) -> schema.CloneView:
         """Make a clone larger."""
@@ -227,6 +232,21 @@ def _clones(service: Service) -> APIRouter:
         """Say what a clone may do in a second."""
         service.life.limit(name, request.value())
         return service.show_clone(name)
+
+    @router.get("/clones/{name}/seed")
+    def seed(name: str) -> schema.SeedView:
+        """A clone's seed for cloud-init, without the user data."""
+        return service.show_seed(name)
+
+    @router.put("/clones/{name}/seed")
+    def put_seed(name: str, request: schema.SeedSpec, force: Force = False) -> schema.SeedView:
+        """Give a clone a seed."""
+        return service.put_seed(name, request, force=force)
+
+    @router.delete("/clones/{name}/seed")
+    def remove_seed(name: str, force: Force = False) -> schema.Removal:
+        """Take a clone's seed away."""
+        return schema.Removal(name=name, removed=service.seeds.remove(name, force=force))
 
     @router.post("/clones/{name}/reset")
     def reset(name: str, force: Force = False) -> schema.CloneView:

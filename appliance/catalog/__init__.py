@@ -8,11 +8,13 @@ from appliance.catalog.rows import (
     Clone,
     Garbage,
     NewClone,
+    NewSeed,
     NewTemplate,
     Open,
     PoolRow,
     Staging,
     StoredBootSet,
+    StoredSeed,
     Template,
 )
 
@@ -24,10 +26,12 @@ __all__ = [
     "Clone",
     "Garbage",
     "NewClone",
+    "NewSeed",
     "NewTemplate",
     "Open",
     "PoolRow",
     "Staging",
     "StoredBootSet",
+    "StoredSeed",
     "Template",
 ]

@@ -1,22 +1,24 @@
 """Clones in the catalog."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
 from appliance.catalog.database import Row, integer, moment, text
 from appliance.catalog.pools import agree, condemn
 from appliance.catalog.rows import Clone, NewClone
+from appliance.catalog.seeds import SeedRows
 from appliance.errors import AlreadyExists, NotFound, NotReady
 from appliance.model import CloneKind, CloneState, Limits, PoolName, TemplateRef, TemplateState
 
 _CLONE = (
     "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires,"
-    " c.iops, c.bandwidth FROM clones c JOIN templates t ON t.thin_id = c.template"
+    " c.iops, c.bandwidth, s.number FROM clones c JOIN templates t ON t.thin_id = c.template"
+    " LEFT JOIN seeds s ON s.clone = c.name"
 )
 
 
-class CloneRows(BootSetRows, ClientRows):
+class CloneRows(BootSetRows, ClientRows, SeedRows):
     """The clones."""
 
     def add_clones(self, ref: TemplateRef, new: Sequence[NewClone]) -> tuple[Clone, ...]:
@@ -62,6 +64,9 @@ class CloneRows(BootSetRows, ClientRows):
                     for thin_id, clone in zip(ids, new, strict=True)
                 ],
             )
+            for clone in new:
+                if clone.seed is not None:
+                    self._add_seed(db, clone.name, clone.seed)
             rows = db.execute(f"{_CLONE} WHERE c.thin_id BETWEEN ? AND ? ORDER BY c.thin_id", (ids[0], ids[-1]))
             return tuple(_clone(row) for row in rows.fetchall())
 
@@ -101,6 +106,14 @@ class CloneRows(BootSetRows, ClientRows):
             if client is not None:
                 self.client(client)
             db.execute("UPDATE clones SET client = ? WHERE thin_id = ?", (client, thin_id))
+
+    def set_clone_clients(self, clients: Mapping[int, str | None]) -> None:
+        """Give clones to clients, or to nobody: all of them or none. Raises NotFound for a client."""
+        with self._transaction() as db:
+            for client in set(clients.values()) - {None}:
+                self.client(str(client))
+            rows = [(client, thin_id) for thin_id, client in clients.items()]
+            db.executemany("UPDATE clones SET client = ? WHERE thin_id = ?", rows)
 
     def set_clone_size(self, thin_id: int, size: int) -> None:
         """Record a clone's size in bytes."""
@@ -179,7 +192,8 @@ class CloneRows(BootSetRows, ClientRows):
 
 
 def _clone(row: Row) -> Clone:
-    thin_id, name, template, template_name, version, kind, state, size, client, created, expires, iops, bandwidth = row
+    thin_id, name, template, template_name, version, kind, state, size, client, created, expires, *more = row
+    iops, bandwidth, seed = more
     return Clone(
         thin_id=integer(thin_id),
         name=str(name),
@@ -192,4 +206,5 @@ def _clone(row: Row) -> Clone:
         created=moment(created) or 0.0,
         expires=moment(expires),
         limits=Limits(None if iops is None else integer(iops), None if bandwidth is None else integer(bandwidth)),
+        seed=None if seed is None else integer(seed),
     )

@@ -154,6 +154,17 @@ STEPS: tuple[str, ...] = (
     ) STRICT;
     CREATE INDEX boot_checks_by_template ON boot_checks (template);
     """,
+    """
+    CREATE TABLE seeds (
+        -- What guests are told at their first boot. User data may be secret. A number is never used for another seed.
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        clone TEXT NOT NULL UNIQUE REFERENCES clones (name) ON DELETE CASCADE,
+        hostname TEXT NOT NULL,
+        -- A list in JSON.
+        ssh_keys TEXT NOT NULL,
+        user_data TEXT
+    ) STRICT;
+    """,
 )
 
 

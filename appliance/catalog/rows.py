@@ -1,6 +1,6 @@
 """Rows of the catalog as frozen values. Sizes are bytes, times are seconds since the epoch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from appliance.model import (
     MAX_CONNECTIONS,
@@ -93,6 +93,24 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class NewSeed:
+    """What the guest of a clone is told when it first boots. ``user_data`` may hold secrets, so no log shows it."""
+
+    hostname: str
+    ssh_keys: tuple[str, ...] = ()
+    user_data: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSeed:
+    """The seed of a clone. Its number is never used for another one."""
+
+    number: int
+    clone: str
+    given: NewSeed
+
+
+@dataclass(frozen=True, slots=True)
 class NewClone:
     """A clone that is about to be made. ``expires`` is when its lease ends, None for never."""
 
@@ -102,11 +120,12 @@ class NewClone:
     kind: CloneKind = CloneKind.DURABLE
     expires: float | None = None
     limits: Limits = NO_LIMITS
+    seed: NewSeed | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone; ``template`` is the thin id of the version that it came from."""
+    """A clone; ``template`` is the thin id of the version that it came from, ``seed`` the number of its seed."""
 
     thin_id: int
     name: str
@@ -119,6 +138,7 @@ class Clone:
     created: float
     expires: float | None = None
     limits: Limits = NO_LIMITS
+    seed: int | None = None
 
     @property
     def pool(self) -> PoolName:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from appliance import schema
-from appliance.cli import image_export
+from appliance.cli import image_export, seed
 from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
@@ -16,6 +16,7 @@ from appliance.model import CloneKind, Histogram, TemplateRef, check_name
 from appliance.words import micros, size
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
+app.add_typer(seed.app, name="seed")
 
 PROMOTE_DEADLINE = 4 * 3600.0
 """Seconds after which a promotion counts as hung: an ephemeral clone is copied to slow disks."""
@@ -63,9 +64,16 @@ def create(
     ] = None,
     iops: IopsOption = None,
     bandwidth: BandwidthOption = None,
+    user_data: seed.UserDataOption = None,
+    hostname: seed.HostnameOption = None,
+    ssh_key: seed.KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make one clone, or many: all of them or none. Limits are for each of them."""
+    """Make one clone, or many: all of them or none. Limits are for each of them.
+
+    With --user-data, --hostname or --ssh-key, each gets a seed: a small disk that tells cloud-init who the guest is.
+    Hostnames are numbered as the clones are.
+    """
     run = session(context, as_json)
     check_name(name, "clone name")
     TemplateRef.parse(template)
@@ -77,6 +85,7 @@ def create(
         kind=CloneKind.EPHEMERAL if ephemeral else CloneKind.DURABLE,
         expires_in=None if expires is None else duration(expires),
         limits=schema.CloneLimits(iops=iops, bandwidth=_bandwidth(bandwidth)),
+        seed=seed.wanted(user_data, hostname, ssh_key),
     )
     with run.connect() as connection:
         views = connection.create_clones(wanted)
@@ -145,6 +154,27 @@ def detach(context: typer.Context, name: NameArgument, force: ForceOption = Fals
     with run.connect() as connection:
         view = connection.detach(name, force=force)
     _print(run, view)
+
+
+@app.command("move")
+def move(
+    context: typer.Context,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The clones to move.")],
+    client: Annotated[str, typer.Option("--client", help="The client that may attach them from now on.")],
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Give clones to another client in one step: all of them or none. What was written to them stays."""
+    run = session(context, as_json)
+    for name in names:
+        check_name(name, "clone name")
+    check_name(client, "client name")
+    with run.connect() as connection:
+        views = connection.move_clones(names, client, force=force)
+    if len(views) == 1 and not run.as_json:
+        _print(run, views[0])
+    else:
+        _print_list(run, views)
 
 
 @app.command("reset")
@@ -315,6 +345,7 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "created": when(view.created),
             "expires": "never" if view.expires is None else when(view.expires),
             "limits": _limits(view.limits),
+            "seed": "none" if view.seed is None else f"hostname {view.seed.hostname}, {view.seed.uri or 'detached'}",
         }
     )
     if view.latencies is not None and any(view.latencies.counts):

@@ -57,10 +57,9 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A block device offered under a name, held to limits.
+    """A block device, or a file with a disk's content, offered under a name and held to limits.
 
-    ``node`` names it inside the daemon, its filter's group as well, and is never used twice. What is not ``writable``
-    is offered at run time alone: ``server.json`` does not know it.
+    ``node`` names it inside the daemon, its filter's group as well, and is never used twice.
     """
 
     node: str
@@ -68,9 +67,12 @@ class Export:
     device: Path
     limits: Limits = NO_LIMITS
     writable: bool = True
+    file: bool = False
 
     def disk(self, aio: str) -> dict[str, Any]:
-        """The options of the device."""
+        """The options of the device, or of the file: that is in memory, past which there is nothing."""
+        if self.file:
+            return {"driver": "file", "filename": str(self.device), "read-only": not self.writable}
         return {
             "driver": "host_device",
             "filename": str(self.device),
@@ -96,7 +98,7 @@ class Export:
             "node-name": self.node,
             "throttle-group": self.node,
             "read-only": not self.writable,
-            "cache": {"direct": True, "no-flush": False},
+            "cache": {"direct": not self.file, "no-flush": False},
             "discard": "unmap",
             "file": self.disk(aio),
         }
@@ -237,6 +239,8 @@ def render(config: ServerConfig) -> str:
                         "device": str(e.device),
                         "iops": e.limits.iops,
                         "bandwidth": e.limits.bandwidth,
+                        "writable": e.writable,
+                        "file": e.file,
                     }
                     for e in config.exports
                 ],
@@ -263,7 +267,14 @@ def parse(text: str) -> ServerConfig:
             allowed=tuple(data["allowed"]),
             max_connections=data["max_connections"],
             exports=tuple(
-                Export(e["node"], e["name"], Path(e["device"]), Limits(e["iops"], e["bandwidth"]))
+                Export(
+                    e["node"],
+                    e["name"],
+                    Path(e["device"]),
+                    Limits(e["iops"], e["bandwidth"]),
+                    writable=e["writable"],
+                    file=e["file"],
+                )
                 for e in data["exports"]
             ),
         )

@@ -37,8 +37,12 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it
     DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
+    POST   /moves?force=BOOL   Move         -> CloneList: all or none; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/size  Resize      -> CloneView; only larger; in-use while somebody is connected
     PUT    /clones/{name}/lease  Lease      -> CloneView
+    GET    /clones/{name}/seed              -> SeedView; not-found when it has none
+    PUT    /clones/{name}/seed?force=BOOL  SeedSpec -> SeedView; in-use while somebody is connected to the old one
+    DELETE /clones/{name}/seed?force=BOOL   -> Removal; in-use while somebody is connected to it, unless forced
     PUT    /clones/{name}/limits  CloneLimits -> CloneView; at once, also while somebody is connected
     POST   /clones/{name}/reset?force=BOOL  -> CloneView; in-use while somebody is connected, unless forced
     POST   /clones/{name}/promotion  Promotion -> Operation (202); in-use while somebody is connected
@@ -101,8 +105,11 @@ from appliance.schema.clones import (
     CloneList,
     CloneView,
     Lease,
+    Move,
     Promotion,
     Resize,
+    SeedSpec,
+    SeedView,
 )
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.events import HEARTBEAT, Event, EventKind
@@ -193,6 +200,7 @@ __all__ = [
     "Lease",
     "MemberView",
     "Model",
+    "Move",
     "Operation",
     "OperationError",
     "OperationKind",
@@ -210,6 +218,8 @@ __all__ = [
     "Resize",
     "Revocation",
     "RevocationKind",
+    "SeedSpec",
+    "SeedView",
     "Source",
     "Status",
     "StepView",

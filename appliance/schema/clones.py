@@ -1,6 +1,6 @@
 """Clones."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_serializer
 
 from appliance.model import KIB, MIB, CloneKind, CloneState, Limits
 from appliance.schema.base import LOCAL_CLIENT, Model
@@ -24,6 +24,34 @@ class CloneLimits(Model):
         return Limits(self.iops, self.bandwidth)
 
 
+class SeedSpec(Model):
+    """What the guest of a clone is told by cloud-init when it first boots."""
+
+    hostname: str | None = Field(
+        default=None, description="None: the clone's name; of many clones, numbered as they are: NAME-1 to NAME-COUNT"
+    )
+    ssh_keys: tuple[str, ...] = Field(default=(), description="Lines as in authorized_keys")
+    user_data: SecretStr | None = Field(
+        default=None,
+        description="Begins with #cloud-config, with #! or as MIME; at most 64 KiB. None: made of the others. It is not"
+        " shown again",
+    )
+
+    @field_serializer("user_data", when_used="json")
+    def _reveal(self, user_data: SecretStr | None) -> str | None:
+        return None if user_data is None else user_data.get_secret_value()
+
+
+class SeedView(Model):
+    """A clone's seed, without the user data, which may be secret."""
+
+    instance: str = Field(description="cloud-init's instance-id: another one for each seed")
+    hostname: str
+    ssh_keys: tuple[str, ...]
+    user_data_bytes: int | None = Field(description="None: there is none but what is made of the others")
+    uri: str | None = Field(description="NBD URI, read-only; None while the clone is detached")
+
+
 class CloneCreate(Model):
     """Clones to make: NAME, or with ``count`` NAME-1 to NAME-COUNT: all of them or none."""
 
@@ -36,6 +64,7 @@ class CloneCreate(Model):
     )
     expires_in: float | None = Field(default=None, gt=0, description="Seconds until it is removed; None: never")
     limits: CloneLimits = Field(default=CloneLimits(), description="Of each of them")
+    seed: SeedSpec | None = Field(default=None, description="For cloud-init, of each of them; None: no seed")
     learn: bool = Field(
         default=True, description="Whether its boot may teach the template's boot set; false for what is no boot of it"
     )
@@ -54,9 +83,12 @@ class CloneView(Model):
     client: str | None = Field(description="The client it is exported to; None: detached")
     uri: str | None = Field(description="NBD URI; None while detached")
     qemu: tuple[str, ...] = Field(
-        description="QEMU command line words for this disk (-blockdev and -device, with TLS -object)"
+        description="QEMU command line words for this disk and its seed (-blockdev and -device, with TLS -object)"
     )
-    libvirt: str | None = Field(default=None, description="The disk's XML for libvirt; None while detached")
+    libvirt: str | None = Field(
+        default=None, description="The disk's XML for libvirt, and after it its seed's; None while detached"
+    )
+    seed: SeedView | None = None
     device: str = Field(description="Its block device on the appliance; exists while it is attached")
     mapped_bytes: int | None = Field(description="Blocks mapped, those shared with the template included")
     written_bytes: int | None = Field(description="Written by its guest since the clone was activated")
@@ -76,6 +108,13 @@ class CloneList(Model):
 class Attachment(Model):
     """The client that a clone is exported to."""
 
+    client: str
+
+
+class Move(Model):
+    """Clones that are given to another client: all of them or none."""
+
+    clones: tuple[str, ...] = Field(min_length=1, max_length=1000)
     client: str
 
 

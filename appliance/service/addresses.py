@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 from appliance.catalog import Client, Clone
 from appliance.host.storage_daemon import Files, Listen
+from appliance.service.seed_files import name_of
 
 RECONNECT_SECONDS = 600
 """How long a guest's requests wait: for a storage daemon that restarts, and for the appliance itself, whose firmware
@@ -44,16 +46,8 @@ def qemu_words(clone: Clone, where: Listen) -> tuple[str, ...]:
 
     ``werror=enospc`` pauses the guest when the pool is full, instead of showing it an error.
     """
-    node = f"clone-{clone.thin_id}"
-    blockdev = {
-        "driver": "nbd",
-        "node-name": node,
-        "server": where.words(),
-        "export": clone.name,
-        "reconnect-delay": RECONNECT_SECONDS,
-        "discard": "unmap",
-        "cache": {"direct": True, "no-flush": False},
-    }
+    blockdev = _blockdev(f"clone-{clone.thin_id}", clone.name, where) | {"discard": "unmap"}
+    blockdev["cache"] = {"direct": True, "no-flush": False}
     words: tuple[str, ...] = ()
     if where.tls:
         settings = {
@@ -64,13 +58,28 @@ def qemu_words(clone: Clone, where: Listen) -> tuple[str, ...]:
             "verify-peer": True,
         }
         words = ("-object", json.dumps(settings))
-        blockdev["tls-creds"] = _TLS
-    device = f"virtio-blk-pci,drive={node},id=disk-{clone.thin_id},write-cache=on,werror=enospc,rerror=report"
-    return (*words, "-blockdev", json.dumps(blockdev), "-device", device)
+    drive = f"virtio-blk-pci,drive=clone-{clone.thin_id},id=disk-{clone.thin_id}"
+    device = f"{drive},write-cache=on,werror=enospc,rerror=report"
+    words += ("-blockdev", json.dumps(blockdev), "-device", device)
+    if clone.seed is not None:
+        seed = _blockdev(f"seed-{clone.thin_id}", name_of(clone.name), where) | {"read-only": True}
+        words += ("-blockdev", json.dumps(seed), "-device", f"virtio-blk-pci,drive=seed-{clone.thin_id}")
+    return words
+
+
+def _blockdev(node: str, export: str, where: Listen) -> dict[str, Any]:
+    found = {
+        "driver": "nbd",
+        "node-name": node,
+        "server": where.words(),
+        "export": export,
+        "reconnect-delay": RECONNECT_SECONDS,
+    }
+    return found | ({"tls-creds": _TLS} if where.tls else {})
 
 
 def libvirt_disk(clone: Clone, where: Listen) -> str:
-    """The clone as a disk of a libvirt domain (libvirt's docs/formatdomain.rst).
+    """The clone as a disk of a libvirt domain (libvirt's docs/formatdomain.rst), and after it its seed as another.
 
     libvirt takes the certificate from the folder that its ``qemu.conf`` names.
     """
@@ -78,7 +87,20 @@ def libvirt_disk(clone: Clone, where: Listen) -> str:
     ElementTree.SubElement(
         disk, "driver", name="qemu", type="raw", cache="none", discard="unmap", error_policy="enospace"
     )
-    source = ElementTree.SubElement(disk, "source", protocol="nbd", name=clone.name)
+    _network(disk, clone.name, where)
+    ElementTree.SubElement(disk, "target", dev="vda", bus="virtio")
+    if clone.seed is None:
+        return _text(disk)
+    seed = ElementTree.Element("disk", type="network", device="disk")
+    ElementTree.SubElement(seed, "driver", name="qemu", type="raw")
+    _network(seed, name_of(clone.name), where)
+    ElementTree.SubElement(seed, "target", dev="vdb", bus="virtio")
+    ElementTree.SubElement(seed, "readonly")
+    return f"{_text(disk)}\n{_text(seed)}"
+
+
+def _network(disk: ElementTree.Element, export: str, where: Listen) -> None:
+    source = ElementTree.SubElement(disk, "source", protocol="nbd", name=export)
     if where.tls:
         source.set("tls", "yes")
     if where.path is not None:
@@ -86,6 +108,8 @@ def libvirt_disk(clone: Clone, where: Listen) -> str:
     else:
         ElementTree.SubElement(source, "host", name=str(where.address), port=str(where.port))
     ElementTree.SubElement(source, "reconnect", delay=str(RECONNECT_SECONDS))
-    ElementTree.SubElement(disk, "target", dev="vda", bus="virtio")
+
+
+def _text(disk: ElementTree.Element) -> str:
     ElementTree.indent(disk)
     return ElementTree.tostring(disk, encoding="unicode")

@@ -1,10 +1,10 @@
 """Clones: made of a ready template, exported to a client, removed without a trace."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from appliance.catalog import Clone, NewClone
+from appliance.catalog import Clone, NewClone, NewSeed
 from appliance.errors import HatcheryError, InUse, NotReady
 from appliance.model import NO_LIMITS, CloneKind, CloneState, Limits, TemplateRef, check_name
 from appliance.reconcile.volumes import Devices, FoundDevice, Volume
@@ -41,21 +41,26 @@ class Clones:
         lease: float | None = None,
         limits: Limits = NO_LIMITS,
         learn: bool = True,
+        seed: Callable[[str, int | None], NewSeed] | None = None,
     ) -> tuple[Clone, ...]:
         """Make a clone, or ``count`` of them, exported to ``client``: all or none; for ``lease`` seconds.
 
-        Each is held to ``limits``, for itself. Their boots are not learned from unless ``learn``.
+        Each is held to ``limits``, for itself. Their boots are not learned from unless ``learn``. ``seed`` makes the
+        seed of each, by its name and its number.
 
         Raises InvalidInput, NotFound, NotReady, AlreadyExists, NoSpace.
         """
         wanted = names_of(name, count)
         ref = TemplateRef.parse(template)
+        numbers = [None] if count is None else list(range(1, count + 1))
+        seeds = {each: seed and seed(each, number) for each, number in zip(wanted, numbers, strict=True)}
         with self._core.lock:
             catalog = self._core.catalog
             self._core.admit_clones(kind.pool, len(wanted), len(wanted) * catalog.template(ref).size)
             now = self._core.now()
             expires = None if lease is None else now + lease
-            clones = catalog.add_clones(ref, [NewClone(each, client, now, kind, expires, limits) for each in wanted])
+            new = [NewClone(each, client, now, kind, expires, limits, given) for each, given in seeds.items()]
+            clones = catalog.add_clones(ref, new)
             if not learn:
                 self._core.untaught |= {clone.thin_id for clone in clones}
             try:
@@ -115,7 +120,7 @@ class Clones:
                 raise InUse(
                     f"clone {name} is attached to client {clone.client}",
                     why="a clone is exported to one client at a time",
-                    hint=f"detach it first: hatchery clone detach {name}",
+                    hint=f"move it: hatchery clone move {name} --client {client}",
                 )
             if clone.client is None:
                 self._core.catalog.set_clone_client(clone.thin_id, client)

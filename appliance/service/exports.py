@@ -7,7 +7,8 @@ back with what the catalog says or is about to say.
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from appliance import pki
@@ -15,13 +16,14 @@ from appliance.catalog import Client, Clone
 from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
 from appliance.host import netlink, storage_daemon
-from appliance.host.files import replace
+from appliance.host.files import replace as write_file
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
 from appliance.model import CloneKind
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.credentials import Credentials
+from appliance.service.seed_files import SeedFiles
 from appliance.store import names
 
 log = logging.getLogger(__name__)
@@ -30,12 +32,16 @@ GROUP = "hatchery"
 """Its members may use the API and the exports of the local client."""
 
 
+_CLONE = "clone-"
+"""How the nodes of clones' disks begin. Those of their seeds begin otherwise."""
+
+
 def export_of(clone: Clone) -> Export:
     """The export of a clone. Thin ids are never used twice, so neither are the nodes' names."""
     # An ephemeral clone's drive is its only copy, so it has no retry layer.
     layer = names.Layer.CLONE if clone.kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
     device = Path("/dev/mapper") / names.layer(layer, clone.thin_id)
-    return Export(node=f"clone-{clone.thin_id}", name=clone.name, device=device, limits=clone.limits)
+    return Export(node=f"{_CLONE}{clone.thin_id}", name=clone.name, device=device, limits=clone.limits)
 
 
 class Exports:
@@ -51,6 +57,7 @@ class Exports:
         self._paths = paths
         self._aio = storage_daemon.aio_engine()
         self.credentials = Credentials(core.catalog, paths)
+        self.seeds = SeedFiles(core.catalog, paths)
         self.before_offer: Callable[[Collection[Clone]], None] = lambda _: None
         self.after_withdrawal: Callable[[Clone], None] = lambda _: None
 
@@ -80,6 +87,7 @@ class Exports:
         """Stop a client's daemon and remove its run-time files."""
         self._units.stop(client)
         shutil.rmtree(self._paths.nbd(client), ignore_errors=True)
+        shutil.rmtree(self._paths.seeds(client), ignore_errors=True)
         self.credentials.remove(client)
 
     def admit(self, client: Client) -> None:
@@ -113,8 +121,15 @@ class Exports:
     def offer(self, client: str, clones: Iterable[Clone]) -> None:
         """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
         clones = tuple(clones)
-        exports = [export_of(clone) for clone in clones]
         self.before_offer(clones)
+        self._add(client, [export for clone in clones for export in self._all_of(client, clone)])
+
+    def offer_seed(self, client: str, clone: Clone) -> None:
+        """Export the seed of a clone that is exported already; fine when it has none. Raises NotReady, Unhealthy."""
+        seed = self.seeds.export(client, clone)
+        self._add(client, [] if seed is None else [seed])
+
+    def _add(self, client: str, exports: Sequence[Export]) -> None:
         self._write(self._catalog.client(client))
         daemon = self._daemon(client)
         try:
@@ -124,29 +139,73 @@ class Exports:
             self._units.start(client)
             daemon.add(exports)
 
-    def withdraw(self, client: str, clone: Clone, *, cut_off: bool) -> None:
-        """Stop exporting a clone. Raises InUse while somebody is connected to it, unless they are to be cut off."""
+    def withdraw(self, client: str, clone: Clone, *, cut_off: bool, gone: Collection[int] = ()) -> None:
+        """Stop exporting a clone. Raises InUse while somebody is connected to it, unless they are to be cut off.
+
+        ``gone`` are clones that were withdrawn before it, and that the catalog still gives to a client.
+        """
         owner = self._catalog.client(client)
-        self._write(owner, without=clone.thin_id)
-        daemon = self._daemon(client)
+        self._write(owner, without={clone.thin_id, *gone})
+        daemon, seed = self._daemon(client), self.seeds.export(client, clone)
         try:
             if cut_off:
                 daemon.cut_off(export_of(clone))
             else:
                 daemon.remove(export_of(clone))
+            if seed is not None:
+                daemon.cut_off(seed)  # its guest has not even its disk
         except InUse as error:
             self._write(owner)
-            raise InUse(
-                f"clone {clone.name} is in use",
-                why=f"client {client} is connected to it{self._who(owner)}",
-                hint="shut its guest down first, or force it",
-            ) from error
+            raise self._in_use(f"clone {clone.name}", owner) from error
         except NotReady:
             log.info("%s: the storage daemon of client %s is down", clone.name, client)
         except HatcheryError:
             self._write(owner)
             raise
         self.after_withdrawal(clone)
+
+    def withdraw_seed(self, client: str, clone: Clone, *, cut_off: bool) -> None:
+        """Stop exporting a clone's seed; fine when it has none.
+
+        Raises InUse while somebody is connected to it, unless they are to be cut off.
+        """
+        seed = self.seeds.export(client, clone)
+        if seed is None:
+            return
+        owner = self._catalog.client(client)
+        self._write(owner, unseeded=clone.thin_id)
+        try:
+            if cut_off:
+                self._daemon(client).cut_off(seed)
+            else:
+                self._daemon(client).remove(seed)
+        except InUse as error:
+            self._write(owner)
+            raise self._in_use(f"the seed of clone {clone.name}", owner) from error
+        except NotReady:
+            log.info("%s: the storage daemon of client %s is down", seed.name, client)
+        except HatcheryError:
+            self._write(owner)
+            raise
+
+    def _in_use(self, what: str, owner: Client) -> InUse:
+        return InUse(
+            f"{what} is in use",
+            why=f"client {owner.name} is connected to it{self._who(owner)}",
+            hint="shut its guest down first, or force it",
+        )
+
+    def see_off(self, client: str, clones: Iterable[Clone]) -> None:
+        """See that a client's daemon has none of the clones that were withdrawn from it.
+
+        One that was down then may have been coming up, with what its file said before. Raises Unhealthy, CannotTell.
+        """
+        daemon = self._daemon(client)
+        with contextlib.suppress(NotReady):  # one that does not come up now reads the file anew when it does
+            self._units.start(client)
+            for clone in clones:
+                for export in self._all_of(client, clone):
+                    daemon.cut_off(export)
 
     def limit(self, client: str, clone: Clone) -> None:
         """Hold a clone to the limits that the catalog says, from now on. Raises Unhealthy, DeadlineExceeded."""
@@ -155,8 +214,8 @@ class Exports:
             self._daemon(client).limit(export_of(clone))
 
     def serving(self, client: str) -> int:
-        """How many exports the client's daemon has now. Raises NotReady when it does not run."""
-        return len(self._daemon(client).exports())
+        """How many clones the client's daemon exports now. Raises NotReady when it does not run."""
+        return sum(node.startswith(_CLONE) for node in self._daemon(client).exports())
 
     def differences(self, client: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Clones that a client's daemon lacks, and what it exports although it is not the client's.
@@ -189,11 +248,16 @@ class Exports:
     def _daemon(self, client: str) -> StorageDaemon:
         return StorageDaemon(self.files(client), self._aio)
 
-    def _wanted(self, client: str, without: int | None = None) -> tuple[Export, ...]:
-        left_out = self._core.lost | {without}
-        return tuple(
-            export_of(clone) for clone in self._catalog.clones_of_client(client) if clone.thin_id not in left_out
-        )
+    def _all_of(self, client: str, clone: Clone) -> tuple[Export, ...]:
+        seed = self.seeds.export(client, clone)
+        return (export_of(clone),) if seed is None else (export_of(clone), seed)
+
+    def _clones(self, client: str, without: Collection[int] = ()) -> tuple[Clone, ...]:
+        left_out = self._core.lost | frozenset(without)
+        return tuple(clone for clone in self._catalog.clones_of_client(client) if clone.thin_id not in left_out)
+
+    def _wanted(self, client: str) -> tuple[Export, ...]:
+        return tuple(export for clone in self._clones(client) for export in self._all_of(client, clone))
 
     def _prepare(self, client: Client) -> None:
         if client.tls:
@@ -207,11 +271,18 @@ class Exports:
         found = self._catalog.certificates(client.name)
         return tuple(pki.distinguished_name(client.name, each.serial) for each in found if each.revoked is None)
 
-    def _write(self, client: Client, without: int | None = None) -> None:
+    def _write(self, client: Client, without: Collection[int] = (), unseeded: int | None = None) -> None:
+        """Write down what a client's daemon serves: all that the catalog says ``without`` some, one of them without
+        its seed."""
         files = self.files(client.name)
         # Its owner and its mode are its unit's to set, which may.
         files.folder.mkdir(parents=True, exist_ok=True)
         allowed = self._allowed(client) if client.tls else ()
-        exports = self._wanted(client.name, without)
+        clones = self._clones(client.name, without)
+        clones = tuple(replace(clone, seed=None) if clone.thin_id == unseeded else clone for clone in clones)
+        exports = tuple(export for clone in clones for export in self._all_of(client.name, clone))
+        seeds = [clone.seed for clone in clones if clone.seed is not None]
+        self.seeds.make(client.name, seeds)
         config = ServerConfig(client.name, self.listen(client), exports, allowed, client.max_connections)
-        replace(files.config, storage_daemon.render(config), 0o644)
+        write_file(files.config, storage_daemon.render(config), 0o644)
+        self.seeds.keep(client.name, seeds)

@@ -29,10 +29,13 @@ from appliance.schema import (
     CloneView,
     Examination,
     GarbageReport,
+    Move,
     Operation,
     ProblemView,
     Reconciliation,
     ReserveReleased,
+    SeedSpec,
+    SeedView,
     Status,
     StepView,
     StoreView,
@@ -54,9 +57,11 @@ from appliance.service.imports import Imports
 from appliance.service.learning import Keep, Learning, Tracer
 from appliance.service.measure import Measure
 from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
+from appliance.service.moves import Moves
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.seeds import Seeds, Wish
 from appliance.service.stills import Stills
 from appliance.service.templates import Templates
 from appliance.service.views import Views, client_problems, garbage_report
@@ -114,6 +119,8 @@ class Service:
         self.stills = Stills(self.core, self.clones, units, paths)
         self.templates = Templates(self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_))
         self.life = CloneLife(self.core, self.clones, self._exports, self.imports, self.operations)
+        self.moves = Moves(self.core, self.clones, self._exports)
+        self.seeds = Seeds(self.core, self.clones, self._exports)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
@@ -305,8 +312,28 @@ class Service:
             lease=request.expires_in,
             limits=request.limits.value(),
             learn=request.learn,
+            seed=None if request.seed is None else _wish(request.seed).checked().of,
         )
         return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
+
+    def show_seed(self, name: str) -> SeedView:
+        """A clone's seed. Raises NotFound when it has none."""
+        return self._seed_view(self.seeds.show(name))
+
+    def put_seed(self, name: str, spec: SeedSpec, *, force: bool) -> SeedView:
+        """Give a clone a seed. Raises as ``Seeds.put``."""
+        return self._seed_view(self.seeds.put(name, _wish(spec), force=force))
+
+    def _seed_view(self, clone: Clone) -> SeedView:
+        view = self._clone_list((clone,), {}).clones[0].seed
+        if view is None:
+            raise NotFound(f"clone {clone.name} has no seed")
+        return view
+
+    def move_clones(self, request: Move, *, force: bool) -> CloneList:
+        """Give clones to another client. Raises as ``Moves.move``."""
+        moved = self.moves.move(request.clones, request.client, force=force)
+        return self._clone_list(moved, self._written(moved))
 
     def list_clients(self) -> ClientList:
         """All clients."""
@@ -351,6 +378,11 @@ class Service:
         except HatcheryError as error:
             log.warning("clones are shown without counters: %s", error)
             return {}
+
+
+def _wish(spec: SeedSpec) -> Wish:
+    secret = spec.user_data
+    return Wish(spec.hostname, spec.ssh_keys, None if secret is None else secret.get_secret_value())
 
 
 def _reconciliation(made: Plan, problems: tuple[Problem, ...] | None = None) -> Reconciliation:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from appliance import __version__
 from appliance.catalog import Client, Clone, Template
 from appliance.errors import CannotTell, HatcheryError, NotReady
+from appliance.host.storage_daemon import Listen
 from appliance.model import CloneState, Health, PoolName, Problem, TemplateState
 from appliance.schema import (
     BootSetSummary,
@@ -18,6 +19,7 @@ from appliance.schema import (
     LearningView,
     PrefetchView,
     ProblemView,
+    SeedView,
     Status,
     StoreView,
     TemplateView,
@@ -29,6 +31,7 @@ from appliance.service.certificates import is_good
 from appliance.service.core import Core
 from appliance.service.exports import Exports, export_of
 from appliance.service.gc import Entry, State
+from appliance.service.seed_files import instance_of, name_of
 from appliance.store import names
 
 _STATES: Mapping[State, VolumeState] = {
@@ -147,6 +150,20 @@ class Views:
             mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
             written_bytes=written,
             limits=CloneLimits(iops=clone.limits.iops, bandwidth=clone.limits.bandwidth),
+            seed=self._seed(clone, where),
+        )
+
+    def _seed(self, clone: Clone, where: Listen | None) -> SeedView | None:
+        found = None if clone.seed is None else self._core.catalog.seed(clone.seed)
+        if found is None:
+            return None
+        given = found.given
+        return SeedView(
+            instance=instance_of(clone.name, found.number),
+            hostname=given.hostname,
+            ssh_keys=given.ssh_keys,
+            user_data_bytes=None if given.user_data is None else len(given.user_data.encode("utf-8")),
+            uri=None if where is None else addresses.uri(where, name_of(clone.name)),
         )
 
     def client(self, client: Client) -> ClientView:

@@ -103,6 +103,43 @@ def test_a_connected_clone_is_not_removed_by_mistake(daemon: Daemon) -> None:
     guest.kill()
 
 
+def test_a_clone_moves_between_clients_and_is_with_one_of_them(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.call(inside.add_image, "debian")
+    for client in ("hv1", "hv2"):
+        lab.run(["hatchery", "client", "add", client])
+    lab.call(inside.clones, "web", "debian", 2, "hv1")
+    doors = {client: f"nbd+unix:///%s?socket=/run/hatchery/nbd/{client}/nbd.sock" for client in ("hv1", "hv2")}
+
+    def found(client: str) -> list[bool]:
+        names = ("web-1", "web-2")
+        return [lab.run(["nbdinfo", doors[client] % name], check=False).returncode == 0 for name in names]
+
+    lab.call(inside.qemu_io, doors["hv1"] % "web-1", "write -P 7 1M 256k", "flush")
+    guest = lab.begin(["qemu-io", "-f", "raw", "-c", "read 0 4k", "-c", "sleep 60000", doors["hv1"] % "web-2"])
+    lab.call(inside.wait_connected, "hv1")
+    words = ["hatchery", "clone", "move", "web-1", "web-2", "--client", "hv2"]
+    refused = lab.run(words, check=False)
+    assert refused.returncode != 0
+    assert "client hv1 is connected to it (from qemu-io" in " ".join(refused.stderr.split())
+    assert (found("hv1"), found("hv2")) == ([True, True], [False, False])
+    lab.run([*words, "--force"])
+    guest.kill()
+    assert (found("hv1"), found("hv2")) == ([False, False], [True, True])
+    assert "verification failed" not in lab.call(inside.qemu_io, doors["hv2"] % "web-1", "read -P 7 1M 256k")
+
+    # It stays so when daemons die, and a daemon that was killed just before has nothing left of it.
+    for client in ("hv1", "hv2"):
+        lab.call(inside.kill_daemon, client)
+    daemon.kill()
+    assert (found("hv1"), found("hv2")) == ([False, False], [True, True])
+    lab.run(["sh", "-c", "kill -9 $(cat /run/hatchery/nbd/hv2/pid) && hatchery clone move web-1 --client hv1"])
+    assert found("hv1") == [True, False]
+    assert found("hv2")[0] is False
+    assert "verification failed" not in lab.call(inside.qemu_io, doors["hv1"] % "web-1", "read -P 7 1M 256k")
+    assert lab.call(inside.status)["problems"] == []
+
+
 def test_clones_survive_the_daemons_and_a_power_cut(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")

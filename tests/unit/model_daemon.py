@@ -1,5 +1,6 @@
 """A model of qemu-storage-daemon: its QMP server in a thread, with exports from ``server.json`` as the real one."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -46,7 +47,8 @@ class ModelDaemon:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rwb") as stream:
+            # Who hangs up before he heard the answer is nothing to it.
+            with contextlib.suppress(ConnectionError), connection, connection.makefile("rwb") as stream:
                 self._say(stream, {"QMP": {"version": {}, "capabilities": []}})
                 for line in stream:
                     request = json.loads(line)

@@ -9,6 +9,7 @@ from appliance.errors import InvalidInput
 from appliance.model import GIB, MIB
 from tests.unit.service_harness import IMAGE
 from tests.unit.test_cli import Appliance, appliance, image
+from tests.unit.test_seed_image import KEY
 
 __all__ = ["appliance", "image"]
 
@@ -107,3 +108,49 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="not a size"):
         parse_size(text)
+
+
+def test_clones_move_to_another_client(web: Appliance) -> None:
+    web.json("clone", "create", "db", "-t", "debian-13")
+    web.json("client", "add", "lab")
+    status, _, err = web.run("clone", "move", "web", "--client", "nobody")
+    assert (status, "client nobody does not exist" in err) == (4, True)
+    assert web.run("clone", "move", "web")[0] == 2
+    status, out, _ = web.run("clone", "move", "web", "--client", "lab")
+    assert (status, "client:   lab" in out) == (0, True)
+    assert [(view["name"], view["client"]) for view in web.json("clone", "move", "db", "web", "--client", "lab")] == [
+        ("db", "lab"), ("web", "lab")
+    ]  # fmt: skip
+    web.box.units.daemons["lab"].connected.add("clone-2")
+    status, _, err = web.run("clone", "move", "web", "db", "--client", "local")
+    assert (status, "client lab is connected to it" in err) == (6, True)
+    assert {view["client"] for view in web.json("clone", "list")} == {"lab"}
+    assert web.run("clone", "move", "web", "db", "--client", "local", "--force")[0] == 0
+    assert {view["client"] for view in web.json("clone", "list")} == {"local"}
+
+
+def test_seeds_of_clones(web: Appliance, tmp_path: Path) -> None:
+    secret, key = tmp_path / "user-data", tmp_path / "id.pub"
+    secret.write_text("#!/bin/sh\necho hunter2\n")
+    key.write_text(f"# mine\n{KEY}\n\n")
+    words = ("-t", "debian-13", "--user-data", str(secret), "--ssh-key", str(key), "--count", "2")
+    made = web.json("clone", "create", "ci", *words)
+    assert [view["seed"]["hostname"] for view in made] == ["ci-1", "ci-2"]
+    status, out, _ = web.run("clone", "show", "ci-1")
+    assert (status, "seed:     hostname ci-1, nbd+unix:///ci-1:seed" in out) == (0, True)
+    status, out, _ = web.run("clone", "seed", "show", "ci-1")
+    assert (status, KEY in out, "hunter2" in out) == (0, True, False)
+    status, _, err = web.run("clone", "seed", "show", "web")
+    assert (status, "has no seed" in err) == (4, True)
+    assert web.json("clone", "seed", "set", "web", "--hostname", "www.example.com")["hostname"] == "www.example.com"
+    assert web.json("clone", "seed", "set", "web")["hostname"] == "web"
+    assert web.json("clone", "seed", "remove", "web") == {"name": "web", "removed": True}
+    status, out, _ = web.run("clone", "seed", "remove", "web")
+    assert (status, out) == (0, "clone web has no seed\n")
+    secret.write_text("echo hunter2")
+    status, out, err = web.run("clone", "seed", "set", "web", "--user-data", str(secret))
+    assert (status, "#cloud-config" in err, "hunter2" in out + err) == (3, True, False)
+    secret.write_bytes(b"\x1f\x8b\x08")
+    key.write_text("# none\n")
+    for wrong in (("--user-data", str(secret)), ("--user-data", "/nowhere"), ("--ssh-key", str(key))):
+        assert web.run("clone", "seed", "set", "web", *wrong)[0] == 3

@@ -89,7 +89,7 @@ def test_what_follows_a_secret_is_kept() -> None:
 
 
 def test_an_archive_has_everything_and_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The secret is in a template's source, in settings and in a log, and one program cannot be run."""
+    """The secret is in a template's source, in a seed, in settings and in a log, and one program cannot be run."""
 
     def ask(argv: Sequence[str]) -> str:
         if argv[0] == "lsblk":
@@ -103,6 +103,8 @@ def test_an_archive_has_everything_and_no_secret(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(appliance.service.imports, "_open_url", lambda _: Bytes())
         assert appliance.service.imports.begin(wanted).finished.wait(20)
         assert SECRET in appliance.service.show_template("debian").source
+        seed = schema.SeedSpec.model_validate({"user_data": f"#!/bin/sh\necho {SECRET}\n"})
+        appliance.service.create_clones(schema.CloneCreate(name="web", template="debian", seed=seed))
         with client.connect(socket=appliance.paths.api_socket) as connection, opened(file) as raw:
             count = write(raw, "bundle", collect(connection, ask))
     with tarfile.open(file) as archive:

@@ -96,7 +96,7 @@ def settle(api: Client, params: dict[str, Any], *, check: bool) -> dict[str, Any
         raise InUse(
             f"not clones of client {client}",
             why=f"there are such clones, and they are not attached to it: {', '.join(taken)}",
-            hint=f"attach them (`hatchery clone attach {taken[0]} {client}`), or name others",
+            hint=f"move them (`hatchery clone move {taken[0]} --client {client}`), or name others",
         )
     missing = [name for name in dict.fromkeys(params["names"]) if name not in there]
     if missing and not template:

@@ -18,17 +18,19 @@ from appliance.host import block, thin
 from appliance.host.dm_ioctl import Target
 from appliance.model import KIB, MIB, SECTOR, Access, CloneKind, CloneState, PoolName, TemplateState
 from appliance.run import Runner
-from appliance.schema import CloneCreate, PathSource, TemplateCreate
+from appliance.schema import ClientSpec, CloneCreate, PathSource, TemplateCreate
 from appliance.service.operations import Job
 from appliance.store import capacity, metadata, names, start
 from appliance.store.durable import DATA
 from appliance.store.machine import Machine
-from tests.kernel.inside.nbd_client import NbdClient
+from tests.kernel.inside.nbd_client import NbdClient, door
 
 State: TypeAlias = dict[str, Any]
 """``{"templates": {NAME: [DIGEST of each version]}, "clones": {NAME: {...}}, "reserve": ...}``; plain JSON."""
 
 SIZE = 2 * MIB
+OTHER = "other"
+"""A client besides ``local``."""
 LOAD = "load"
 """The clone whose guest writes all the time; its content is looked after by ``crash_load``."""
 
@@ -94,7 +96,7 @@ class Box:
         """What a guest reads from a clone: over NBD when it is attached, else from a device of our own."""
         clone = self.service.core.catalog.clone(name)
         if clone.client is not None:
-            with NbdClient(name) as client:
+            with NbdClient(name, door(clone.client)) as client:
                 assert client.size == clone.size, f"{name} is exported with {client.size} bytes, not {clone.size}"
                 return b"".join(client.read(at, min(MIB, clone.size - at)) for at in range(0, clone.size, MIB))
         dm = self.machine.dm
@@ -138,7 +140,10 @@ class Box:
                 self.machine.runner.run(["thin_check", "--metadata-snap", device])
         for clone in catalog.clones():
             if clone.client is not None:
-                NbdClient(clone.name).close()
+                NbdClient(clone.name, door(clone.client)).close()
+        for client in catalog.clients():
+            differ = self.service._exports.differences(client.name)
+            assert differ == ((), ()), f"client {client.name} lacks, and has too much: {differ}"
         assert not self.service._problems, self.service._problems
         outcome = metadata._recorded(self.machine.config.paths.state / "metadata.check").get("outcome")
         assert outcome in _CHECKED, outcome
@@ -150,6 +155,10 @@ class Box:
         """Make clones, as a request does."""
         self.service.create_clones(CloneCreate(name=name, template=template, **more))
 
+    def add_client(self, name: str) -> None:
+        """A client with a unix socket; fine when it is there."""
+        self.service.put_client(name, ClientSpec(transport="unix"))
+
     def drop(self, name: str) -> None:
         """Remove a clone, if there is one of that name."""
         self.service.clones.remove(name, force=True)
@@ -157,7 +166,8 @@ class Box:
     def scribble(self, name: str, seed: int) -> None:
         """Change an attached clone as a guest does, flushed."""
         self._digests.pop(self.service.core.catalog.clone(name).thin_id, None)
-        with NbdClient(name) as client:
+        owner = self.service.core.catalog.clone(name).client
+        with NbdClient(name, door(str(owner))) as client:
             client.write(seed % 8 * 64 * KIB, image(seed)[: 96 * KIB])
             client.write(SIZE // 2, image(seed + 1)[: 64 * KIB])
             client.flush()
@@ -174,7 +184,8 @@ class Box:
 
     def end(self) -> list[str]:
         """Stop service and store in order; what could not be stopped."""
-        self.service._units.stop("local")
+        for client in self.service.core.catalog.clients():
+            self.service._units.stop(client.name)
         self.service.close()
         return [str(error) for error in start.down(self.machine)]
 

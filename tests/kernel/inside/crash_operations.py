@@ -12,7 +12,7 @@ from appliance.model import MIB
 from appliance.service import collector, core
 from appliance.service.templates import Removing
 from appliance.store import emptying
-from tests.kernel.inside.crash_box import SIZE, Box, State, digest, finish, image
+from tests.kernel.inside.crash_box import OTHER, SIZE, Box, State, digest, finish, image
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +174,11 @@ OPERATIONS: Mapping[str, Operation] = {
     ),
     "detach": Operation(
         _have("moved"), lambda box: box.service.clones.detach("moved", force=False), _change("moved", client=None)
+    ),
+    "move": Operation(
+        _both(_have("carried"), lambda box: box.add_client(OTHER)),
+        lambda box: box.service.moves.move(["carried"], OTHER, force=False),
+        _change("carried", client=OTHER),
     ),
     "remove": Operation(_have("made"), lambda box: box.drop("made"), _gone("made")),
     "remove-ephemeral": Operation(_have("quick", kind="ephemeral"), lambda box: box.drop("quick"), _gone("quick")),

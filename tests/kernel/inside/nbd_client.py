@@ -10,7 +10,13 @@ import struct
 from pathlib import Path
 from typing import Self
 
-SOCKET = Path("/run/hatchery/nbd/local/nbd.sock")
+
+def door(client: str) -> Path:
+    """Where the storage daemon of a client without TCP listens."""
+    return Path(f"/run/hatchery/nbd/{client}/nbd.sock")
+
+
+SOCKET = door("local")
 """Where the local client's storage daemon listens."""
 
 _GREETING = struct.Struct(">8s8sH")

@@ -1,0 +1,108 @@
+"""Moves: clones change hands, from the client that has them to another one.
+
+A clone is with the one or with the other at any moment, and never with both:
+
+1. the old client's daemon stops offering it, and its file does not name it any more;
+2. its devices are taken away, which the kernel refuses while anybody has them open;
+3. the catalog names its new client, in one commit for all clones of a move;
+4. the devices are made again, and the new client's daemon offers it.
+
+What ends in between leaves a clone where the catalog says that it is, and a start brings it up there as any other.
+"""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from appliance.catalog import Clone
+from appliance.errors import HatcheryError
+from appliance.service.clones import Clones
+from appliance.service.core import Core
+from appliance.service.exports import Exports
+
+log = logging.getLogger(__name__)
+
+
+class Moves:
+    """The verb that gives clones to another client."""
+
+    def __init__(self, core: Core, clones: Clones, exports: Exports) -> None:
+        self._core = core
+        self._clones = clones
+        self._exports = exports
+
+    def move(self, names: Sequence[str], client: str, *, force: bool) -> tuple[Clone, ...]:
+        """Give clones to a client, whoever has them now: all or none; fine when it has them already.
+
+        A clone that nobody has is attached. Raises NotFound, NotReady, InUse while somebody is connected to one of
+        them, unless forced.
+        """
+        with self._core.lock:
+            catalog = self._core.catalog
+            catalog.client(client)
+            found = [self._clones.ready(name) for name in dict.fromkeys(names)]
+            leaving = [clone for clone in found if clone.client != client]
+            if leaving:
+                self._take(leaving, cut_off=force)
+                self._give(leaving, client)
+            for clone in leaving:
+                origin = "nobody" if clone.client is None else f"client {clone.client}"
+                log.info("clone %s moved from %s to client %s", clone.name, origin, client)
+                self._core.events.tell("clone", clone.name, "moved", f"from {origin} to client {client}")
+            return tuple(catalog.clone(clone.name) for clone in found)
+
+    def _take(self, clones: Sequence[Clone], *, cut_off: bool) -> None:
+        """Take clones from the clients that have them; when that fails, they have them all again."""
+        try:
+            withdrawn: set[int] = set()
+            for clone in clones:
+                if clone.client is not None:
+                    self._exports.withdraw(clone.client, clone, cut_off=cut_off, gone=withdrawn)
+                    withdrawn.add(clone.thin_id)
+            self._make_sure(clones)
+        except BaseException:
+            self._restore(clones)
+            raise
+
+    def _give(self, clones: Sequence[Clone], client: str) -> None:
+        """Give clones that nobody has to a client; when that fails, those have them again who had them before."""
+        catalog = self._core.catalog
+        moved = [replace(clone, client=client) for clone in clones]
+        try:
+            catalog.set_clone_clients({clone.thin_id: client for clone in clones})
+            self._core.carry_out([self._clones.volume(clone) for clone in moved])
+            self._exports.offer(client, moved)
+        except BaseException:
+            self._give_back(clones, moved)
+            raise
+
+    def _give_back(self, clones: Sequence[Clone], moved: Sequence[Clone]) -> None:
+        try:
+            withdrawn: set[int] = set()
+            for clone in moved:
+                self._exports.withdraw(str(clone.client), clone, cut_off=True, gone=withdrawn)
+                withdrawn.add(clone.thin_id)
+            self._make_sure(moved)
+            self._core.catalog.set_clone_clients({clone.thin_id: clone.client for clone in clones})
+        except HatcheryError:
+            log.exception("clones %s stay with client %s", ", ".join(c.name for c in clones), moved[0].client)
+            # They may be served in part.
+            self._restore(moved)
+        else:
+            self._restore(clones)
+
+    def _make_sure(self, clones: Collection[Clone]) -> None:
+        """That nobody has clones that were withdrawn."""
+        for client in sorted({clone.client for clone in clones if clone.client is not None}):
+            self._exports.see_off(client, [clone for clone in clones if clone.client == client])
+        for clone in clones:
+            if clone.client is not None:
+                self._clones.deactivate(clone)
+
+    def _restore(self, clones: Collection[Clone]) -> None:
+        """Have clones served by the clients that the catalog says."""
+        for clone in clones:
+            try:
+                self._clones.bring_up(clone)
+            except HatcheryError:
+                log.exception("clone %s is not exported until the next start", clone.name)
