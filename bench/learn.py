@@ -223,7 +223,7 @@ class Bench:
         try:
             return self._boot_once(kind, asked, trace)
         except MachineFault as error:
-            if error.fault != guest.EMULATOR_FAULT:
+            if error.fault not in guest.EMULATOR_FAULTS:
                 raise
             self._steps.tell(f"  {error.fault!r}, a known fault of the emulator: once more with a fresh clone")
             if asked is not None:

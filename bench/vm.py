@@ -25,6 +25,7 @@ from pathlib import Path
 
 from appliance.errors import DeadlineExceeded, NotReady
 from appliance.measure import qemu
+from appliance.measure.guest import EMULATOR_FAULTS
 from appliance.run import Completed, Process, Runner
 from appliance.wait import until
 
@@ -174,7 +175,7 @@ class VM:
 
     def wait_login(self, *, deadline: float) -> float:
         """Wait for the login prompt on the console; return the seconds since it was switched on."""
-        seen = self.machine.console.wait_for("login: ", deadline=deadline, faults=("Kernel panic", "Oops: int3"))
+        seen = self.machine.console.wait_for("login: ", deadline=deadline, faults=("Kernel panic", *EMULATOR_FAULTS))
         return seen.at - self.machine.started
 
     # -- reaching it ---------------------------------------------------------------------------------------------

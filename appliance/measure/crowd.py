@@ -39,7 +39,7 @@ def boot_all(runner: Runner, targets: Sequence[NbdTarget], *, hardware: Hardware
                 try:
                     logins.append(done.result())
                 except MachineFault as error:
-                    if error.fault != guest.EMULATOR_FAULT:
+                    if error.fault not in guest.EMULATOR_FAULTS:
                         raise
                     fault = error
         except BaseException:

@@ -158,7 +158,7 @@ class Session:
         try:
             result = self._boot_once(number, clone, phase)
         except MachineFault as fault:
-            if fault.fault != guest.EMULATOR_FAULT:
+            if fault.fault not in guest.EMULATOR_FAULTS:
                 raise
             self._note_once(f"a boot was repeated: the guest's kernel said {fault.fault!r}, a fault of the emulator")
             self._tell(f"  {clone.name}: {fault.fault!r}, a known fault of the emulator: once more with a fresh clone")

@@ -136,7 +136,7 @@ class Site:
             try:
                 machine, _ = stack.enter_context(guest.booted(self.runner, target))
             except MachineFault as error:
-                if error.fault != guest.EMULATOR_FAULT:
+                if error.fault not in guest.EMULATOR_FAULTS:
                     raise
                 machine, _ = stack.enter_context(guest.booted(self.runner, target))
             machine.process.signal(signal.SIGCONT)

@@ -97,7 +97,7 @@ def test_a_boot_that_was_not_cold_ends_the_measurement(appliance: Appliance, mon
 
 
 def test_after_the_emulators_fault_the_phase_begins_anew_with_a_fresh_clone(appliance: Appliance) -> None:
-    appliance.faults.append(MachineFault("the machine said it", fault=guest.EMULATOR_FAULT))
+    appliance.faults.append(MachineFault("the machine said it", fault=guest.EMULATOR_FAULTS[0]))
     found = measured(appliance, Plan("debian-13", runs=1, clones=1, name="m", prefetched=False))
     assert appliance.said[:5] == ["cold", "drop", "cold", "drop", "boot m-spare-1"]
     assert any("was repeated" in note for note in found.notes)

@@ -77,11 +77,11 @@ def test_the_cache_is_prefetched_after_it_was_emptied_and_what_that_read_is_not_
 
 
 def test_a_guest_that_the_emulator_crashed_is_left_out_and_that_is_said(appliance: Appliance) -> None:
-    appliance.faults.append(MachineFault("the machine said it", fault=guest.EMULATOR_FAULT))
+    appliance.faults.append(MachineFault("the machine said it", fault=guest.EMULATOR_FAULTS[0]))
     found = stormed(appliance, Plan("debian-13", clones=3))
     assert (found.clones, len(found.logins)) == (3, 2)
     assert any("1 of 3 guests did not log in" in note for note in found.notes)
-    appliance.faults += [MachineFault("the machine said it", fault=guest.EMULATOR_FAULT) for _ in range(2)]
+    appliance.faults += [MachineFault("the machine said it", fault=guest.EMULATOR_FAULTS[0]) for _ in range(2)]
     with pytest.raises(MachineFault):
         stormed(appliance, Plan("debian-13", clones=2))
     assert appliance.clones == {}
