@@ -16,7 +16,7 @@ class Daemon:
     def _begin(self) -> Job:
         job = self.lab.begin(["hatcheryd", "--debug"])
         try:
-            self.lab.call(inside.up)
+            self.lab.call(inside.up, timeout=150)
         except Exception as error:
             error.add_note(job.stderr)
             raise

@@ -36,7 +36,7 @@ def up() -> None:
             return False
         return True
 
-    wait.until(answers, "hatcheryd", deadline=40)
+    wait.until(answers, "hatcheryd", deadline=120)
 
 
 def make_images(folder: str = "/run/images") -> dict[str, str]:
