@@ -115,6 +115,10 @@ class BootSets:
                     catalog.put_boot_set(StoredBootSet(template.thin_id, text, False, self._core.now()))
                     break
         log.info("template %s: a boot set of %d bytes from %d boot(s)", template.ref, made.total, made.runs)
+        before = 0 if known is None else file.load(known.text).boot_set.total
+        if 2 * made.total < before:
+            words = "template %s: its boot set had %d bytes before: if a boot broke off, run `hatchery template learn`"
+            log.warning(words, template.ref, before)
         return made
 
     def judge(self, template: Template, reads: Sequence[Read]) -> None:

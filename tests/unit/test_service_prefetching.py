@@ -117,6 +117,17 @@ def test_a_boot_that_was_recorded_makes_the_boot_set_and_more_of_them_make_it_be
     assert (shown.runs, shown.guessed, shown.wasted_bytes) == (2, False, 0)
 
 
+def test_a_boot_set_that_becomes_much_smaller_is_told(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """When boots were asked for, there is nothing to compare the first one with."""
+    box.add_template("debian")
+    template = box.service.core.catalog.templates()[0]
+    box.service.boot_sets.add_run(template, "a", [Read(MIB, 16 * PAGE)], 1)
+    box.service.boot_sets.add_run(template, "b", [Read(MIB, 12 * PAGE)], 1)
+    assert "broke off" not in caplog.text
+    box.service.boot_sets.add_run(template, "c", [Read(MIB, 5 * PAGE)], 1)
+    assert f"had {12 * PAGE} bytes before" in caplog.text
+
+
 def test_boots_are_merged_while_others_work(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what changed meanwhile counts."""
     box.add_template("debian")
