@@ -132,12 +132,13 @@ def test_several_connections_and_what_is_refused(daemon: Daemon) -> None:
     assert lab.call(attach.listed) == []
 
     device = lab.run(["hatchery-attach", "--connections", "4", DB]).stdout.strip()
-    assert lab.call(attach.queues, device) == 4
+    assert lab.call(attach.connected, "lab") == 4
     assert lab.call(attach.digest, device) == lab.call(inside.digest)
 
     # Without anybody who stands by, the same command gives the device its connections again.
     lab.call(inside.kill_daemon, "lab")
     assert lab.run(["hatchery-attach", "--connections", "4", DB]).stdout.strip() == device
+    assert lab.call(attach.connected, "lab") == 4
     assert lab.call(attach.digest, device) == lab.call(inside.digest)
     lab.run(["hatchery-attach", "--detach", DB])
     assert lab.call(attach.listed) == []

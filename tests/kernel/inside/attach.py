@@ -11,6 +11,7 @@ from pathlib import Path
 from appliance import wait
 from appliance.attach import target
 from appliance.attach.connection import connections
+from appliance.client import connect
 from appliance.host.nbd import Kernel, Wanted
 from appliance.model import KIB, MIB
 from appliance.run import Runner
@@ -111,6 +112,7 @@ def digest(device: str) -> str:
         os.close(handle)
 
 
-def queues(device: str) -> int:
-    """How many connections the kernel uses for a device."""
-    return len(list(Path("/sys/block", Path(device).name, "mq").iterdir()))
+def connected(client: str) -> int:
+    """How many connections a client's storage daemon has."""
+    with connect() as api:
+        return sum(len(found.connections or ()) for found in api.clients() if found.name == client)
