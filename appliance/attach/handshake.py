@@ -123,7 +123,8 @@ class Negotiation:
             raise _refusal(head.kind, payload, self._target)
         if head.kind == _Kind.ACK:
             if self._export is None:
-                raise Unhealthy(f"{self._target.server} does not say how large {self._target.export} is")
+                why = "it accepted without information about the export"
+                raise Unhealthy(f"{self._target.server} does not say how large {self._target.export} is", why=why)
             return self._export
         # Information that was not asked for is passed over, as the protocol has it.
         if head.kind == _Kind.INFO and payload[:2] == struct.pack(">H", _INFO_EXPORT):
