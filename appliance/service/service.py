@@ -327,7 +327,7 @@ class Service:
     def _seed_view(self, clone: Clone) -> SeedView:
         view = self._clone_list((clone,), {}).clones[0].seed
         if view is None:
-            raise NotFound(f"clone {clone.name} has no seed", hint="give it one: `hatchery clone seed set`")
+            raise NotFound(f"clone {clone.name} has no seed", why="it was removed at this moment")
         return view
 
     def move_clones(self, request: Move, *, force: bool) -> CloneList:
