@@ -1,7 +1,7 @@
 """Seeds as files, from which storage daemons serve them.
 
-Each client has a folder of its own, in memory, which its daemon may read and nobody else: root's, and the daemon's
-unit gives it to the daemon's group. A file is made of the catalog when it is missing, and it never changes: another
+Each client has a folder of its own, in memory, which its daemon may read and nobody else: root's, and of the daemons'
+group, as the folder that all of them are in gives it to them (systemd-tmpfiles made that). A file is made of the catalog when it is missing, and it never changes: another
 seed has another number.
 """
 
@@ -35,7 +35,8 @@ class SeedFiles:
         return Export(node, name_of(clone.name), self._path(client, clone.seed), writable=False, file=True)
 
     def make(self, client: str, numbers: Collection[int]) -> None:
-        """See that the files of seeds are there."""
+        """See that the files of seeds are there, and their folder in any case: the daemon's unit looks for that once."""
+        self._paths.seeds(client).mkdir(mode=0o750, parents=True, exist_ok=True)
         for number in numbers:
             path = self._path(client, number)
             if path.exists():
@@ -44,7 +45,6 @@ class SeedFiles:
             if found is not None:
                 given = found.given
                 seed = Seed(instance_of(found.clone, number), given.hostname, given.ssh_keys, given.user_data)
-                path.parent.mkdir(parents=True, exist_ok=True)
                 # Its group is the folder's, so that the daemon may read it.
                 replace(path, images.image(seed), 0o640)
 

@@ -67,6 +67,7 @@ def test_a_seed_is_offered_read_only_beside_its_clone(ready: Box, caplog: pytest
     assert ready.exported() == on_file(ready) == {"web", "web:seed"}
     assert ready.exported("lab") == set()
     assert not files(ready, "lab")
+    assert ready.paths.seeds("lab").is_dir(), "the unit of its daemon finds it when it starts"
     found = files(ready)["web-1"]
     assert found["user-data"] == USER_DATA
     assert json.loads(found["meta-data"])["public-keys"] == [KEY]
