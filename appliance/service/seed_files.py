@@ -1,7 +1,7 @@
 """Seeds as files, from which storage daemons serve them.
 
-Each client has a folder of its own, in memory, which its daemon may read and nobody else: root's, and of the daemons'
-group, as the folder that all of them are in gives it to them (systemd-tmpfiles made that). A file is made of the catalog when it is missing, and it never changes: another
+Each client has a folder of its own, in memory, which its daemon may read and nobody else: root's, and the daemon's
+unit gives it to the daemon's group. A file is made of the catalog when it is missing, and it never changes: another
 seed has another number.
 """
 

@@ -10,16 +10,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from appliance.client import Client
 from appliance.errors import BadImage, NotFound
 from appliance.model import CloneKind, ImageFormat
-from appliance.schema import ClientSpec, CloneCreate, TemplateCreate, UrlSource
+from appliance.schema import ClientSpec, CloneCreate, SeedSpec, TemplateCreate, UrlSource
 from appliance.wait import until
 from bench.vm import LOOPBACK
-from tests.appliance.site import CLIENT, DISKS, Play, Site
+from tests.appliance.site import CLIENT, DISKS, NBD_PORT, Play, Site
 
 MIB = 1 << 20
 GATEWAY = "10.0.2.2"
@@ -150,6 +151,22 @@ def test_an_ephemeral_clone_is_made_and_removed(site: Site) -> None:
         )
         assert made.state == "ready"
         api.remove_clone("brief", force=True)
+
+
+def test_a_seed_is_its_clients_to_read_also_after_the_daemon_started_anew(site: Site, tmp_path: Path) -> None:
+    source = f"nbd://{LOOPBACK}:{site.vm.port(NBD_PORT)}/seeded:seed"
+    with site.api() as api:
+        spec = SeedSpec(hostname="seeded.example")
+        wanted = CloneCreate(name="seeded", template=api.templates()[0].ref, client=CLIENT, seed=spec)
+        api.create_clones(wanted)
+        folder = site.vm.ssh(["stat", "--format=%U:%G %a", f"/run/hatchery/seeds/{CLIENT}"]).stdout.strip()
+        assert folder == "root:hatchery-nbd 2750"
+        for name in ("first", "again"):
+            site.runner.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", source, tmp_path / name], timeout=120)
+            assert b"seeded.example" in (tmp_path / name).read_bytes()
+            site.vm.ssh(["systemctl", "restart", f"hatchery-nbd@{CLIENT}.service"])
+        api.remove_clone("seeded", force=True)
+    assert site.vm.ssh(["ls", f"/run/hatchery/seeds/{CLIENT}"]).stdout == ""
 
 
 DETACH = 'echo 1 > "/sys/block/$(basename "$(readlink -f "$0")")/device/delete"'
