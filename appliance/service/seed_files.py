@@ -35,7 +35,7 @@ class SeedFiles:
         return Export(node, name_of(clone.name), self._path(client, clone.seed), writable=False, file=True)
 
     def make(self, client: str, numbers: Collection[int]) -> None:
-        """See that the files of seeds are there, and their folder in any case: the daemon's unit looks for that once."""
+        """See that the files of seeds are there, and the folder in any case: the daemon's unit looks for it once."""
         self._paths.seeds(client).mkdir(mode=0o750, parents=True, exist_ok=True)
         for number in numbers:
             path = self._path(client, number)
