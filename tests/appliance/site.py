@@ -28,6 +28,9 @@ NBD_PORT = 10809
 ADDRESS = "10.0.2.15"
 """What QEMU's user networking gives the appliance (QEMU: docs/system/devices/net.rst)."""
 
+GUEST_DEADLINE = 600.0
+"""Two minutes are usual where two emulated machines share two processors; a busy machine may take some more."""
+
 TEMPLATE = "debian-13"
 CLIENT = "host"
 API_SOCKET = Path("/run/hatchery/api.sock")
@@ -134,11 +137,11 @@ class Site:
         target = guest.NbdTarget(clone, host=LOOPBACK, port=self.vm.port(NBD_PORT))
         with ExitStack() as stack:
             try:
-                machine, _ = stack.enter_context(guest.booted(self.runner, target))
+                machine, _ = stack.enter_context(guest.booted(self.runner, target, deadline=GUEST_DEADLINE))
             except MachineFault as error:
                 if error.fault not in guest.EMULATOR_FAULTS:
                     raise
-                machine, _ = stack.enter_context(guest.booted(self.runner, target))
+                machine, _ = stack.enter_context(guest.booted(self.runner, target, deadline=GUEST_DEADLINE))
             machine.process.signal(signal.SIGCONT)
             yield machine
 
