@@ -19,6 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from appliance.errors import CannotTell, InUse, NotFound, NotReady, Refused, Unhealthy
+from appliance.host import kernel_events
 
 FAMILY, VERSION, GROUP = "nbd", 1, "nbd_mc_group"
 """Names of the netlink family and of its multicast group."""
@@ -36,7 +37,6 @@ _MODULE = Path("/sys/module/nbd")
 _BLOCK = Path("/sys/block")
 _NETLINK_GENERIC = 16
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
-_LARGEST = 64 * 1024
 
 
 class _Sockets(nla):  # type: ignore[misc]  # pyroute2 has no types
@@ -301,19 +301,10 @@ class Events:
 
     def receive(self) -> frozenset[int] | None:
         """Indexes of devices of which a connection died; None when events were lost."""
-        found: set[int] = set()
-        while True:
-            try:
-                packet, sender = self._socket.recvfrom(_LARGEST)
-            except BlockingIOError:
-                return frozenset(found)
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    return None
-                raise
-            # Port 0 is the kernel; another process could only pretend to be it.
-            if sender[0] == 0 and (index := dead(packet)) is not None:
-                found.add(index)
+        packets = kernel_events.drain(self._socket)
+        if packets is None:
+            return None
+        return frozenset(index for packet in packets if (index := dead(packet)) is not None)
 
     def __enter__(self) -> Self:
         return self

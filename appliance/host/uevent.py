@@ -5,17 +5,17 @@ Source of the format: ``lib/kobject_uevent.c`` and ``drivers/md/dm-uevent.c`` of
 is udev's.
 """
 
-import errno
 import select
 import socket
 from types import TracebackType
 from typing import Self
 
+from appliance.host import kernel_events
+
 _NETLINK_KOBJECT_UEVENT = 15
 _KERNEL_GROUP = 1
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BUFFER = 4 * 1024 * 1024
-_LARGEST = 64 * 1024
 
 
 def parse(packet: bytes) -> dict[str, str]:
@@ -47,19 +47,8 @@ class Uevents:
 
     def receive(self) -> list[dict[str, str]] | None:
         """All events that wait; None when some were lost, because more came than the buffer holds."""
-        events: list[dict[str, str]] = []
-        while True:
-            try:
-                packet, sender = self._socket.recvfrom(_LARGEST)
-            except BlockingIOError:
-                return events
-            except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    return None
-                raise
-            # Port 0 is the kernel; another process could only pretend to be it.
-            if sender[0] == 0:
-                events.append(parse(packet))
+        packets = kernel_events.drain(self._socket)
+        return None if packets is None else [parse(packet) for packet in packets]
 
     def close(self) -> None:
         """Stop listening."""
