@@ -20,7 +20,7 @@ from appliance.host.notify import notify
 from appliance.host.units import Direct, Systemd, Units, booted_with_systemd, run_to_its_end
 from appliance.images import fetch
 from appliance.images.convert import Converter, PlainConverter, SandboxedConverter
-from appliance.images.sources import UrlSource
+from appliance.images.sources import open_url
 from appliance.model import PoolName
 from appliance.run import Runner
 from appliance.service.kernel import KernelStore
@@ -61,7 +61,7 @@ def make_service(paths: Paths, runner: Runner) -> Service:
         paths=paths,
         settings=settings.require_store(),
         find_fast=lambda: find_fast(machine.dm, runner),
-        open_url=fetch.confined(runner) if managed else UrlSource,
+        open_url=fetch.confined(runner) if managed else open_url,
     )
 
 

@@ -1,6 +1,7 @@
 """Who is connected to which listener, by socket diagnosis; and this machine's addresses.
 
-Sources: sock_diag(7), rtnetlink(7); pyroute2 speaks both.
+Sources: sock_diag(7), rtnetlink(7); pyroute2 speaks both. It is loaded when it is asked for the first time: it is
+large, and a service's start does not need it.
 """
 
 import errno
@@ -9,10 +10,6 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pyroute2 import DiagSocket, IPRoute
-from pyroute2.netlink.diag import SS_ESTABLISHED, UDIAG_SHOW_NAME, UDIAG_SHOW_PEER
-from pyroute2.netlink.exceptions import NetlinkError
 
 from appliance.errors import CannotTell
 
@@ -52,6 +49,10 @@ def unix_connections(path: Path) -> tuple[Connection, ...]:
 
 
 def _dump(family: int) -> list[Any]:
+    from pyroute2 import DiagSocket
+    from pyroute2.netlink.diag import SS_ESTABLISHED, UDIAG_SHOW_NAME, UDIAG_SHOW_PEER
+    from pyroute2.netlink.exceptions import NetlinkError
+
     show = UDIAG_SHOW_NAME | UDIAG_SHOW_PEER if family == socket.AF_UNIX else 0
     try:
         with DiagSocket() as diag:
@@ -91,6 +92,9 @@ def _socket_owners(inodes: set[int]) -> dict[int, str]:
 
 def addresses() -> frozenset[str]:
     """The IP addresses of this machine. Raises CannotTell."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
     try:
         with IPRoute() as route:
             return frozenset(

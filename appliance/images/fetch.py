@@ -21,7 +21,7 @@ from typing import IO, Protocol
 
 from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady, Refused
 from appliance.images import sandbox
-from appliance.images.sources import CHUNK, PLAIN, Manner, Opener, UrlSource, WebSource, check_url
+from appliance.images.sources import CHUNK, PLAIN, Manner, Opener, WebSource, check_url, open_url
 from appliance.run import Runner
 
 UNIT_PREFIX = "hatchery-fetch@"
@@ -188,7 +188,7 @@ def parse_order(line: str) -> tuple[str, Manner]:
     return values.pop("url"), Manner(**values)
 
 
-def serve(line: str, output: IO[bytes], open_url: Opener = UrlSource) -> None:
+def serve(line: str, output: IO[bytes], open_url: Opener = open_url) -> None:
     """Fetch, and write what is above. Raises HatcheryError when it breaks off after the first line."""
     url, manner = parse_order(line)
     try:

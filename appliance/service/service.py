@@ -13,7 +13,7 @@ from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
 from appliance.images.convert import Converter
-from appliance.images.sources import Source, UrlSource
+from appliance.images.sources import Source, open_url
 from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
@@ -85,7 +85,7 @@ class Service:
         settings: StoreConfig | None = None,
         find_fast: Find | None = None,
         tracer: Tracer | None = None,
-        open_url: Callable[[str], Source] = UrlSource,
+        open_url: Callable[[str], Source] = open_url,
     ) -> None:
         settings = settings or StoreConfig()
         self.core = Core(catalog, pools, settings.overcommit_percent)

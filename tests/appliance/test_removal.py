@@ -17,7 +17,7 @@ def remove(site: Site, serials: tuple[str, ...], *words: str) -> Play:
 def console_says(site: Site, words: str) -> None:
     """Wait until the text above the console's prompt has these words."""
     show = ["cat", "/run/issue.d/hatchery.issue"]
-    until(lambda: words in site.vm.ssh(show, check=False).stdout, f"{words!r} on the console", deadline=180, interval=2)
+    until(lambda: words in site.vm.ssh(show, check=False).stdout, f"{words!r} on the console", deadline=400, interval=2)
 
 
 @pytest.mark.heavy

@@ -14,7 +14,7 @@ from imagebuild.command import BuildError
 from appliance.config import Paths
 from appliance.errors import HatcheryError, InvalidInput, NotFound, NotReady, Refused
 from appliance.host.partitions import Partition
-from appliance.images.sources import UrlSource
+from appliance.images.http_source import UrlSource
 from appliance.run import Runner
 from appliance.update import bundle, main, offer, version
 from appliance.update.bundle import Contents

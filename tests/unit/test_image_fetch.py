@@ -10,7 +10,8 @@ from httpx import MockTransport
 from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady
 from appliance.images import fetch
 from appliance.images.fetch import FetchedSource
-from appliance.images.sources import CHUNK, PLAIN, Manner, UrlSource
+from appliance.images.http_source import UrlSource
+from appliance.images.sources import CHUNK, PLAIN, Manner
 
 URL = "https://images.test/a.raw"
 Answer = Callable[[httpx.Request], httpx.Response]

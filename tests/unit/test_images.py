@@ -20,7 +20,8 @@ from appliance.errors import (
     Unhealthy,
 )
 from appliance.images import convert
-from appliance.images.sources import FileSource, UploadSource, UrlSource
+from appliance.images.http_source import UrlSource
+from appliance.images.sources import FileSource, UploadSource
 from appliance.images.volume import BLOCK, VolumeWriter
 
 

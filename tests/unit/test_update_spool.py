@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.errors import HatcheryError, InvalidInput, NoSpace, NotFound, NotReady, Refused
-from appliance.images.sources import UrlSource
+from appliance.images.http_source import UrlSource
 from appliance.update import bundle, offer, spool
 from appliance.update.bundle import ABOUT, SIGNATURE, SUMS, Bundle
 from appliance.update.spool import Patience, Place, Spool

@@ -1,0 +1,121 @@
+"""An image's bytes from a web server, by httpx."""
+
+import re
+import ssl
+from collections.abc import Iterator
+
+import httpx
+
+from appliance.errors import BadImage, InvalidInput, NotFound, NotReady, Refused
+from appliance.images.sources import PLAIN, Manner, check_url
+
+_RANGE = re.compile(r"bytes ([0-9]{1,19})-.*")
+
+
+class UrlSource:
+    """An http or https URL. Certificates are checked; a compressed transfer is not asked for."""
+
+    def __init__(
+        self,
+        url: str,
+        manner: Manner = PLAIN,
+        *,
+        timeout: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """``timeout`` is seconds without a byte; ``transport`` is for tests. Raises InvalidInput."""
+        self._url = check_url(url)
+        self._manner = manner
+        self._client = httpx.Client(
+            follow_redirects=True,
+            timeout=timeout,
+            transport=transport,
+            verify=_believing(manner.authority),
+            # Called for what the server sends on to, too.
+            event_hooks={"request": [self._check_scheme]},
+        )
+        headers = {"Accept-Encoding": "identity"}
+        if manner.begin:
+            headers["Range"] = f"bytes={manner.begin}-"
+        self._request = self._client.build_request("HEAD" if manner.look else "GET", url, headers=headers)
+        self._response: httpx.Response | None = None
+
+    def size(self) -> int | None:
+        """See Source. Sends the request."""
+        length = self._open().headers.get("Content-Length", "")
+        return int(length) if re.fullmatch("[0-9]{1,19}", length) else None
+
+    def begins(self) -> int:
+        """See WebSource. Sends the request."""
+        return self._manner.begin if self._open().status_code == httpx.codes.PARTIAL_CONTENT else 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        try:
+            # As they come: what waits for a chunk to be full is lost when the connection breaks.
+            yield from self._open().iter_raw()
+        except httpx.HTTPError as error:
+            raise BadImage(
+                f"{self._url} broke off", why=str(error) or type(error).__name__, hint="try again"
+            ) from error
+
+    def close(self) -> None:
+        """See Source."""
+        if self._response is not None:
+            self._response.close()
+        self._client.close()
+
+    def _open(self) -> httpx.Response:
+        if self._response is None:
+            try:
+                self._response = self._client.send(self._request, stream=True)
+            except httpx.HTTPError as error:
+                raise _unreached(self._url, error) from error
+            self._check_status(self._response)
+        return self._response
+
+    def _check_scheme(self, request: httpx.Request) -> None:
+        if self._manner.encrypted and request.url.scheme != "https":
+            raise Refused(
+                f"{self._url} is not fetched",
+                why=f"{request.url.copy_with(query=None)} is not encrypted, and only https is wanted",
+                hint="give an https URL of a server that does not send on to http",
+            )
+
+    def _check_status(self, response: httpx.Response) -> None:
+        if response.status_code == httpx.codes.OK:
+            return
+        if response.status_code == httpx.codes.PARTIAL_CONTENT and self._manner.begin:
+            found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if found is not None and int(found[1]) == self._manner.begin:
+                return
+        why = f"the server answered {response.status_code} {response.reason_phrase}"
+        if response.is_server_error:
+            raise NotReady(f"{self._url} cannot be fetched", why=why, hint="try again later")
+        raise NotFound(f"{self._url} cannot be fetched", why=why)
+
+
+def _believing(authority: str) -> ssl.SSLContext | bool:
+    """How servers' certificates are checked. Raises InvalidInput for an authority that is no certificate."""
+    if not authority:
+        return True
+    try:
+        return ssl.create_default_context(cadata=authority)
+    except (ssl.SSLError, ValueError) as error:
+        raise InvalidInput(
+            "the authority of the server's certificate cannot be read", why=str(error), hint="give it in PEM"
+        ) from error
+
+
+def _unreached(url: str, error: httpx.HTTPError) -> Refused | NotReady:
+    """The error of a server that could not be asked; that its certificate is wrong will not pass by itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return NotReady(f"{url} cannot be fetched", why=str(error) or type(error).__name__)
+    return Refused(
+        f"{url} is not fetched",
+        why=f"the server's certificate does not count: {cause.verify_message}",
+        hint="is it the right server, is its certificate still good, and is its authority known here?",
+    )
