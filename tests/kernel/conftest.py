@@ -1,8 +1,11 @@
 """Fixtures of the kernel tier: ``lab`` (booted, empty disks) and ``store`` (the store set up on them and running)."""
 
+import fcntl
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +14,29 @@ from tests.kernel.inside import setup
 from tests.kernel.lab import Lab, Options
 from tests.tier import require
 
+_COMMON = pytest.StashKey[Path]()
+_AT_THE_END = pytest.StashKey[ExitStack]()
 
-def pytest_configure() -> None:
-    """End on SIGTERM as on Ctrl-C, so that fixtures clean up."""
+
+def pytest_configure(config: pytest.Config) -> None:
+    """End on SIGTERM as on Ctrl-C, so that fixtures clean up. Who begins the run owns a folder for all its workers."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    workers: dict[str, Any] | None = getattr(config, "workerinput", None)
+    config.stash[_AT_THE_END] = ExitStack()
+    if workers is None:
+        config.stash[_COMMON] = config.stash[_AT_THE_END].enter_context(folders.scratch())
+    else:
+        config.stash[_COMMON] = Path(workers["common"])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist where that folder is."""
+    node.workerinput["common"] = str(node.config.stash[_COMMON])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_AT_THE_END].close()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,16 +62,22 @@ def lab(tree: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="session")
-def prepared(tree: Path) -> Iterator[Path]:
-    """Disks that the product's own setup made, in sync and shut down cleanly; copied for each test."""
-    with folders.scratch() as folder:
-        with Lab(tree, Options()) as lab:
-            lab.call(setup.everything, timeout=240)
-            lab.call(setup.in_sync, timeout=240)
-            lab.run(["hatchery-store", "down"])
-            lab.poweroff()
-            saved = lab.save(folder / "prepared")
-        yield saved
+def prepared(tree: Path, pytestconfig: pytest.Config) -> Path:
+    """Disks that the product's own setup made, in sync and shut down cleanly; copied for each test.
+
+    Whichever worker needs them first makes them for all.
+    """
+    saved = pytestconfig.stash[_COMMON] / "prepared"
+    with saved.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not saved.exists():
+            with Lab(tree, Options()) as lab:
+                lab.call(setup.everything, timeout=240)
+                lab.call(setup.in_sync, timeout=240)
+                lab.run(["hatchery-store", "down"])
+                lab.poweroff()
+                lab.save(saved.with_suffix(".part")).rename(saved)
+    return saved
 
 
 @pytest.fixture

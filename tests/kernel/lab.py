@@ -193,8 +193,13 @@ class Lab:
             *(() if terminal is None else (f"con1=fd:{terminal}",)),
             *(f"lab.disks={self.options.disks}", f"lab.nvme={self.options.nvme}", *self.options.kernel_arguments),
         ]
+        # On one processor, since the machine has but one: a system call inside is two switches between processes, and
+        # to wake another processor for each costs more than all else (a virtual host leaves the guest for it).
         # A process that dies takes the next with it: this one -> unshare -> launch.sh, first of its pid namespace.
         guard: list[str | Path] = [
+            "taskset",
+            "--cpu-list",
+            str(self._processor()),
             "setpriv",
             "--pdeathsig",
             "KILL",
@@ -224,6 +229,12 @@ class Lab:
         if self.options.udev:
             self.call("tests.kernel.inside.udev:start")
         return self
+
+    def _processor(self) -> int:
+        """The processor that it runs on. Labs of one process, and of xdist's workers, are dealt out in turn."""
+        processors = sorted(os.sched_getaffinity(0))
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        return processors[(worker + Lab.running.index(self)) % len(processors)]
 
     def kill(self) -> None:
         """Cut the power: every process of it is gone when this returns. Its disks stay."""
