@@ -87,6 +87,7 @@ def test_the_group_may_use_the_local_clients_socket_and_no_other(site: Site) -> 
     assert site.vm.ssh(words).stdout.splitlines() == ["hatchery 770", "hatchery 750"]
 
 
+@pytest.mark.heavy
 def test_a_storage_daemon_sees_its_own_key_and_folder_alone(site: Site) -> None:
     with site.api() as api:
         api.put_client("hv1", ClientSpec(transport="tcp", address="127.0.0.1", port=10899))
@@ -173,6 +174,7 @@ DETACH = 'echo 1 > "/sys/block/$(basename "$(readlink -f "$0")")/device/delete"'
 RESCAN = 'for host in /sys/class/scsi_host/*/scan; do echo "- - -" > "$host"; done'
 
 
+@pytest.mark.heavy
 def test_a_disk_that_answers_again_is_taken_back(site: Site) -> None:
     disk = DISKS[1].by_id
     before = runs(site)
@@ -200,6 +202,7 @@ def test_a_backup_is_made_by_its_unit(site: Site) -> None:
     assert site.failed_units() == ""
 
 
+@pytest.mark.heavy
 def test_the_arrays_are_scrubbed_by_their_unit(site: Site) -> None:
     site.vm.ssh(["systemctl", "start", "hatchery-scrub"], timeout=900)
     words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit=hatchery-scrub"]

@@ -62,6 +62,7 @@ def test_a_deployed_appliance_passes_what_a_new_version_is_asked(site: Site) -> 
         assert "hatchery-self-test" not in [clone["name"] for clone in hatchery.get("clone", "list")]
 
 
+@pytest.mark.heavy
 def test_what_the_owner_did_not_sign_is_refused_in_check_mode_too(site: Site, tmp_path: Path) -> None:
     stranger = tmp_path / "stranger"
     site.runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", stranger])
@@ -71,6 +72,7 @@ def test_what_the_owner_did_not_sign_is_refused_in_check_mode_too(site: Site, tm
     assert site.vm.ssh(["ls", rollout.INCOMING], check=False).returncode != 0
 
 
+@pytest.mark.heavy
 def test_check_mode_shows_the_appliances_plan(site: Site, tmp_path: Path) -> None:
     version = f"{build.version(None)}.1"
     play = update(site, small_bundle(tmp_path, version, site.vm.key.private), "--check", "--diff")
@@ -79,6 +81,7 @@ def test_check_mode_shows_the_appliances_plan(site: Site, tmp_path: Path) -> Non
     assert len(status(site)["slots"]) == 1
 
 
+@pytest.mark.heavy
 def test_the_version_that_runs_is_not_installed_again(site: Site, tmp_path: Path) -> None:
     play = update(site, small_bundle(tmp_path, build.version(None), site.vm.key.private))
     assert (play.failed, play.changed) == (0, 0), play.said

@@ -47,6 +47,7 @@ def fails(lab: Lab, *words: str) -> str:
     return done.stderr
 
 
+@pytest.mark.heavy
 def test_the_kernel_waits_for_a_storage_daemon_that_died(daemon: Daemon) -> None:
     lab = daemon.lab
     assert "modprobe nbd" in fails(lab, WEB)
@@ -112,6 +113,7 @@ def test_the_kernel_waits_for_a_storage_daemon_that_died(daemon: Daemon) -> None
     assert lab.call(inside.remove, "web", False)
 
 
+@pytest.mark.heavy
 def test_several_connections_and_what_is_refused(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.run(["modprobe", "nbd"])

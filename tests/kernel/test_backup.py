@@ -53,6 +53,7 @@ def test_a_backup_holds_the_metadata_and_the_catalog_of_one_moment(daemon: Daemo
     assert "metadata.xml.zst" in lab.run(["sh", "-c", "tar -tf /run/hatchery-*.tar"]).stdout
 
 
+@pytest.mark.heavy
 def test_without_room_the_catalog_is_kept_and_the_status_says_so(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")
@@ -70,6 +71,7 @@ def test_without_room_the_catalog_is_kept_and_the_status_says_so(daemon: Daemon)
     lab.call(inside.clones, "web", "debian")
 
 
+@pytest.mark.heavy
 def test_a_lost_catalog_is_not_replaced_by_an_empty_one_and_comes_back(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")
@@ -115,6 +117,7 @@ def test_a_lost_catalog_is_not_replaced_by_an_empty_one_and_comes_back(daemon: D
     lab.call(inside.clones, "new", "debian")
 
 
+@pytest.mark.heavy
 def test_without_any_backup_every_volume_is_kept_under_a_new_name(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")

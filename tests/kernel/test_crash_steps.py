@@ -17,8 +17,11 @@ from tests.kernel.inside.crash_operations import OPERATIONS
 from tests.kernel.lab import Lab
 from tests.kernel.power import Extent, Power, seed
 
-IN_FULL = {"create", "remove", "promote", "gc"}
+IN_FULL = {"create", "gc"}
 """The others are made of the same changes: they are cut once in each run."""
+
+QUICK = IN_FULL | {"batch", "remove", "promote", "import", "reset", "remove-ephemeral", "remove-template"}
+"""Those of a usual run; test_crash_any_time.py has all of them."""
 
 REPEATED = [name for name, operation in OPERATIONS.items() if not operation.once]
 
@@ -28,12 +31,15 @@ def power(tree: Path, prepared: Path, request: pytest.FixtureRequest) -> Iterato
     with Lab(tree, prepared=prepared) as lab:
         lab.call(crash.furnish, timeout=240)
         power = Power(lab, seed(request.config))
-        power.learn(REPEATED)
+        everything = request.config.getoption("run_all")
+        power.learn([name for name in REPEATED if everything or name in QUICK])
         yield power
         power.end()
 
 
-@pytest.mark.parametrize("operation", REPEATED)
+@pytest.mark.parametrize(
+    "operation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.heavy) for name in REPEATED]
+)
 def test_every_change(power: Power, operation: str, request: pytest.FixtureRequest) -> None:
     extent = Extent.LASTING if operation in IN_FULL else Extent.ONE
     for number in power.choose(operation, Extent.ALL if request.config.getoption("run_all") else extent):

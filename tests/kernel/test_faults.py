@@ -125,6 +125,7 @@ def test_both_the_nvme_drive_and_a_disk_die_and_come_back(box: Box) -> None:
     box.end()
 
 
+@pytest.mark.heavy
 def test_the_nvme_drive_dies_while_guests_are_idle_and_another_takes_its_place(box: Box) -> None:
     lab = box.lab
     box.work("write")
@@ -141,6 +142,7 @@ def test_the_nvme_drive_dies_while_guests_are_idle_and_another_takes_its_place(b
     box.end()
 
 
+@pytest.mark.heavy
 def test_a_disk_dies_and_another_takes_its_place(box: Box) -> None:
     box.work("write")
     box.die(2, words=(ONE_DISK,))
@@ -150,6 +152,7 @@ def test_a_disk_dies_and_another_takes_its_place(box: Box) -> None:
     box.end()
 
 
+@pytest.mark.heavy
 def test_the_nvme_drive_is_dead_at_start_up(box: Box) -> None:
     lab = box.lab
     box.work("write", 40)
@@ -169,6 +172,7 @@ def test_the_nvme_drive_is_dead_at_start_up(box: Box) -> None:
     box.end()
 
 
+@pytest.mark.heavy
 def test_a_sector_that_stays_bad_reaches_one_guest_alone(box: Box) -> None:
     lab = box.lab
     box.work("write")

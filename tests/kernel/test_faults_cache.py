@@ -40,6 +40,7 @@ def test_a_drive_that_died_and_is_back_shows_nothing_that_was_written_over(lost:
     assert up(lab) == "", "a second start did something"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("witness", ["the service", "the metadata mirror"])
 def test_nor_after_a_power_cut(lost: tuple[Lab, str], witness: str) -> None:
     lab, device = lost

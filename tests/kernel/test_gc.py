@@ -70,6 +70,7 @@ def test_what_guests_and_operators_give_up_comes_back_block_for_block(daemon: Da
     assert lab.call(service.status)["problems"] == []
 
 
+@pytest.mark.heavy
 def test_orphans_are_told_with_their_bytes_and_go_when_an_operator_asks(daemon: Daemon) -> None:
     lab = daemon.lab
     create(lab, "kept")

@@ -25,6 +25,7 @@ def daemon(store: Lab) -> Iterator[Daemon]:
     print(running.job.stderr)
 
 
+@pytest.mark.heavy
 def test_a_clone_is_held_to_its_limits_whatever_restarts(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.run(["hatchery", "clone", "create", "web", "-t", "debian", "--iops", str(IOPS)])
@@ -54,6 +55,7 @@ def test_a_clone_is_held_to_its_limits_whatever_restarts(daemon: Daemon) -> None
     assert lab.call(limits.objects) == []
 
 
+@pytest.mark.heavy
 def test_a_client_that_takes_too_much_hurts_itself_only(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.clones, "web", "debian")

@@ -31,7 +31,7 @@ def test_a_catalog_that_does_not_wait_for_the_disk_is_found_out(lab: Lab, seed: 
         lab.call(replay_catalog.replay, 20, seed, timeout=600)
 
 
-@pytest.mark.parametrize("mode", ["writethrough", "writeback"])
+@pytest.mark.parametrize("mode", ["writethrough", pytest.param("writeback", marks=pytest.mark.heavy)])
 def test_a_durable_clone_has_every_acknowledged_write(lab: Lab, mode: str, most: int, seed: int) -> None:
     lab.call(replay_clone.record, mode, 150, True, timeout=180)
     found = lab.call(replay_clone.replay, mode, most, seed, timeout=3600)

@@ -104,6 +104,7 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
     assert both["backend"] <= total * 1.3
 
 
+@pytest.mark.heavy
 def test_boot_sets_are_prefetched_again_when_the_cache_drive_was_replaced(mortal: Daemon) -> None:
     lab = mortal.lab
     lab.call(boot_set.add_template)

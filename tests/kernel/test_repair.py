@@ -69,6 +69,7 @@ def _after_down(lab: Lab) -> str:
     return repair(lab)
 
 
+@pytest.mark.heavy
 def test_metadata_that_is_all_zeros_is_not_taken_for_a_new_pool(store: Lab) -> None:
     digests = fill(store)
     store.run(["hatchery-store", "backup"], timeout=120)
@@ -89,6 +90,7 @@ def test_metadata_that_is_all_zeros_is_not_taken_for_a_new_pool(store: Lab) -> N
     check(store, digests)
 
 
+@pytest.mark.heavy
 def test_a_repair_that_is_cut_off_goes_on(store: Lab) -> None:
     digests = fill(store)
     store.run(["hatchery-store", "down"])
@@ -104,6 +106,7 @@ def test_a_repair_that_is_cut_off_goes_on(store: Lab) -> None:
     check(store, digests)
 
 
+@pytest.mark.heavy
 def test_a_check_that_takes_too_long_is_reported_until_a_dump_has_read_everything(store: Lab) -> None:
     digests = fill(store)
     store.restart()
@@ -115,6 +118,7 @@ def test_a_check_that_takes_too_long_is_reported_until_a_dump_has_read_everythin
     assert not any("not finished" in problem["what"] for problem in store.call(volumes.health)["problems"])
 
 
+@pytest.mark.heavy
 def test_a_copy_that_does_not_fit_goes_elsewhere(store: Lab) -> None:
     fill(store)
     store.run(["hatchery-store", "down"])
@@ -130,6 +134,7 @@ def test_a_copy_that_does_not_fit_goes_elsewhere(store: Lab) -> None:
     store.run(["hatchery-store", "up"], timeout=120)
 
 
+@pytest.mark.heavy
 def test_setup_does_not_begin_a_new_pool_over_lost_metadata(store: Lab) -> None:
     fill(store)
     store.run(["hatchery-store", "down"])

@@ -3,6 +3,8 @@
 import errno
 import signal
 
+import pytest
+
 from appliance import wait
 from tests.kernel.inside import retry_layer
 from tests.kernel.lab import Job, Lab
@@ -37,6 +39,7 @@ def test_a_passing_failure_is_never_seen(lab: Lab) -> None:
     assert state(lab, 1) == (True, True)
 
 
+@pytest.mark.heavy
 def test_a_failure_from_before_the_start_and_a_layer_that_stopped_holding_are_found(lab: Lab) -> None:
     lab.call(retry_layer.make, 1)
     lab.call(retry_layer.make, 2)
@@ -50,6 +53,7 @@ def test_a_failure_from_before_the_start_and_a_layer_that_stopped_holding_are_fo
     wait.until(lambda: lab.call(retry_layer.state, 2)["holds"], "holding to go on", deadline=20)
 
 
+@pytest.mark.heavy
 def test_a_bad_sector_reaches_its_guest_in_the_end_and_nobody_else(lab: Lab) -> None:
     for number in (1, 2):
         lab.call(retry_layer.make, number)

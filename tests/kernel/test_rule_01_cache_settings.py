@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from appliance import wait
 from appliance.store import bypass
 from tests.kernel.inside import rules, volumes
@@ -67,6 +69,7 @@ def test_a_cache_is_attached_with_its_settings(store: Lab) -> None:
     assert settings(store) == WANTED
 
 
+@pytest.mark.heavy
 def test_large_sequential_requests_go_through_the_cache_and_the_alarm_hears_those_that_do_not(store: Lab) -> None:
     volume = store.call(rules.plain_volume, 1, 64)
     before = store.call(rules.cache_writes)
@@ -91,6 +94,7 @@ def test_large_sequential_requests_go_through_the_cache_and_the_alarm_hears_thos
     wait.until(alarm, "the alarm", deadline=60, interval=1)
 
 
+@pytest.mark.heavy
 def test_a_cache_that_is_emptied_under_load_is_no_alarm(store: Lab) -> None:
     volume = store.call(rules.plain_volume, 1, 64)
     store.run(["dd", "if=/dev/zero", f"of={volume}", "bs=1M", "count=48", "oflag=direct"])

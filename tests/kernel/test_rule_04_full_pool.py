@@ -52,6 +52,7 @@ def test_a_full_pool_says_so_at_once_and_each_way_of_making_space_lets_writing_g
     assert found["trim"]["written"] - found["removal"]["written"] == pytest.approx(12, abs=2)
 
 
+@pytest.mark.heavy
 def test_what_was_released_stays_with_the_pool_and_is_not_taken_back(small: Lab) -> None:
     before = small.call(volumes.health)["pool"]
     small.call(full_pool.release)
@@ -61,6 +62,7 @@ def test_what_was_released_stays_with_the_pool_and_is_not_taken_back(small: Lab)
     assert (after["reserve_bytes"], after["data_total"]) == (0, before["data_total"] + before["reserve_bytes"])
 
 
+@pytest.mark.heavy
 def test_without_the_feature_a_guest_hangs_instead(small: Lab) -> None:
     small.call(full_pool.serve, [1])
     small.call(rules.reload_pool, without="error_if_no_space")

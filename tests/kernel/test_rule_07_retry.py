@@ -69,6 +69,7 @@ def test_a_bad_sector_reaches_its_own_clone_only(mortal: Lab) -> None:
         assert lab.call(retry_layer.read, 2, sector)["errno"] == 0, "the rest of the clone works"
 
 
+@pytest.mark.heavy
 def test_it_works_after_it_was_killed_and_started_again(mortal: Lab) -> None:
     lab = mortal
     lab.call(volumes.make_template, TEMPLATE, 16)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.kernel.inside import disks, mirror, udev, volumes
 from tests.kernel.lab import Disks, Lab, Options
 
@@ -37,6 +39,7 @@ def test_a_stale_nvme_leg_gives_way_to_the_newer_one(store: Lab) -> None:
     assert store.call(volumes.health)["problems"] == []
 
 
+@pytest.mark.heavy
 def test_a_stale_leg_that_was_started_alone_shows_old_data_and_is_not_believed_later(store: Lab) -> None:
     store.call(mirror.write_news, "old")
     leg = store.call(mirror.fast_leg)

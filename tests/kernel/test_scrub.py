@@ -17,6 +17,7 @@ def whole(store: Lab) -> Lab:
     return store
 
 
+@pytest.mark.heavy
 def test_what_a_disk_changed_by_itself_is_found(whole: Lab) -> None:
     lab = whole
     done = lab.run(["hatchery-store", "scrub"], timeout=300)
@@ -31,6 +32,7 @@ def test_what_a_disk_changed_by_itself_is_found(whole: Lab) -> None:
     assert health(lab)["backend"]["health"] == "ok"
 
 
+@pytest.mark.heavy
 def test_a_scrub_that_runs_does_not_keep_the_array_from_being_changed(whole: Lab) -> None:
     lab = whole
     scrub = lab.begin(["hatchery-store", "scrub"])

@@ -75,6 +75,7 @@ def test_a_clone_is_promoted_reset_and_grown(daemon: Daemon) -> None:
     agree(lab)
 
 
+@pytest.mark.heavy
 def test_an_ephemeral_clone_becomes_a_template(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(life.ephemeral, "quick", "debian")
@@ -88,6 +89,7 @@ def test_an_ephemeral_clone_becomes_a_template(daemon: Daemon) -> None:
     agree(lab)
 
 
+@pytest.mark.heavy
 def test_versions_come_and_go(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.clones, "one", "debian")
@@ -108,6 +110,7 @@ def test_versions_come_and_go(daemon: Daemon) -> None:
     agree(lab)
 
 
+@pytest.mark.heavy
 def test_hundreds_are_one_batch_and_take_no_devices_while_nobody_has_them(daemon: Daemon) -> None:
     lab = daemon.lab
     template = lab.call(inside.used)["data"]

@@ -66,6 +66,7 @@ def test_four_clones_live_and_die(daemon: Daemon) -> None:
     assert lab.call(inside.devices) == []
 
 
+@pytest.mark.heavy
 def test_errors_name_the_cause_and_leave_nothing(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")
@@ -90,6 +91,7 @@ def test_errors_name_the_cause_and_leave_nothing(daemon: Daemon) -> None:
     assert lab.call(inside.volumes) == before
 
 
+@pytest.mark.heavy
 def test_a_connected_clone_is_not_removed_by_mistake(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")
@@ -103,6 +105,7 @@ def test_a_connected_clone_is_not_removed_by_mistake(daemon: Daemon) -> None:
     guest.kill()
 
 
+@pytest.mark.heavy
 def test_a_clone_moves_between_clients_and_is_with_one_of_them(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")
@@ -176,6 +179,7 @@ def test_clones_survive_the_daemons_and_a_power_cut(daemon: Daemon) -> None:
     assert backend_reads(lab, "web-2") <= 4 * MIB // 50, "the cache was not warm"
 
 
+@pytest.mark.heavy
 def test_warming_a_template_makes_a_clone_that_never_booted_warm(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")
@@ -191,6 +195,7 @@ def test_warming_a_template_makes_a_clone_that_never_booted_warm(daemon: Daemon)
     assert lab.call(inside.counters)["backend"] == before["backend"]
 
 
+@pytest.mark.heavy
 def test_a_full_pool_refuses_new_things_with_numbers(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(inside.add_image, "debian")

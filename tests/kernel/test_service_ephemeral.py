@@ -49,6 +49,7 @@ def qemu_io(lab: Lab, name: str, *commands: str) -> str:
     return said
 
 
+@pytest.mark.heavy
 def test_two_live_side_by_side_outlive_a_power_cut_and_give_all_back(daemon: Daemon) -> None:
     lab = daemon.lab
     empty, durable = lab.call(ephemeral.used), lab.call(inside.used)["data"]
@@ -85,6 +86,7 @@ def test_two_live_side_by_side_outlive_a_power_cut_and_give_all_back(daemon: Dae
     assert lab.call(inside.devices) == []
 
 
+@pytest.mark.heavy
 def test_when_the_drive_dies_they_stop_and_durable_clones_go_on(mortal: Daemon) -> None:
     lab = mortal.lab
     create(lab, "quick", "--ephemeral")

@@ -64,9 +64,8 @@ def test_bad_images_are_refused_and_nothing_is_left(daemon: Daemon) -> None:
         lab.call(inside.add, "No Good", files["plain.qcow2"], "qcow2")
 
 
-@pytest.mark.parametrize(
-    ("kind", "end"), [("raw", "kill"), pytest.param("qcow2", "kill", marks=pytest.mark.heavy), ("qcow2", "restart")]
-)
+@pytest.mark.heavy
+@pytest.mark.parametrize(("kind", "end"), [("raw", "kill"), ("qcow2", "kill"), ("qcow2", "restart")])
 def test_a_daemon_that_ends_in_the_middle_of_an_import_leaves_nothing(daemon: Daemon, kind: str, end: str) -> None:
     lab = daemon.lab
     files = lab.call(inside.make_images)
@@ -85,6 +84,7 @@ def test_a_daemon_that_ends_in_the_middle_of_an_import_leaves_nothing(daemon: Da
     assert lab.call(inside.add_image, "debian")["state"] == "ready"
 
 
+@pytest.mark.heavy
 def test_a_power_cut_in_the_middle_of_an_import_leaves_nothing(daemon: Daemon) -> None:
     lab = daemon.lab
     files = lab.call(inside.make_images)
@@ -97,6 +97,7 @@ def test_a_power_cut_in_the_middle_of_an_import_leaves_nothing(daemon: Daemon) -
     assert lab.call(inside.add_image, "debian")["state"] == "ready"
 
 
+@pytest.mark.heavy
 def test_a_sender_that_goes_away_leaves_nothing(daemon: Daemon) -> None:
     lab = daemon.lab
     files = lab.call(inside.make_images)

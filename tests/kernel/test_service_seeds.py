@@ -32,6 +32,7 @@ def there(lab: Lab, client: str, name: str) -> bool:
     return lab.run(["nbdinfo", door(client, name)], check=False).returncode == 0
 
 
+@pytest.mark.heavy
 def test_a_seed_is_read_by_its_client_alone(daemon: Daemon) -> None:
     lab = daemon.lab
     wanted: dict[str, object] = {"user_data": USER_DATA, "ssh_keys": [KEY]}

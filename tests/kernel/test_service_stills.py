@@ -31,6 +31,7 @@ def export(lab: Lab, *words: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.heavy
 def test_an_image_holds_what_the_disk_held(daemon: Daemon) -> None:
     lab = daemon.lab
     lab.call(life.ephemeral, "quick", "debian")
@@ -76,6 +77,7 @@ def test_an_image_holds_what_the_disk_held(daemon: Daemon) -> None:
     assert lab.call(stills.left) == before
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["durable", "ephemeral"])
 def test_a_clone_that_is_written_meanwhile_gives_one_state(daemon: Daemon, kind: str) -> None:
     lab = daemon.lab
@@ -99,6 +101,7 @@ def test_a_clone_that_is_written_meanwhile_gives_one_state(daemon: Daemon, kind:
     writer.kill()
 
 
+@pytest.mark.heavy
 def test_nothing_is_left_however_it_ends(daemon: Daemon) -> None:
     lab = daemon.lab
     before = lab.call(stills.left)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.kernel.inside import ephemeral, setup, volumes
 from tests.kernel.lab import SECOND_NVME, Lab, Options
 from tests.kernel.test_store_start import AWAY, replace_disk, up
@@ -63,6 +65,7 @@ def test_what_was_flushed_outlives_a_stop_and_a_power_cut(store: Lab) -> None:
     assert problems(store) == ""
 
 
+@pytest.mark.heavy
 def test_without_its_drive_the_store_comes_up_and_a_new_drive_brings_a_new_pool(store: Lab) -> None:
     before = fill(store)
     identity = store.call(ephemeral.identity)
@@ -87,6 +90,7 @@ def test_without_its_drive_the_store_comes_up_and_a_new_drive_brings_a_new_pool(
     assert store.call(ephemeral.clone, 10, TEMPLATE, MIB), "new ephemeral clones can be made"
 
 
+@pytest.mark.heavy
 def test_damaged_metadata_is_not_thrown_away_silently(store: Lab) -> None:
     fill(store)
     identity = store.call(ephemeral.identity)
@@ -103,6 +107,7 @@ def test_damaged_metadata_is_not_thrown_away_silently(store: Lab) -> None:
     assert problems(store) == ""
 
 
+@pytest.mark.heavy
 def test_a_second_drive_makes_the_pool_larger_while_it_is_used_and_is_missed_then(tree: Path, prepared: Path) -> None:
     with Lab(tree, Options(nvme_count=2), prepared=prepared) as lab:
         up(lab)

@@ -56,6 +56,7 @@ def whole(lab: Lab) -> None:
         assert program(lab, "store", *options)["changed"] is False
 
 
+@pytest.mark.heavy
 def test_a_disk_is_added_while_a_clone_is_written(small: Lab) -> None:
     lab = small
     before = health(lab)["pool"]["data_total"]
@@ -76,6 +77,7 @@ def test_a_disk_is_added_while_a_clone_is_written(small: Lab) -> None:
     whole(lab)
 
 
+@pytest.mark.heavy
 def test_a_growth_that_is_cut_off_at_any_step_goes_on_with_the_next_start(small: Lab) -> None:
     lab = small
     before = health(lab)["pool"]["data_total"]
@@ -118,6 +120,7 @@ def test_what_cannot_grow_is_refused_and_stays_as_it_is(small: Lab) -> None:
     assert "LAB_4" not in (lab.folder / "etc/conf.d/20-backend.toml").read_text()
 
 
+@pytest.mark.heavy
 def test_the_parity_log_is_switched_under_load(small: Lab) -> None:
     """Without writes being held meanwhile, the kernel dies in ppl_flush_endio."""
     lab = small

@@ -118,6 +118,7 @@ def test_all_of_the_store_goes_and_nothing_else(shared: Lab) -> None:
     assert foreign(lab) == owner
 
 
+@pytest.mark.heavy
 def test_a_removal_that_was_cut_off_goes_on_and_the_store_does_not_start_in_between(store: Lab) -> None:
     lab, serials = store, ("LAB_0", "LAB_1", "LAB_2", "LAB_3")
     for moment in ("take down", "erase /dev/disk/by-id/nvme-LAB_0", "erase /dev/disk/by-id/ata-LAB_2"):

@@ -81,6 +81,7 @@ def test_a_disk_with_foreign_content_is_refused_and_wiped_only_by_its_serial(lab
     assert answer["steps"][0]["action"] == "wipe"
 
 
+@pytest.mark.heavy
 def test_disks_that_cannot_serve_are_refused(lab: Lab) -> None:
     status, answer = program(lab, "backend")
     assert (status, answer["error"]["code"]) == (2, "not-ready")
@@ -99,6 +100,7 @@ def test_disks_that_cannot_serve_are_refused(lab: Lab) -> None:
     assert "/mnt" in answer["error"]["why"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("moments", [("create", "partition"), ("assemble",)], ids=["backend", "backend-started"])
 def test_a_backend_setup_that_was_cut_off_is_finished(lab: Lab, moments: tuple[str, ...]) -> None:
     program(lab, "nvme")
@@ -111,6 +113,7 @@ def test_a_backend_setup_that_was_cut_off_is_finished(lab: Lab, moments: tuple[s
     assert (status, again["changed"]) == (0, False)
 
 
+@pytest.mark.heavy
 def test_a_store_setup_that_was_cut_off_at_any_step_is_finished(lab: Lab) -> None:
     program(lab, "nvme")
     program(lab, "backend")
@@ -147,6 +150,7 @@ def cut(lab: Lab, part: str, moment: str) -> None:
     lab.restart()
 
 
+@pytest.mark.heavy
 def test_the_store_is_set_up_and_starts_with_udev_running(tree: Path) -> None:
     with Lab(tree, Options(udev=True)) as lab:
         for part in PARTS:

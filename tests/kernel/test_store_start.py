@@ -96,6 +96,7 @@ def test_a_missing_backend_disk_is_reported_and_taken_back(store: Lab) -> None:
     check(store, digests)
 
 
+@pytest.mark.heavy
 def test_a_missing_nvme_drive_is_reported_and_taken_back(store: Lab) -> None:
     digests = fill(store)
     store.run(["hatchery-store", "down"])
@@ -120,6 +121,7 @@ def test_a_missing_nvme_drive_is_reported_and_taken_back(store: Lab) -> None:
     assert len(state["meta"]["members"]) == 2
 
 
+@pytest.mark.heavy
 def test_a_returned_nvme_drive_is_taken_back_while_the_store_runs(store: Lab) -> None:
     digests = fill(store)
     store.run(["hatchery-store", "down"])
@@ -144,6 +146,7 @@ def replace_disk(lab: Lab, number: int) -> None:
     lab.start()
 
 
+@pytest.mark.heavy
 def test_a_new_nvme_drive_takes_the_place_of_a_dead_one(store: Lab) -> None:
     digests = fill(store)
     replace_disk(store, 0)
@@ -160,6 +163,7 @@ def test_a_new_nvme_drive_takes_the_place_of_a_dead_one(store: Lab) -> None:
         assert not store.call(setup.part, part)["changed"]
 
 
+@pytest.mark.heavy
 def test_a_new_disk_takes_the_place_of_a_dead_one(store: Lab) -> None:
     digests = fill(store)
     replace_disk(store, 2)

@@ -59,6 +59,7 @@ def change(lab: Lab, device: str) -> str:
     return found
 
 
+@pytest.mark.heavy
 def test_two_drives_are_set_up_once(two: Lab) -> None:
     found = two.call(arrays.look)
     assert {name: (array["places"], array["degraded"]) for name, array in found.items()} == {
@@ -74,7 +75,9 @@ def test_two_drives_are_set_up_once(two: Lab) -> None:
     assert refused(two, "store", cache_mode="writearound")["code"] == "invalid-input"
 
 
-@pytest.mark.parametrize(("mode", "number"), [("writethrough", 0), ("writeback", SECOND_NVME)])
+@pytest.mark.parametrize(
+    ("mode", "number"), [("writethrough", 0), pytest.param("writeback", SECOND_NVME, marks=pytest.mark.heavy)]
+)
 def test_one_of_two_dies_under_load_and_comes_back(two: Lab, mode: str, number: int) -> None:
     lab = two
     assert program(lab, "store", cache_mode=mode)["changed"] is (mode == "writeback")
@@ -100,6 +103,7 @@ def test_one_of_two_dies_under_load_and_comes_back(two: Lab, mode: str, number: 
     assert health(lab)["cache"]["health"] == "ok"
 
 
+@pytest.mark.heavy
 def test_an_old_leg_alone_never_shows_old_data(two: Lab) -> None:
     lab = two
     _, device = fill(lab)
@@ -121,6 +125,7 @@ def test_an_old_leg_alone_never_shows_old_data(two: Lab) -> None:
     lab.call(arrays.whole, timeout=120)
 
 
+@pytest.mark.heavy
 def test_what_was_not_written_back_is_on_either_leg_or_the_store_does_not_start(two: Lab) -> None:
     lab = two
     program(lab, "store", cache_mode="writeback")
@@ -141,6 +146,7 @@ def test_what_was_not_written_back_is_on_either_leg_or_the_store_does_not_start(
     assert read(lab, 1) == new, "the current leg alone has all that was written"
 
 
+@pytest.mark.heavy
 def test_a_leg_alone_keeps_the_cache_after_an_orderly_stop(two: Lab) -> None:
     lab = two
     _, device = fill(lab)
@@ -152,6 +158,7 @@ def test_a_leg_alone_keeps_the_cache_after_an_orderly_stop(two: Lab) -> None:
     assert read(lab, 1) == new
 
 
+@pytest.mark.heavy
 def test_a_new_drive_takes_the_place_of_a_dead_one(two: Lab) -> None:
     lab = two
     template, device = fill(lab)
@@ -176,6 +183,7 @@ def test_a_new_drive_takes_the_place_of_a_dead_one(two: Lab) -> None:
     assert health(lab)["cache"]["settings_ok"]
 
 
+@pytest.mark.heavy
 def test_a_second_drive_is_added_while_a_clone_is_written(tree: Path) -> None:
     with Lab(tree, Options(nvme_count=2)) as lab:
         for part in ("nvme", "backend", "store"):

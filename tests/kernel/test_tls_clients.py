@@ -95,6 +95,7 @@ def test_only_a_clients_own_certificate_lets_in(daemon: Daemon) -> None:
     refused(lab, OWN, "The certificate is not trusted")
 
 
+@pytest.mark.heavy
 def test_a_revocation_ends_open_connections_and_a_rotation_does_not(daemon: Daemon) -> None:
     lab = daemon.lab
     first = serial(lab, "certificate", "hv1", "/run/first")

@@ -31,6 +31,7 @@ def test_a_clone_is_written_read_and_removed(store: Lab) -> None:
     daemon.stop()
 
 
+@pytest.mark.heavy
 def test_a_disk_that_forgets_is_seen() -> None:
     require(shutil.which("qemu-io"), "qemu-io is needed (package qemu-utils)")
     with pytest.raises(Unhealthy, match="does not keep what is written"):
