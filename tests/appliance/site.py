@@ -153,11 +153,12 @@ class Site:
         """The units that failed; empty when all is well."""
         return self.vm.ssh(["systemctl", "--failed", "--plain", "--no-legend"]).stdout
 
-    def disks(self) -> str:
-        """What the beginnings of all disks hold, and the settings."""
-        names = [drive.by_id for drive in (NVME, *DISKS)]
-        script = 'for disk; do head -c 4M "$disk" | sha256sum; done; find /etc/hatchery -type f'
-        return self.vm.ssh(["sh", "-c", script, "sh", *names], check=False).stdout
+    def disks(self, *drives: Drive) -> str:
+        """What the beginnings of disks hold; when none is named, of all of them, and what settings there are."""
+        names = [drive.by_id for drive in drives or (NVME, *DISKS)]
+        script = 'for disk; do head -c 4M "$disk" | sha256sum; done'
+        settings = "" if drives else "; find /etc/hatchery -type f"
+        return self.vm.ssh(["sh", "-c", script + settings, "sh", *names], check=False).stdout
 
     def report(self) -> str:
         """What helps to understand a failure."""
