@@ -1,10 +1,6 @@
 """What all bodies share, errors, and long jobs."""
 
-import os
 from typing import Literal
-
-# Nobody here uses pydantic's plugins, and to look for them it reads the metadata of every package on the system.
-os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 from pydantic import BaseModel, ConfigDict, Field
 
