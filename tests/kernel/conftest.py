@@ -21,12 +21,9 @@ _AT_THE_END = pytest.StashKey[ExitStack]()
 def pytest_configure(config: pytest.Config) -> None:
     """End on SIGTERM as on Ctrl-C, so that fixtures clean up. Who begins the run owns a folder for all its workers."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    workers: dict[str, Any] | None = getattr(config, "workerinput", None)
+    told: str | None = getattr(config, "workerinput", {}).get("common")
     config.stash[_AT_THE_END] = ExitStack()
-    if workers is None:
-        config.stash[_COMMON] = config.stash[_AT_THE_END].enter_context(folders.scratch())
-    else:
-        config.stash[_COMMON] = Path(workers["common"])
+    config.stash[_COMMON] = Path(told) if told else config.stash[_AT_THE_END].enter_context(folders.scratch())
 
 
 @pytest.hookimpl(optionalhook=True)

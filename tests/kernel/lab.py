@@ -37,16 +37,6 @@ SECOND_NVME = 9
 """Number of the second NVMe drive, where there are two; the first has 0, and the disks those between."""
 
 
-STUCK = """
-cat /proc/mdstat; dmsetup table; dmsetup status; dmsetup info -c
-for stat in /sys/block/*/inflight; do echo "$stat $(cat "$stat")"; done
-for task in /proc/[0-9]*/task/*; do
-    grep -q '^State:.D' "$task/status" 2>/dev/null && { echo "$task $(cat "$task/comm")"; cat "$task/stack"; }
-done
-true
-"""
-
-
 class LabError(Exception):
     """The lab itself broke: it did not boot, died, or stopped answering."""
 
@@ -356,7 +346,7 @@ class Lab:
 
     def stuck(self) -> str:
         """What waits for what, for the words of an error: devices, arrays, and where in the kernel tasks wait."""
-        look = self.begin(["sh", "-c", STUCK], timeout=CALL_DEADLINE)
+        look = self.begin(["sh", "/hatchery/tests/kernel/inside/stuck.sh"], timeout=CALL_DEADLINE)
         return look.stdout if self.answered(look.name, CALL_DEADLINE) else "the machine does not answer at all"
 
     def answered(self, name: str, deadline: float) -> bool:
