@@ -164,7 +164,7 @@ class Opener(Protocol):
 
 def open_url(url: str, manner: Manner = PLAIN) -> WebSource:
     """An http or https URL. Raises InvalidInput."""
-    # Only who fetches pays for it: to load an HTTP client takes a third of a service's start.
+    # Only who fetches pays for it: to load an HTTP client is a good part of a service's start.
     from appliance.images.http_source import UrlSource
 
     return UrlSource(url, manner)
