@@ -1,6 +1,7 @@
 """The words of the project as small frozen values: names, references, extents and states."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -157,6 +158,17 @@ class Extent:
     def end(self) -> int:
         """First byte after it."""
         return self.offset + self.length
+
+
+def joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """The same bytes, each once, in as few extents as there can be, ascending."""
+    found: list[Extent] = []
+    for extent in sorted(extents):
+        if found and extent.offset <= found[-1].end:
+            last = found.pop()
+            extent = Extent(last.offset, max(last.end, extent.end) - last.offset)
+        found.append(extent)
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

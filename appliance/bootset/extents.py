@@ -1,7 +1,8 @@
 """What reads cover of a disk: whole pages, each counted once."""
 
+import random
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from appliance.bootset.trace import Read
 from appliance.model import Extent
@@ -81,3 +82,17 @@ def overlap(left: Iterable[Extent], right: Iterable[Extent]) -> int:
             total += min(extent.end, theirs[look].end) - max(extent.offset, theirs[look].offset)
             look += 1
     return total
+
+
+def sampled(extents: Sequence[Extent], count: int, dice: random.Random) -> tuple[Extent, ...]:
+    """Up to ``count`` pages of the extents, each as likely as any other. Pure but for the dice."""
+    pages = sum(extent.length for extent in extents) // PAGE
+    chosen = sorted(dice.sample(range(pages), min(count, pages)))
+    found = []
+    seen, at = 0, 0
+    for page in chosen:
+        while page >= seen + extents[at].length // PAGE:
+            seen += extents[at].length // PAGE
+            at += 1
+        found.append(Extent(extents[at].offset + (page - seen) * PAGE, PAGE))
+    return tuple(found)

@@ -1,31 +1,42 @@
 """Reading parts of a sealed volume into the cache, until they are in it.
 
-bcache keeps a missed read only if it gets a free bucket at once, so that large or many requests leave holes. Requests
-are small and few at a time therefore, and rarer when what the backend read does not come into the cache; and a pass is
-followed by others, until one finds nothing left to fetch.
+bcache keeps a missed read only if it gets a free bucket at once, so that more at a time than it has room for leaves
+holes. No more than that is under way therefore, requests become smaller, and then rarer, when what the backend read
+does not come into the cache; and a pass is followed by others, until one finds nothing left to fetch. Requests are as
+large as that allows: a disk gives much of a run for one seek, and little of it for many.
 
 What a request asked for is in the cache when the backend read nothing while it was under way, whoever else was at
 work; then it is not asked for again. The others are: the backend read for them, or for a guest at the same moment.
 
 An I/O priority would be lost in bcache, which reads what it misses with requests of its own. Guests go first by being
-asked after instead: while one of their requests is under way, this has one of its own at most, and pauses before each.
+asked after instead: while one of their requests is under way, this has one of its own at most, and pauses before each;
+and its requests are small until no guest was seen for a while.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
 from time import monotonic
 
 from appliance.errors import Unhealthy
-from appliance.model import KIB, Extent
+from appliance.model import KIB, MIB, Extent, joined
 
-REQUEST = 256 * KIB
+LARGEST = 4 * MIB
+SMALL = 256 * KIB
+SMALLEST = 64 * KIB
+"""Bytes of a request: at most; while guests are at work; and where the cache has trouble to keep what comes. Linux
+makes bios of 1 MiB of it, and adjacent parts of several become one request of a disk."""
+
 DEPTH = 4
-"""Bytes of a request, and how many are under way at a time: what bcache takes, and hard disks are busy with."""
+"""How many requests are under way at a time at most."""
+
+MOST_ROOM, LEAST_ROOM = 8 * MIB, 1 * MIB
+"""How much is under way at a time, whatever the size of the cache: more would be in the way of a guest that comes."""
 
 PASSES = 10
 """After so many passes it is left at that. All but the first two read little: what was missed before."""
@@ -35,19 +46,33 @@ ENOUGH = 0.005
 
 GAINED = 0.1
 """A pass after which nothing is known to be in the cache has gained something if the cache took in this share of what
-the backend read. Without a cache none does."""
+the backend read. Without a cache not even the first one does."""
 
 PAUSE = 0.05
 LOOK = 0.002
 """Seconds that a request waits at most for guests whose requests are under way, and from one look at them to the next.
 They get the disks; a prefetch in a box that is never idle ends nevertheless."""
 
+QUIET = 1.0
+"""Seconds after the last request of a guest that was seen, from which on requests become larger again."""
 
 EASE_BYTES = 512 * KIB
 EASE_SHARE = 0.1
 EASE_LEAST, EASE_MOST = 0.01, 0.08
-"""After so many bytes: if more than this share of what the backend read is not in the cache, there is a pause of
-so many seconds before each request, twice as long each time, and half as long when all came."""
+"""After so many bytes, and two requests: if more than this share of what the backend read is not in the cache, requests
+become smaller. When they cannot, there is a pause of so many seconds before each, twice as long each time, and half as
+long when all came."""
+
+TELL_SECONDS = 0.2
+"""From one word about the progress to the next."""
+
+
+def room(cache: int) -> int:
+    """Bytes that may be under way so that a cache of ``cache`` bytes takes them in.
+
+    bcache keeps a 1,024th of its buckets free for those who do not wait (``cache_alloc`` in bcache's super.c).
+    """
+    return min(max(cache // 1024, LEAST_ROOM), MOST_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +94,12 @@ class Fetched:
 @dataclass
 class Surroundings:
     """What a prefetch looks at, so often that it must be cheap. ``flow``: bytes read from the backend and written
-    to the cache so far. ``guests``: how many requests of guests are under way. ``stopped`` ends it."""
+    to the cache so far. ``guests``: how many requests of guests are under way. ``room``: bytes that may be under way.
+    ``stopped`` ends it."""
 
     flow: Callable[[], tuple[int, int]]
     guests: Callable[[], int]
+    room: int = LEAST_ROOM
     stopped: threading.Event = field(default_factory=threading.Event)
 
 
@@ -91,13 +118,6 @@ class Doubt:
         return min(self.piece.length, self.backend)
 
 
-def requests(extents: Iterable[Extent]) -> Iterator[Extent]:
-    """The extents in pieces of at most REQUEST bytes, in the order of the disk."""
-    for extent in sorted(extents):
-        for offset in range(extent.offset, extent.end, REQUEST):
-            yield Extent(offset, min(REQUEST, extent.end - offset))
-
-
 def fetch(
     device: Path, extents: Sequence[Extent], around: Surroundings, tell: Callable[[int, int], None] = lambda *_: None
 ) -> Fetched:
@@ -109,7 +129,7 @@ def fetch(
     begin = monotonic()
     passes: list[int] = []
     total = left = missed = sum(extent.length for extent in extents)
-    ease = Ease()
+    pace = Pace(around.room)
 
     def told(done: int) -> None:
         tell(len(passes) + 1, total - left + done)
@@ -117,17 +137,19 @@ def fetch(
     while len(passes) < PASSES and not around.stopped.is_set():
         told(0)
         before = around.flow()
-        doubts = read_once(device, extents, around, told, ease)
+        doubts = read_once(device, extents, around, told, pace)
         read, kept = (now - then for now, then in zip(around.flow(), before, strict=True))
         passes.append(read)
         if around.stopped.is_set():
             break
-        asked, extents = left, [doubt.piece for doubt in doubts]
+        asked, extents = left, joined(doubt.piece for doubt in doubts)
         left = sum(extent.length for extent in extents)
         # Requests that were under way together are all in doubt for what one of them missed.
         missed = min(read, sum(doubt.missed for doubt in doubts))
-        if missed <= total * ENOUGH or (left == asked and kept < read * GAINED):
+        nothing = left == asked and kept < read * GAINED
+        if missed <= total * ENOUGH or (nothing and (len(passes) == 1 or pace.size <= SMALLEST)):
             break
+        pace.look(read, kept)
     return Fetched(total, tuple(passes), missed, monotonic() - begin)
 
 
@@ -136,81 +158,154 @@ def read_once(
     extents: Iterable[Extent],
     around: Surroundings,
     tell: Callable[[int], None] = lambda _: None,
-    ease: "Ease | None" = None,
+    pace: "Pace | None" = None,
 ) -> tuple[Doubt, ...]:
     """One pass; returns the pieces that are not known to be in the cache. Raises Unhealthy when it cannot be read."""
     direct = os.O_DIRECT if device.is_block_device() else 0
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | direct)
         try:
-            return _Pass(fd, around, tell, ease or Ease()).run(requests(extents))
+            return _Pass(fd, Pieces(extents), around, tell, pace or Pace(around.room)).run()
         finally:
             os.close(fd)
     except OSError as error:
         raise Unhealthy(f"{device} cannot be read", why=str(error), hint="see `hatchery status`") from error
 
 
-class Ease:
-    """How long a request waits, so that the cache finds room for what comes. One for all passes: those that read only
-    what was missed are what the cache had no room for."""
+class Pieces:
+    """Extents in the order of the disk, handed out in pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, extents: Iterable[Extent]) -> None:
+        self._left = sorted(extents, reverse=True)
+
+    def take(self, most: int) -> Extent | None:
+        """The next piece, of ``most`` bytes at most; None when all were taken."""
+        if not self._left:
+            return None
+        extent = self._left.pop()
+        if extent.length <= most:
+            return extent
+        self._left.append(Extent(extent.offset + most, extent.length - most))
+        return Extent(extent.offset, most)
+
+
+class Pace:
+    """How large requests are, and how long each waits, so that the cache finds room for what comes, and guests find the
+    disks free. One for all passes: those that read only what was missed are what the cache had no room for; so what was
+    too large once does not come again."""
+
+    def __init__(self, room: int) -> None:
+        self._most = min(room, LARGEST)
+        self.size = self._most
         self.seconds = 0.0
+        self._seen = float("-inf")
 
     def look(self, fetched: int, kept: int) -> None:
         """So many bytes came from the backend since the last look, and so many went into the cache."""
         if fetched - kept > fetched * EASE_SHARE:
-            self.seconds = min(EASE_MOST, max(EASE_LEAST, 2 * self.seconds))
-        else:
+            if self.size > SMALLEST:
+                self.size = self._most = max(SMALLEST, self.size // 2)
+            else:
+                self.seconds = min(EASE_MOST, max(EASE_LEAST, 2 * self.seconds))
+        elif self.seconds:
             self.seconds = self.seconds / 2 if self.seconds > EASE_LEAST else 0.0
+        elif monotonic() - self._seen >= QUIET:
+            self.size = min(self._most, 2 * self.size)
+
+    def give_way(self) -> None:
+        """A guest was seen at work."""
+        self.size = min(self.size, SMALL)
+        self._seen = monotonic()
+
+
+class Room:
+    """Bytes that may be under way at a time; a request that is larger goes alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, length: int) -> Iterator[None]:
+        """Wait for so many bytes, and have them."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._used or self._used + length <= self._size)
+            self._used += length
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= length
+                self._changed.notify_all()
 
 
 class _Pass:
     """Some threads that take piece after piece."""
 
-    def __init__(self, fd: int, around: Surroundings, tell: Callable[[int], None], ease: Ease) -> None:
+    def __init__(self, fd: int, pieces: Pieces, around: Surroundings, tell: Callable[[int], None], pace: Pace) -> None:
         self._fd = fd
+        self._pieces = pieces
         self._around = around
         self._tell = tell
         self._lock = threading.Lock()
         self._alone = threading.Lock()
+        self._room = Room(around.room)
         self._done = 0
+        self._told = float("-inf")
         self._doubts: list[Doubt] = []
-        self._ease = ease
-        self._looked = around.flow()
-        self._due = EASE_BYTES
+        self._pace = pace
+        self._looked: tuple[int, int] | None = None
+        self._due = self._next_look()
 
-    def run(self, pieces: Iterator[Extent]) -> tuple[Doubt, ...]:
-        with ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool:
-            for each in [pool.submit(self._work, pieces) for _ in range(DEPTH)]:
+    def _next_look(self) -> int:
+        return self._done + max(EASE_BYTES, 2 * self._pace.size)
+
+    def run(self) -> tuple[Doubt, ...]:
+        # Nobody looks at what was read: all requests may put it in the same place. Anonymous memory is aligned to a
+        # page, as O_DIRECT wants it.
+        with (
+            mmap(-1, LARGEST) as memory,
+            memoryview(memory) as buffer,
+            ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool,
+        ):
+            for each in [pool.submit(self._work, buffer) for _ in range(DEPTH)]:
                 each.result()
+        self._tell(self._done)
         return tuple(self._doubts)
 
-    def _work(self, pieces: Iterator[Extent]) -> None:
-        # Anonymous memory is aligned to a page, as O_DIRECT wants it.
-        with mmap(-1, REQUEST) as memory, memoryview(memory) as buffer:
-            while not self._around.stopped.is_set():
-                with self._lock:
-                    piece = next(pieces, None)
-                if piece is None:
-                    return
-                with buffer[: piece.length] as place:
-                    doubt = self._read(piece, place)
-                with self._lock:
-                    if doubt.backend:
-                        self._doubts.append(doubt)
-                    self._done += piece.length
-                    self._tell(self._done)
-                    if self._done >= self._due:
-                        before, self._looked = self._looked, self._around.flow()
-                        self._ease.look(*(now - then for now, then in zip(self._looked, before, strict=True)))
-                        self._due = self._done + EASE_BYTES
-                self._around.stopped.wait(self._ease.seconds)
+    def _work(self, buffer: memoryview) -> None:
+        while not self._around.stopped.is_set():
+            with self._lock:
+                piece = self._pieces.take(self._pace.size)
+            if piece is None:
+                return
+            with buffer[: piece.length] as place:
+                doubt = self._read(piece, place)
+            with self._lock:
+                self._count(doubt)
+            self._around.stopped.wait(self._pace.seconds)
+
+    def _count(self, doubt: Doubt) -> None:
+        if doubt.backend:
+            self._doubts.append(doubt)
+        self._done += doubt.piece.length
+        if self._done >= self._due:
+            # What has come is not in the cache yet when its request ends: what counts is whether that becomes more.
+            before, self._looked = self._looked, self._around.flow()
+            if before is not None:
+                self._pace.look(*(now - then for now, then in zip(self._looked, before, strict=True)))
+            self._due = self._next_look()
+        if monotonic() - self._told >= TELL_SECONDS:
+            self._told = monotonic()
+            self._tell(self._done)
 
     def _read(self, piece: Extent, place: memoryview) -> Doubt:
         guests = self._around.guests
         if not guests():
-            return self._judge(piece, place, alone=True)
+            with self._room.taken(piece.length):
+                return self._judge(piece, place, alone=True)
+        self._pace.give_way()
         with self._alone:
             end = monotonic() + PAUSE
             while (busy := guests() > 0) and monotonic() < end and not self._around.stopped.wait(LOOK):

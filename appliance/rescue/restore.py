@@ -23,10 +23,11 @@ from appliance.catalog.condition import Condition
 from appliance.catalog.recover import RestoredCatalog
 from appliance.config import Paths
 from appliance.errors import NotFound, NotReady, Refused
+from appliance.host import thin_dump
+from appliance.host.thin_dump import Volume
 from appliance.model import MIB, SECTOR, CloneKind, PoolName
-from appliance.rescue import backup, bundle, dump, stream
+from appliance.rescue import backup, bundle, origins, stream
 from appliance.rescue.bundle import Backup
-from appliance.rescue.dump import Volume
 from appliance.store import durable, fast, marks, metadata, names
 from appliance.store.machine import Machine
 from appliance.store.names import Layer
@@ -93,7 +94,7 @@ def judge(
     adopted: list[Adopted] = []
     # In the order of their making: an origin is judged before what was made from it.
     for volume in sorted(unknown, key=lambda each: (each.created, each.thin_id)):
-        origin = dump.origin_of(volume, templates)
+        origin = origins.origin_of(volume, templates)
         size = max(volume.end * block_bytes, MIB)
         if origin is not None:
             size = max(size, sizes[origin.thin_id])
@@ -262,13 +263,8 @@ def _volumes(machine: Machine, known: Sequence[Known]) -> dict[int, Volume]:
 
 
 def _dump(machine: Machine, device: Path, *options: str) -> dict[int, Volume]:
-    with tempfile.TemporaryFile() as file:
-        with machine.runner.start(["thin_dump", "--metadata-snap", *options, device], stdout=file) as process:
-            status = process.wait(stream.FOREVER)
-        if status:
-            raise NotReady("the pool's metadata cannot be read", why=f"thin_dump ended with {status}")
-        file.seek(0)
-        return {volume.thin_id: volume for volume in dump.read(file)[1]}
+    _, volumes = thin_dump.dumped(machine.runner, device, *options, deadline=stream.FOREVER)
+    return {volume.thin_id: volume for volume in volumes}
 
 
 def describe(findings: Findings, say: Callable[[str], None]) -> None:

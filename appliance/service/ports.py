@@ -3,12 +3,12 @@
 Sizes are bytes. Errors are those of ``appliance.errors``, raised as the docstrings say.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from appliance.model import Access, Histogram, PoolName, Problem
+from appliance.model import Access, Extent, Histogram, PoolName, Problem
 from appliance.reconcile.volumes import FoundDevice
 from appliance.schema import Counters, StoreView
 
@@ -82,6 +82,12 @@ class Pool(Protocol):
 
     def usage(self) -> Mapping[int, Usage]:
         """What each volume maps, and what of that no other does. Slow. Raises CannotTell, InUse."""
+
+    def places(self, thin_id: int, extents: Sequence[Extent]) -> tuple[Path, Sequence[Extent]]:
+        """Where extents of a sealed volume lie in the pool's data: its device, and extents of it, without holes.
+
+        Raises InUse while another reads the metadata, NotFound, CannotTell.
+        """
 
     def requests(self) -> int:
         """Reads and writes of the pool's data so far."""

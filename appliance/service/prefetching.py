@@ -9,12 +9,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
 from appliance.bootset import prefetch
-from appliance.bootset.extents import PAGE
+from appliance.bootset.extents import sampled
 from appliance.bootset.prefetch import Fetched, Surroundings
 from appliance.catalog import Template
 from appliance.errors import HatcheryError, InUse, NotReady, Refused, Unhealthy
@@ -23,6 +23,7 @@ from appliance.schema import PrefetchView, StoreView
 from appliance.service.bootsets import BootSets
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
+from appliance.service.places import Places
 from appliance.service.sealed import check_sealed
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,9 @@ from the backend, all of the set is read, which costs it no more than what is mi
 DOUBTED = 0.1
 """Where guests' requests are always under way, nobody can tell for whom the backend read a page: when it read for
 more than this share of a look's pages, all is read too."""
+
+PROOF = 64
+"""Pages that are read through the template's volume after a prefetch that went past it."""
 
 SHARE = 0.5
 """Of the cache, what boot sets may fill by themselves. What is used most comes first."""
@@ -68,6 +72,7 @@ class Prefetching:
         self._operations = operations
         self._boot_sets = boot_sets
         self._ports = ports
+        self._places = Places(core)
         self._turn = threading.Lock()
         self._closed = threading.Event()
         self._stops: set[threading.Event] = set()
@@ -188,7 +193,7 @@ class Prefetching:
         return monotonic() < self._held_until
 
     def _around(self, stop: threading.Event) -> Surroundings:
-        return Surroundings(self._ports.flow(), self._ports.guests, stop)
+        return Surroundings(self._ports.flow(), self._ports.guests, prefetch.room(self._size or 0), stop)
 
     def _activate(self, template: Template) -> Path:
         device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
@@ -216,23 +221,40 @@ class Prefetching:
     def _fetch(
         self, job: Job, template: Template, device: Path, extents: Sequence[Extent], stop: threading.Event
     ) -> Fetched:
-        began, known = 0.0, 0
+        began, known, total = 0.0, 0, 0
 
         def tell(number: int, done: int) -> None:
             nonlocal began, known
             if number != self._views[template.thin_id].passes:
                 began, known = monotonic(), done
-                job.phase(f"reading the template, pass {number}", sum(extent.length for extent in extents))
+                job.phase(f"reading the template, pass {number}", total)
             rate = round((done - known) / max(monotonic() - began, 0.001))
-            self._tell(template, state="running", passes=number, done_bytes=done, rate=rate)
+            self._tell(template, state="running", passes=number, total_bytes=total, done_bytes=done, rate=rate)
             job.progress(done)
+
+        def read(where: Path, places: Sequence[Extent]) -> Fetched:
+            nonlocal total
+            total = sum(extent.length for extent in places)
+            return prefetch.fetch(where, places, around, tell)
 
         try:
             with self._turn:
-                return prefetch.fetch(device, extents, self._around(stop), tell)
+                around, begin = self._around(stop), monotonic()
+                where, places = self._places.of(template, device, extents)
+                done = read(where, places)
+                if where != device and done.complete and not stop.is_set() and self._misses(device, extents, around):
+                    log.warning("template %s is not where it was read: it is read as a volume now", template.ref)
+                    self._places.forget(template)
+                    done = read(device, extents)
+                return replace(done, seconds=monotonic() - begin)
         except HatcheryError:
             self._end(template, "stopped" if stop.is_set() else "failed")
             raise
+
+    def _misses(self, device: Path, extents: Sequence[Extent], around: Surroundings) -> bool:
+        """Ask for some pages as a guest does: whether what was read was another thing."""
+        sample = sampled(extents, PROOF, random.Random())  # noqa: S311 - nobody gains by guessing it
+        return len(prefetch.read_once(device, sample, around)) > DOUBTED * len(sample)
 
     def _conclude(self, job: Job, template: Template, done: Fetched) -> None:
         self._end(
@@ -382,17 +404,3 @@ class Prefetching:
         finally:
             with self._core.lock:
                 self._stops.discard(stop)
-
-
-def sampled(extents: Sequence[Extent], count: int, dice: random.Random) -> tuple[Extent, ...]:
-    """Up to ``count`` pages of the extents, each as likely as any other. Pure but for the dice."""
-    pages = sum(extent.length for extent in extents) // PAGE
-    chosen = sorted(dice.sample(range(pages), min(count, pages)))
-    found = []
-    seen, at = 0, 0
-    for page in chosen:
-        while page >= seen + extents[at].length // PAGE:
-            seen += extents[at].length // PAGE
-            at += 1
-        found.append(Extent(extents[at].offset + (page - seen) * PAGE, PAGE))
-    return tuple(found)

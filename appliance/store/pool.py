@@ -10,7 +10,7 @@ fast
 Ids come from one sequence for both pools, so that each of these names stands for one volume.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,10 @@ from appliance.fence import Fence
 from appliance.host import block, dm_stats, multipath, thin
 from appliance.host.dm import Dm, Slot, Target
 from appliance.host.thin import METADATA_BLOCK, PoolMode
-from appliance.model import MIB, SECTOR, Access
+from appliance.model import MIB, SECTOR, Access, Extent
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.run import Runner
-from appliance.store import emptying, metadata, names
+from appliance.store import emptying, metadata, names, places
 from appliance.store.names import Layer, PoolName
 
 __all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
@@ -201,6 +201,15 @@ class Pool:
         with metadata.snapshot(self._dm, self.name) as device:
             found = thin.usage(self._runner, device)
         return {each.thin_id: each.times(self.block_bytes) for each in found}
+
+    def places(self, thin_id: int, extents: Iterable[Extent]) -> tuple[Path, tuple[Extent, ...]]:
+        """Where extents of a sealed volume lie: the pool's data device, and extents of it; see ``places``.
+
+        Raises InUse, NotFound, CannotTell.
+        """
+        return self._dm.path(names.pool_data(self.kind)), places.find(
+            self._runner, self._dm, self.name, thin_id, extents
+        )
 
     def requests(self) -> int:
         """Reads and writes of the pool's data device so far: whether it rests. Raises NotReady."""

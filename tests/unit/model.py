@@ -3,7 +3,7 @@
 What the model promises of the real pool is checked on the real one by tests/kernel/test_service_pool.py.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Literal
 
 from appliance.errors import AlreadyExists, HatcheryError, InUse, NotFound, Refused, Unhealthy
 from appliance.host.thin import Usage
-from appliance.model import GIB, KIB, MIB, Access, Histogram, Problem
+from appliance.model import GIB, KIB, MIB, Access, Extent, Histogram, Problem
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.schema import CacheCounters, Counters, DeviceCounters, StoreView
 
@@ -108,6 +108,11 @@ class ModelPool:
         if thin_id not in self.volumes:
             raise NotFound(f"there is no thin device {thin_id}")
         return self.sizes.get(thin_id, self._blocks(self.bytes_of(thin_id)))
+
+    def places(self, thin_id: int, extents: Sequence[Extent]) -> tuple[Path, Sequence[Extent]]:
+        """A model's volume lies in a file of its own."""
+        self.step("places")
+        return self.path(thin_id), extents
 
     def empty(self, thin_id: int, go_on: Callable[[], bool]) -> bool:
         """In four pieces; ``sizes`` says how much there is."""

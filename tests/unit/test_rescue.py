@@ -1,12 +1,15 @@
 """Backups, what a dump tells, and how a catalog is put back."""
 
 import io
+import itertools
 import json
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.catalog import Catalog, Client, NewClone, NewTemplate
 from appliance.catalog import condition as conditions
@@ -14,10 +17,11 @@ from appliance.catalog.condition import Condition
 from appliance.catalog.recover import RestoredCatalog
 from appliance.config import Paths
 from appliance.errors import CannotTell, NotFound, Unhealthy
-from appliance.model import MIB, CloneState, ImageFormat, PoolName, TemplateRef
-from appliance.rescue import bundle, dump, repair, restore, stream
+from appliance.host import thin_dump
+from appliance.host.thin_dump import Run, Superblock, Volume
+from appliance.model import MIB, CloneState, Extent, ImageFormat, PoolName, TemplateRef
+from appliance.rescue import bundle, origins, repair, restore, stream
 from appliance.rescue.bundle import Manifest
-from appliance.rescue.dump import Run, Superblock, Volume
 from appliance.rescue.restore import Adopted, Known
 
 DATA = Path(__file__).parents[1] / "data/thin_dump"
@@ -28,13 +32,13 @@ BLOCK = 64 * 1024
 
 
 def test_a_dump_is_read() -> None:
-    superblock, volumes = dump.read(DATA / "1.1-five-volumes.xml")
+    superblock, volumes = thin_dump.read(DATA / "1.1-five-volumes.xml")
     assert superblock == Superblock(transaction_id=7, block=128, data_blocks=10000)
     assert [volume.thin_id for volume in volumes] == [1, 2, 3, 4, 5]
     assert volumes[1] == Volume(2, 65, 1, 1, (Run(0, 0, 60), Run(60, 100, 4), Run(99, 200, 1)))
     assert [volume.end for volume in volumes] == [64, 100, 64, 0, 0]
-    assert dump.read(DATA / "1.1-one-volume.xml")[1] == (volumes[1],)
-    assert [volume.mapped for volume in dump.read(DATA / "1.1-skip-mappings.xml")[1]] == [64, 65, 64, 0, 0]
+    assert thin_dump.read(DATA / "1.1-one-volume.xml")[1] == (volumes[1],)
+    assert [volume.mapped for volume in thin_dump.read(DATA / "1.1-skip-mappings.xml")[1]] == [64, 65, 64, 0, 0]
 
 
 def test_shared_parts_of_a_dump_are_read_where_they_are_used() -> None:
@@ -43,27 +47,44 @@ def test_shared_parts_of_a_dump_are_read_where_they_are_used() -> None:
     shared = text.replace("  <device", f'  <def name="7">{runs}</def>\n  <device', 1).replace(runs, '<ref name="7"/>')
     shared = shared.replace('<def name="7"><ref name="7"/></def>', f'<def name="7">{runs}</def>')
     assert shared.count("ref name") == 1
-    assert dump.read(io.BytesIO(shared.encode())) == dump.read(io.BytesIO(text.encode()))
+    assert thin_dump.read(io.BytesIO(shared.encode())) == thin_dump.read(io.BytesIO(text.encode()))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4), st.booleans())), st.lists(st.integers(0, 60)))
+def test_places_are_where_the_runs_say(runs: list[tuple[int, int, bool]], cuts: list[int]) -> None:
+    """Compared with looking at each byte. Blocks of 4 bytes; runs apart by a hole or not, in the data in any order."""
+    block, at, made = 4, 0, []
+    for number, (hole, length, forwards) in enumerate(runs):
+        made.append(Run(at + hole, (2 * number if forwards else 99 - 2 * number) * 10, length))
+        at += hole + length
+    where = {
+        (run.origin * block) + byte: (run.data * block) + byte for run in made for byte in range(run.length * block)
+    }
+    bounds = sorted(set(cuts))
+    extents = [Extent(begin, end - begin) for begin, end in itertools.pairwise(bounds)]
+    expected = {where[byte] for extent in extents for byte in range(extent.offset, extent.end) if byte in where}
+    found = thin_dump.places(made, block, extents)
+    assert sorted(expected) == [byte for extent in found for byte in range(extent.offset, extent.end)]
 
 
 def test_a_dump_that_was_cut_off_is_no_dump() -> None:
     text = (DATA / "1.1-five-volumes.xml").read_bytes()
     for broken in (text[:-20], b"", b"<superblock/>", text.replace(b'dev_id="1"', b"")):
         with pytest.raises(CannotTell):
-            dump.read(io.BytesIO(broken))
+            thin_dump.read(io.BytesIO(broken))
 
 
 def test_the_origin_of_a_volume_is_seen_in_shared_blocks_and_in_the_pools_time() -> None:
-    one, two, three, four, five = dump.read(DATA / "1.1-five-volumes.xml")[1]
-    assert dump.shared_blocks(one, two) == dump.shared_blocks(two, one) == 60
+    one, two, three, four, five = thin_dump.read(DATA / "1.1-five-volumes.xml")[1]
+    assert origins.shared_blocks(one, two) == origins.shared_blocks(two, one) == 60
     everybody = (one, two, three, four, five)
-    assert dump.origin_of(two, everybody) is one
-    assert dump.origin_of(three, everybody) is one
+    assert origins.origin_of(two, everybody) is one
+    assert origins.origin_of(three, everybody) is one
     # An empty volume made after the snapshot 3 has its time, and comes from nobody.
-    assert dump.origin_of(four, everybody) is None
-    assert dump.origin_of(one, everybody) is None
+    assert origins.origin_of(four, everybody) is None
+    assert origins.origin_of(one, everybody) is None
     # A snapshot of an empty volume shares nothing; the time tells.
-    assert dump.origin_of(five, everybody) is four
+    assert origins.origin_of(five, everybody) is four
 
 
 # --- what becomes of the volumes
@@ -74,7 +95,7 @@ def known(thin_id: int, name: str, template: int | None = None, pool: PoolName =
 
 
 def test_volumes_newer_than_the_backup_are_kept_and_missing_ones_named() -> None:
-    volumes = {volume.thin_id: volume for volume in dump.read(DATA / "1.1-five-volumes.xml")[1]}
+    volumes = {volume.thin_id: volume for volume in thin_dump.read(DATA / "1.1-five-volumes.xml")[1]}
     rows = [known(1, "debian@1"), known(3, "web", 1), known(8, "gone", 1), known(9, "fast", 1, PoolName.FAST)]
     found = restore.judge(rows, volumes, {12}, BLOCK, {})
     assert found.adopted == (
@@ -92,7 +113,7 @@ def test_without_the_fast_pool_nothing_is_said_of_its_volumes() -> None:
 
 
 def test_without_a_backup_volumes_get_the_size_that_they_have_in_the_pool_at_least() -> None:
-    volumes = {volume.thin_id: volume for volume in dump.read(DATA / "1.1-five-volumes.xml")[1]}
+    volumes = {volume.thin_id: volume for volume in thin_dump.read(DATA / "1.1-five-volumes.xml")[1]}
     found = {each.thin_id: each for each in restore.judge([], volumes, None, BLOCK, {1: 7 * MIB}).adopted}
     assert found[1] == Adopted(1, "recovered-1", 7 * MIB, None), "its device tells"
     assert found[2] == Adopted(2, "recovered-2", 7 * MIB, 1)

@@ -1,24 +1,18 @@
 """Boot sets of a service: given, learned, guessed; and what keeps them in the cache."""
 
 import errno
-import itertools
 import os
-import random
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from appliance import wait
 from appliance.bootset import boot_set, file, prefetch
 from appliance.bootset.boot_set import BootSet
 from appliance.bootset.extents import PAGE
 from appliance.bootset.file import BootSetFile
-from appliance.bootset.prefetch import REQUEST, Surroundings, requests
 from appliance.bootset.trace import Read
 from appliance.catalog import Template
 from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
@@ -27,8 +21,9 @@ from appliance.schema import CacheView, StoreView
 from appliance.service import prefetching
 from appliance.service.bootsets import BootSets
 from appliance.service.operations import Job, Operations
-from appliance.service.prefetching import Ports, Prefetching, sampled
+from appliance.service.prefetching import Ports, Prefetching
 from tests.unit import service_harness
+from tests.unit.model_cache import ModelCache
 from tests.unit.service_harness import IMAGE, Box
 
 SIZE = len(IMAGE)
@@ -167,158 +162,6 @@ def test_the_next_version_begins_with_the_last_ones_as_far_as_it_reaches(box: Bo
     assert view.why == "the template is new"
 
 
-# --- reading
-
-
-@given(st.lists(st.integers(0, 40), unique=True, min_size=1), st.integers(1, 3))
-def test_requests_are_all_of_the_extents_in_small_pieces_in_order(places: list[int], length: int) -> None:
-    extents = [Extent(place * 4 * REQUEST, length * REQUEST - PAGE) for place in places]
-    pieces = list(requests(extents))
-    assert sum(piece.length for piece in pieces) == sum(extent.length for extent in extents)
-    assert all(0 < piece.length <= REQUEST for piece in pieces)
-    assert [piece.offset for piece in pieces] == sorted(piece.offset for piece in pieces)
-
-
-@given(st.lists(st.integers(1, 9), min_size=1), st.integers(1, 60))
-def test_a_sample_is_of_pages_of_the_extents_each_once(lengths: list[int], count: int) -> None:
-    extents = [Extent(place * 16 * PAGE, length * PAGE) for place, length in enumerate(lengths)]
-    found = sampled(extents, count, random.Random(1))
-    assert len(set(found)) == len(found) == min(count, sum(lengths))
-    for page in found:
-        assert any(each.offset <= page.offset and page.end <= each.end for each in extents)
-
-
-class Cache:
-    """A cache before a volume. It keeps what ``keeps`` says, of the offset of a read and how often it was missed."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, keeps: Callable[[int, int], bool] = lambda *_: True) -> None:
-        self.read = self.written = self.asked = 0
-        self.missed: Counter[int] = Counter()
-        self.held: set[int] = set()
-        self._keeps = keeps
-        self._lock = threading.Lock()
-        self._preadv = os.preadv
-        patch.setattr(os, "preadv", self._read)
-
-    def _read(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
-        done = self._preadv(fd, buffers, offset)
-        with self._lock:
-            self.asked += 1
-            if offset not in self.held:
-                self.missed[offset] += 1
-                self.read += done
-                if self._keeps(offset, self.missed[offset]):
-                    self.held.add(offset)
-                    self.written += done
-        return done
-
-    def flow(self) -> tuple[int, int]:
-        return self.read, self.written
-
-
-def volume(tmp_path: Path) -> Path:
-    path = tmp_path / "volume"
-    path.write_bytes(IMAGE)
-    return path
-
-
-def test_passes_go_on_until_the_backend_has_nothing_left_to_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[tuple[int, int]] = []
-    cache = Cache(monkeypatch, lambda offset, times: offset > 0 or times > 1)
-    around = Surroundings(cache.flow, lambda: 0)
-    done = prefetch.fetch(volume(tmp_path), EXTENTS, around, lambda number, read: told.append((number, read)))
-    assert done.passes == (66 * PAGE, 2 * PAGE, 0)
-    assert done.complete
-    assert [told[-1], max(read for number, read in told if number == 1)] == [(3, 66 * PAGE), 66 * PAGE]
-
-
-def test_a_cache_that_has_little_room_gets_all_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes in one piece more each time, and is given more and more time."""
-    waits: list[float] = []
-    look = prefetch.Ease.look
-
-    def looked(ease: prefetch.Ease, fetched: int, kept: int) -> None:
-        look(ease, fetched, kept)
-        waits.append(ease.seconds)
-
-    monkeypatch.setattr(prefetch.Ease, "look", looked)
-    monkeypatch.setattr(prefetch, "EASE_BYTES", REQUEST)
-    cache = Cache(monkeypatch, lambda offset, times: times > offset // REQUEST)
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, 7 * REQUEST),), Surroundings(cache.flow, lambda: 0))
-    assert done.complete
-    assert len(done.passes) > 5
-    assert waits[7] > prefetch.EASE_LEAST, "the second pass began in a hurry"
-
-
-def test_it_is_given_up_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache(monkeypatch, lambda offset, _: offset > 0)
-    done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
-    assert not done.complete
-    assert done.left == 2 * PAGE
-
-
-def test_without_a_cache_one_pass_is_enough_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache(monkeypatch, lambda *_: False)
-    done = prefetch.fetch(volume(tmp_path), EXTENTS, Surroundings(cache.flow, lambda: 0))
-    assert not done.complete
-    assert (done.passes, done.left) == ((66 * PAGE,), 66 * PAGE)
-
-
-def test_what_the_backend_reads_for_others_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All is in the cache, and a neighbour misses all the time: more than there is to read in each pass."""
-    monkeypatch.setattr(prefetch, "REQUEST", 4 * PAGE)
-    cache = Cache(monkeypatch)
-    asked = itertools.count(1)
-
-    def flow() -> tuple[int, int]:
-        if next(asked) % 20 == 0:
-            cache.read += SIZE
-        return cache.flow()
-
-    cache.held.update(range(0, SIZE, prefetch.REQUEST))
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, SIZE // PAGE * PAGE),), Surroundings(flow, lambda: 0))
-    assert done.passes[0] > SIZE, "the neighbour did nothing"
-    assert done.complete
-    assert cache.asked < 1.5 * SIZE / prefetch.REQUEST, "what is known to be in the cache was read again"
-
-
-def test_guests_go_first_and_do_not_keep_it_from_ending(tmp_path: Path) -> None:
-    """With guests that are never quiet, one request is under way at a time, and each waits."""
-    asked: list[str] = []
-
-    def guests() -> int:
-        asked.append(threading.current_thread().name)
-        return 1
-
-    done = prefetch.fetch(volume(tmp_path), (Extent(0, 2 * REQUEST),), Surroundings(lambda: (0, 0), guests))
-    assert done.complete
-    assert done.seconds >= 2 * prefetch.PAUSE, "it did not wait"
-    assert len(asked) > 4
-
-
-def test_requests_wait_while_the_cache_does_not_keep_what_comes() -> None:
-    ease = prefetch.Ease()
-    ease.look(MIB, MIB)
-    assert ease.seconds == 0
-    waits = []
-    for _ in range(8):
-        ease.look(MIB, MIB // 2)
-        waits.append(ease.seconds)
-    assert waits[0] == prefetch.EASE_LEAST
-    assert waits[1] == 2 * prefetch.EASE_LEAST
-    assert waits[-1] == prefetch.EASE_MOST
-    for _ in range(8):
-        ease.look(MIB, 2 * MIB)  # guests write too
-    assert ease.seconds == 0
-
-
-def test_a_volume_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(Unhealthy, match="cannot be read"):
-        prefetch.fetch(tmp_path / "none", EXTENTS, Surroundings(lambda: (0, 0), lambda: 0))
-
-
 # --- by command
 
 
@@ -376,7 +219,7 @@ def test_emptying_the_cache_ends_what_runs_and_nothing_begins_unasked_for_a_whil
 
 def test_how_much_is_missing_is_told(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     box.add_template("debian")
-    cache = Cache(monkeypatch, lambda *_: False)
+    cache = ModelCache(monkeypatch, lambda *_: False)
     box.store.flows = cache.flow
     job = box.service.prefetching.warm("debian")
     assert job.finished.wait(10)
@@ -388,7 +231,9 @@ def test_how_much_is_missing_is_told(box: Box, monkeypatch: pytest.MonkeyPatch) 
     assert job.operation.error.code == Unhealthy.code
 
 
-def test_how_fast_it_is_is_told_while_it_runs(box: Box) -> None:
+def test_how_fast_it_is_is_told_while_it_runs(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(prefetch, "LEAST_ROOM", MIB // 8)
     box.add_template("debian")
     rates: list[int] = []
 
@@ -405,6 +250,91 @@ def test_how_fast_it_is_is_told_while_it_runs(box: Box) -> None:
     view = box.service.prefetching.view(1)
     assert view is not None
     assert view.rate == 0
+
+
+def test_it_is_read_where_it_lies_in_the_pool_and_asked_for_as_guests_do(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool keeps it elsewhere, without the hole; the proof is in reading the volume."""
+    box.add_template("debian")
+    elsewhere = box.folder / "pool-data"
+    elsewhere.write_bytes(bytes(MIB))
+    monkeypatch.setattr(box.pool, "places", lambda *_: (elsewhere, (Extent(0, 8 * PAGE),)))
+    read: list[tuple[Path, int]] = []
+    watch_reads(monkeypatch, read)
+    assert box.service.prefetching.warm("debian").finished.wait(10)
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.total_bytes) == ("warm", 8 * PAGE)
+    assert {length for path, length in read if path == elsewhere} == {8 * PAGE}
+    proof = [length for path, length in read if path != elsewhere]
+    assert len(proof) == prefetching.PROOF
+    assert set(proof) == {PAGE}
+
+
+def test_what_was_read_elsewhere_and_is_not_it_is_read_as_a_volume(
+    box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    box.add_template("debian")
+    elsewhere = box.folder / "pool-data"
+    elsewhere.write_bytes(bytes(MIB))
+    monkeypatch.setattr(box.pool, "places", lambda *_: (elsewhere, (Extent(8 * MIB, 8 * PAGE),)))
+    cache = ModelCache(monkeypatch)
+    cache.held.update(range(8 * MIB, 9 * MIB, PAGE))
+    box.store.flows = cache.flow
+    assert box.service.prefetching.warm("debian").finished.wait(10)
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.total_bytes) == ("warm", SIZE)
+    assert "is not where it was read" in caplog.text
+
+
+def test_while_another_reads_the_metadata_it_is_read_as_a_volume(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    box.add_template("debian")
+
+    def busy(*_: object) -> tuple[Path, Sequence[Extent]]:
+        raise InUse("the pool's metadata is being read")
+
+    monkeypatch.setattr(box.pool, "places", busy)
+    assert box.service.prefetching.warm("debian").finished.wait(10)
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.total_bytes) == ("warm", SIZE)
+
+
+def test_the_places_of_a_boot_set_are_asked_for_once_and_anew_for_another(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box.add_template("debian")
+    asked: list[int] = []
+    places = box.pool.places
+
+    def counted(thin_id: int, extents: Sequence[Extent]) -> tuple[Path, Sequence[Extent]]:
+        asked.append(len(extents))
+        return places(thin_id, extents)
+
+    monkeypatch.setattr(box.pool, "places", counted)
+    for _ in range(2):
+        assert box.service.prefetching.warm("debian").finished.wait(10)
+        settled(box)
+    box.service.put_boot_set("debian", as_file())
+    settled(box)
+    assert asked == [1, 2]
+
+
+def watch_reads(patch: pytest.MonkeyPatch, found: list[tuple[Path, int]]) -> None:
+    """Note what is read, and of which file."""
+    preadv = os.preadv
+
+    def watched(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+        done = preadv(fd, buffers, offset)
+        found.append((Path(f"/proc/self/fd/{fd}").readlink(), done))
+        return done
+
+    patch.setattr(os, "preadv", watched)
 
 
 def test_a_boot_set_that_was_learned_is_fetched(box: Box) -> None:
@@ -574,7 +504,7 @@ def test_one_page_that_is_missing_is_enough(
     monkeypatch.setattr(prefetch, "PAUSE", 0.0)
     looker.box.service.put_boot_set("many", as_file((Extent(0, 64 * PAGE),)))
     settled(looker.box)
-    cache = Cache(monkeypatch)
+    cache = ModelCache(monkeypatch)
     cache.held.update(range(pages * PAGE, SIZE, PAGE))
     looker.guests, looker.flow = guests, cache.flow
     looker.look()

@@ -8,11 +8,11 @@ from typing import Any
 
 from appliance import config
 from appliance.catalog import Catalog
-from appliance.host import thin
+from appliance.host import thin, thin_dump
 from appliance.host.dm import Dm
 from appliance.host.thin import METADATA_BLOCK
 from appliance.model import MIB
-from appliance.rescue import bundle, dump, repair, stream
+from appliance.rescue import bundle, repair, stream
 from appliance.run import Runner
 from appliance.store import durable, mirror, names, start
 from appliance.store.machine import Machine
@@ -34,7 +34,7 @@ def dumped(folder: str) -> list[int]:
     """Ids of the volumes in a backup's dump."""
     plain = Path("/run/dump.xml")
     stream.decompress(Runner(), Path(folder) / bundle.DUMP, plain)
-    return sorted(volume.thin_id for volume in dump.read(plain)[1])
+    return sorted(volume.thin_id for volume in thin_dump.read(plain)[1])
 
 
 def held_root() -> int | None:

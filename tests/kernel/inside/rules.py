@@ -1,5 +1,6 @@
 """The rules of the data path, broken on purpose and looked at. Sizes in bytes."""
 
+import hashlib
 import mmap
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ from appliance import config, wait
 from appliance.errors import NotFound
 from appliance.host import bcache, thin
 from appliance.host.dm import Dm, Target
-from appliance.model import MIB, SECTOR, Access
+from appliance.model import MIB, SECTOR, Access, Extent
 from appliance.run import Runner
 from appliance.store import cache, durable
 from appliance.store.machine import Machine
@@ -288,6 +289,20 @@ def check_sealed(device: str) -> None:
     from appliance.service.sealed import check_sealed as check  # the rest here has no use for the service
 
     check(Path(device))
+
+
+def content_at_its_places(thin_id: int, extents: list[tuple[int, int]]) -> tuple[int, str]:
+    """Extents of a sealed volume (offset, length), read where they are said to lie in the pool's data.
+
+    Their bytes, and their digest.
+    """
+    with Dm() as dm:
+        device, places = Pool.open(dm).places(thin_id, [Extent(*extent) for extent in extents])
+    found = hashlib.sha256()
+    with device.open("rb", buffering=0) as file:
+        for place in places:
+            found.update(os.pread(file.fileno(), place.length, place.offset))
+    return sum(place.length for place in places), found.hexdigest()
 
 
 def reads_by_layer() -> dict[str, int]:

@@ -60,6 +60,11 @@ def digest(path: str, mib: int, request: int = 64 * 1024) -> str:
     return found.hexdigest()
 
 
+def fill(path: str, seed: int, mib: int) -> None:
+    """Write ``content`` from the beginning on."""
+    write(path, content(seed, mib))
+
+
 def make_template(thin_id: int, mib: int) -> str:
     """A sealed template full of data; returns the data's digest."""
     pool = _pool()

@@ -1,4 +1,4 @@
-"""What a dump of a pool's metadata says: its volumes, what they map, and what that tells about their origin.
+"""What a dump of a pool's metadata says: its volumes and what they map.
 
 Source: ``thin_dump(8)`` of thin-provisioning-tools 1.1. Metadata knows no sizes and no names. It knows the mapped
 blocks of each volume, and the pool's ``time`` (a count of snapshots taken) at which the volume was made and at which a
@@ -6,12 +6,16 @@ snapshot of it was last taken: a volume's last snapshot is the one whose ``creat
 """
 
 import xml.etree.ElementTree as ET
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
 from appliance.errors import CannotTell
+from appliance.model import Extent, joined
+from appliance.run import Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,40 @@ def read(source: Path | IO[bytes]) -> tuple[Superblock, tuple[Volume, ...]]:
     return found, tuple(volumes)
 
 
+def dumped(runner: Runner, metadata: Path, *options: str, deadline: float) -> tuple[Superblock, tuple[Volume, ...]]:
+    """What a running pool maps, from the metadata snapshot that the caller has reserved. ``options`` of thin_dump.
+
+    Takes at most ``deadline`` seconds. Raises CannotTell, DeadlineExceeded.
+    """
+    with TemporaryFile() as file:
+        with runner.start(["thin_dump", "--metadata-snap", *options, metadata], stdout=file) as process:
+            status = process.wait(deadline)
+        if status:
+            raise CannotTell("the pool's metadata cannot be read", why=f"thin_dump ended with {status}")
+        file.seek(0)
+        return read(file)
+
+
+def places(runs: Iterable[Run], block: int, extents: Iterable[Extent]) -> tuple[Extent, ...]:
+    """Where extents of a volume lie in the pool's data, ascending there and joined; holes are left out. Pure.
+
+    ``runs`` are all of the volume's, ``block`` is the pool's block in bytes.
+    """
+    ordered = sorted(runs, key=lambda run: run.origin)
+    starts = [run.origin * block for run in ordered]
+    found: list[Extent] = []
+    for extent in extents:
+        at = max(bisect_right(starts, extent.offset) - 1, 0)
+        while at < len(ordered) and starts[at] < extent.end:
+            run = ordered[at]
+            begin = max(extent.offset, starts[at])
+            end = min(extent.end, starts[at] + run.length * block)
+            if begin < end:
+                found.append(Extent(begin - starts[at] + run.data * block, end - begin))
+            at += 1
+    return joined(found)
+
+
 def _run(element: ET.Element) -> Iterator[Run]:
     get = element.attrib
     if element.tag == "single_mapping":
@@ -93,34 +131,3 @@ def _volume(element: ET.Element, runs: list[Run]) -> Volume:
     keys = ("dev_id", "mapped_blocks", "creation_time", "snap_time")
     thin_id, mapped, created, snapped = (int(element.attrib[key]) for key in keys)
     return Volume(thin_id, mapped, created, snapped, tuple(runs))
-
-
-def shared_blocks(one: Volume, other: Volume) -> int:
-    """How many blocks both have at the same place: the same data block at the same offset."""
-    count, a, b = 0, 0, 0
-    mine, theirs = one.runs, other.runs
-    while a < len(mine) and b < len(theirs):
-        first, second = mine[a], theirs[b]
-        begin = max(first.origin, second.origin)
-        end = min(first.origin + first.length, second.origin + second.length)
-        if begin < end and first.data - first.origin == second.data - second.origin:
-            count += end - begin
-        if first.origin + first.length < second.origin + second.length:
-            a += 1
-        else:
-            b += 1
-    return count
-
-
-def origin_of(volume: Volume, others: Iterable[Volume]) -> Volume | None:
-    """The one of ``others`` that the volume was made from, as far as the metadata tells; None when nothing does.
-
-    A snapshot shares blocks with its origin until all are written anew. Where the origin has none to share, the pool's
-    time may still tell: it is that of the snapshot which was taken of the origin last. (Elsewhere it must not: a volume
-    that was made empty has the time of the snapshot that was taken last of any.)
-    """
-    earlier = [other for other in others if other.thin_id != volume.thin_id and other.created < volume.created]
-    ranked = sorted(((shared_blocks(volume, other), other.created, other) for other in earlier), key=lambda r: r[:2])
-    if ranked and ranked[-1][0]:
-        return ranked[-1][2]
-    return next((other for other in earlier if not other.runs and other.snapped == volume.created), None)
