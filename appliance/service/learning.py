@@ -41,11 +41,13 @@ MOST_RUNS = 20
 SLOTS = 16
 """Clones that are listened to at a time."""
 
-LOOK_SECONDS = 0.25
-"""Pause between two looks while a boot is recorded."""
+LOOK_SECONDS = 1.0
+"""Pause between two looks: each takes processor time that guests may need."""
 
-IDLE_SECONDS = 1.0
-"""Pause between two looks while clones that are listened to do nothing."""
+HASTE_SECONDS = 0.1
+MANY = 2000
+"""After a look that found so many requests the next comes soon. The kernel has room for more than that of each
+processor (``appliance.host.trace``), so that a crowd that begins to boot at once is not lost either."""
 
 CLOSE_SECONDS = 60.0
 """After so long without any the kernel's buffers are given back."""
@@ -125,6 +127,8 @@ class Learning:
         # Thin ids only grow. Of clones that are older than this process nobody knows whether they were exported.
         self._known = max((clone.thin_id for clone in core.catalog.clones()), default=0)
         self._used: set[int] = set()
+        self._came = 0
+        """Requests that the last look found."""
         self._deaf = ""
         self._deaf_since = 0.0
         self._idle_since: float | None = None
@@ -250,13 +254,19 @@ class Learning:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            with self._lock:
-                busy = any(each.begun for each in self._recordings.values())
-                idle = not self._recordings and not self._asked and self._idle_since is None
-            self._wake.wait(DEAF_SECONDS if self._deaf else None if idle else LOOK_SECONDS if busy else IDLE_SECONDS)
+            self._wake.wait(self.pause())
             self._wake.clear()
             if not self._stopped.is_set():
                 self._look_safely()
+
+    def pause(self) -> float | None:
+        """Seconds until the next look; None until something wakes us."""
+        with self._lock:
+            if self._deaf:
+                return DEAF_SECONDS
+            if not self._recordings and not self._asked and self._idle_since is None:
+                return None
+            return HASTE_SECONDS if self._came >= MANY else LOOK_SECONDS
 
     def _look_safely(self) -> None:
         try:
@@ -355,6 +365,7 @@ class Learning:
 
     def _drain(self) -> None:
         batch = self._tracer.read()
+        self._came = len(batch.requests)
         for request in batch.requests:
             recording = self._recordings.get(request.device)
             if recording is not None:

@@ -65,6 +65,18 @@ def test_what_a_clone_reads_that_does_not_boot_its_template_teaches_nothing(box:
     assert recorded(box) == ["web"]
 
 
+def test_looks_are_few_and_come_soon_where_much_is_asked_for(box: Box) -> None:
+    teaching = box.service.learning
+    assert teaching.pause() is None, "nobody is listened to"
+    [device] = attach(box, "web")
+    assert teaching.pause() == learning.LOOK_SECONDS
+    box.tracer.boot(device, megabytes=learning.MANY // 16, ago=5)
+    teaching.look()
+    assert teaching.pause() == learning.HASTE_SECONDS
+    teaching.look()
+    assert teaching.pause() == learning.LOOK_SECONDS
+
+
 def test_a_recorded_boot_is_handed_out_as_a_trace(box: Box) -> None:
     with pytest.raises(NotFound, match="no recorded boot 1") as caught:
         box.service.boot_trace("debian", 1)
