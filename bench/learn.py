@@ -106,6 +106,7 @@ def usual() -> argparse.Namespace:
     """The arguments that it has when none are given."""
     parser = argparse.ArgumentParser()
     options(parser)
+    parser.set_defaults(json=None)
     return parser.parse_args([])
 
 
@@ -114,9 +115,17 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     begin, load = time.monotonic(), os.getloadavg()[0]
     chosen.output.mkdir(parents=True, exist_ok=True)
     tell(f"the log goes to {chosen.output / 'learn.log'}")
+
+    def told(found: Found) -> Report:
+        return report(found, {**host(load), "took": clock(time.monotonic() - begin)})
+
+    def keep(found: Found) -> None:
+        # What breaks off later is not to cost what was measured in an hour.
+        if chosen.json:
+            chosen.json.write_text(json.dumps(told(found).as_json(), indent=2) + "\n", encoding="utf-8")
+
     with deployed(chosen.output / "learn.log") as bench:
-        found = bench.everything(chosen.runs, chosen.pairs, chosen.large, chosen.trace)
-    return report(found, {**host(load), "took": clock(time.monotonic() - begin)})
+        return told(bench.everything(chosen.runs, chosen.pairs, chosen.large, chosen.trace, keep))
 
 
 @contextmanager
@@ -153,10 +162,12 @@ class Bench:
         self._steps = steps
         self._count = 0
 
-    def everything(self, runs: int, pairs: int, large: int, trace: Path | None) -> Found:
+    def everything(
+        self, runs: int, pairs: int, large: int, trace: Path | None, keep: Callable[[Found], None] = lambda _: None
+    ) -> Found:
         """First the boot that teaches, then prefetched and warm ones in turn, then recorded and unrecorded ones.
 
-        Last the large boot set, which is not the template's own.
+        Last the large boot set, which is not the template's own. ``keep`` is told of each round.
         """
         found = Found()
         if runs or pairs or large or trace:
@@ -170,11 +181,13 @@ class Bench:
                 self._prefetch()
                 found.prefetched.append(self._boot("prefetched"))
                 found.warm.append(self._boot("warm"))
+            keep(found)
         for number in range(pairs):
             with self._steps.step(f"Boot with and without a record of it: {number + 1} of {pairs}"):
                 # In turn, so that what changes with time falls on both alike.
                 for recorded in (True, False) if number % 2 == 0 else (False, True):
                     self._boot_to_compare(found, recorded=recorded)
+            keep(found)
         if large:
             self._import_large()
         for number in range(large):
@@ -182,6 +195,7 @@ class Bench:
                 found.sequential.append(self._sequential(found.prefetches[-1] if found.prefetches else None))
                 found.prefetches.append(self._prefetch())
                 self._check_large(found.prefetches[-1])
+            keep(found)
         return found
 
     def _boot_to_compare(self, found: Found, *, recorded: bool) -> None:
