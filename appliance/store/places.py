@@ -28,5 +28,5 @@ def find(runner: Runner, dm: Dm, pool: str, thin_id: int, extents: Iterable[Exte
         superblock, volumes = thin_dump.dumped(runner, device, "--dev-id", str(thin_id), deadline=_DEADLINE)
     runs = next((each.runs for each in volumes if each.thin_id == thin_id), None)
     if runs is None:
-        raise NotFound(f"the pool has no volume {thin_id}")
+        raise NotFound(f"the pool has no volume {thin_id}", why="it was deleted meanwhile")
     return thin_dump.places(runs, superblock.block * SECTOR, extents)
