@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from mmap import mmap
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 from appliance.errors import Unhealthy
 from appliance.model import KIB, MIB, Extent, joined
@@ -56,12 +56,16 @@ They get the disks; a prefetch in a box that is never idle ends nevertheless."""
 QUIET = 1.0
 """Seconds after the last request of a guest that was seen, from which on requests become larger again."""
 
-EASE_BYTES = 512 * KIB
+EASE_ROOMS = 4
 EASE_SHARE = 0.1
 EASE_LEAST, EASE_MOST = 0.01, 0.08
-"""After so many bytes, and two requests: if more than this share of what the backend read is not in the cache, requests
-become smaller. When they cannot, there is a pause of so many seconds before each, twice as long each time, and half as
-long when all came."""
+"""After as many bytes as have room so many times, and after each pass: if more than this share of what the backend read
+is not in the cache, requests become smaller. When they cannot, there is a pause of so many seconds before each, twice
+as long each time, and half as long when all came."""
+
+SETTLE, SETTLE_MOST = 0.01, 0.2
+"""What was read is in the cache a moment after its request has ended: when that becomes no more from one look to the
+next, so many seconds apart, it is all there."""
 
 TELL_SECONDS = 0.2
 """From one word about the progress to the next."""
@@ -70,9 +74,10 @@ TELL_SECONDS = 0.2
 def room(cache: int) -> int:
     """Bytes that may be under way so that a cache of ``cache`` bytes takes them in.
 
-    bcache keeps a 1,024th of its buckets free for those who do not wait (``cache_alloc`` in bcache's super.c).
+    bcache keeps a 1,024th of its buckets free for those who do not wait, their number rounded up to a power of two
+    (``cache_alloc`` in bcache's super.c); it fills up again what was taken while the other half is left.
     """
-    return min(max(cache // 1024, LEAST_ROOM), MOST_ROOM)
+    return min(max((1 << (cache - 1).bit_length()) // 2048 if cache > 0 else 0, LEAST_ROOM), MOST_ROOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +143,7 @@ def fetch(
         told(0)
         before = around.flow()
         doubts = read_once(device, extents, around, told, pace)
-        read, kept = (now - then for now, then in zip(around.flow(), before, strict=True))
+        read, kept = (now - then for now, then in zip(settled(around.flow), before, strict=True))
         passes.append(read)
         if around.stopped.is_set():
             break
@@ -151,6 +156,16 @@ def fetch(
             break
         pace.look(read, kept)
     return Fetched(total, tuple(passes), missed, monotonic() - begin)
+
+
+def settled(flow: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+    """The flow, when what was read is in the cache."""
+    found, end = flow(), monotonic() + SETTLE_MOST
+    while True:
+        sleep(SETTLE)
+        before, found = found, flow()
+        if found[1] == before[1] or monotonic() >= end:
+            return found
 
 
 def read_once(
@@ -200,9 +215,10 @@ class Pace:
         self.seconds = 0.0
         self._seen = float("-inf")
 
-    def look(self, fetched: int, kept: int) -> None:
-        """So many bytes came from the backend since the last look, and so many went into the cache."""
-        if fetched - kept > fetched * EASE_SHARE:
+    def look(self, fetched: int, kept: int, late: int = 0) -> None:
+        """So many bytes came from the backend since the last look, and so many went into the cache; ``late`` more may
+        still be on their way."""
+        if fetched - kept > fetched * EASE_SHARE + late:
             if self.size > SMALLEST:
                 self.size = self._most = max(SMALLEST, self.size // 2)
             else:
@@ -255,11 +271,11 @@ class _Pass:
         self._told = float("-inf")
         self._doubts: list[Doubt] = []
         self._pace = pace
-        self._looked: tuple[int, int] | None = None
+        self._looked = around.flow()
         self._due = self._next_look()
 
     def _next_look(self) -> int:
-        return self._done + max(EASE_BYTES, 2 * self._pace.size)
+        return self._done + EASE_ROOMS * self._around.room
 
     def run(self) -> tuple[Doubt, ...]:
         # Nobody looks at what was read: all requests may put it in the same place. Anonymous memory is aligned to a
@@ -291,10 +307,9 @@ class _Pass:
             self._doubts.append(doubt)
         self._done += doubt.piece.length
         if self._done >= self._due:
-            # What has come is not in the cache yet when its request ends: what counts is whether that becomes more.
             before, self._looked = self._looked, self._around.flow()
-            if before is not None:
-                self._pace.look(*(now - then for now, then in zip(self._looked, before, strict=True)))
+            fetched, kept = (now - then for now, then in zip(self._looked, before, strict=True))
+            self._pace.look(fetched, kept, self._around.room // 2)
             self._due = self._next_look()
         if monotonic() - self._told >= TELL_SECONDS:
             self._told = monotonic()

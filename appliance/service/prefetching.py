@@ -42,7 +42,7 @@ DOUBTED = 0.1
 """Where guests' requests are always under way, nobody can tell for whom the backend read a page: when it read for
 more than this share of a look's pages, all is read too."""
 
-PROOF = 64
+PROOF = 32
 """Pages that are read through the template's volume after a prefetch that went past it."""
 
 SHARE = 0.5

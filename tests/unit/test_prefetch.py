@@ -98,7 +98,6 @@ def test_a_cache_that_has_little_room_gets_all_in_time(volume: Path, monkeypatch
         waits.append(pace.seconds)
 
     monkeypatch.setattr(Pace, "look", looked)
-    monkeypatch.setattr(prefetch, "EASE_BYTES", SMALLEST)
     monkeypatch.setattr(prefetch, "LARGEST", SMALLEST)
     cache = ModelCache(monkeypatch, lambda offset, _, times: times > offset // SMALLEST)
     done = prefetch.fetch(volume, (Extent(0, 7 * SMALLEST),), Surroundings(cache.flow, lambda: 0))
