@@ -108,6 +108,10 @@ class Client:
         """How far a job is. Raises NotFound."""
         return self._get(f"/operations/{identity}", schema.Operation)
 
+    def cancel(self, identity: str) -> schema.Operation:
+        """Have a job break off; one that has ended stays as it is. Raises NotFound, Refused where it cannot be."""
+        return self._send("POST", f"/operations/{identity}/cancel", schema.Operation)
+
     def plan(self) -> schema.Reconciliation:
         """What ``reconcile`` would do."""
         return self._get("/store/reconcile", schema.Reconciliation)

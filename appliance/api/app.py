@@ -106,6 +106,11 @@ def _appliance(service: Service) -> APIRouter:
         """One operation."""
         return service.operations.job(number).operation
 
+    @router.post("/operations/{number}/cancel")
+    def cancel(number: str) -> schema.Operation:
+        """Have an operation break off and take back what it did. One that has ended stays as it is."""
+        return service.operations.job(number).cancel()
+
     return router
 
 

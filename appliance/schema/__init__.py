@@ -14,6 +14,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /latencies                       -> CloneLatencies
     GET    /operations                      -> OperationList, newest first
     GET    /operations/{id}                 -> Operation
+    POST   /operations/{id}/cancel          -> Operation, which ends soon; refused where it cannot be (any more)
     GET    /templates                       -> TemplateList
     POST   /templates          TemplateCreate -> Operation (202)
     PUT    /templates/{name}/content  octets  -> Operation, after the last byte was taken in; for an upload

@@ -235,10 +235,12 @@ class Service:
     def collect(self) -> Job:
         """Start a collection for an operator."""
         job = self.operations.begin("gc", "all pools", "waiting for its turn")
+        job.cancellable(lambda: None)  # it asks between two pieces
 
         def work(job: Job) -> None:
-            done = self.collector.collect(Asked.BY_OPERATOR, job.phase)
+            done = self.collector.collect(Asked.BY_OPERATOR, job.phase, lambda: job.unwanted)
             self._know(recovery.problems(recovery.look(self.core)))
+            job.settle()
             job.succeed(str(done))
 
         self.operations.run(job, work)

@@ -96,6 +96,15 @@ def half_an_upload(name: str, path: str, kind: str) -> None:
         client.upload(name, len(data), blocks(), client.import_template(wanted))
 
 
+def cancel(kind: str) -> dict[str, object]:
+    """Cancel the operation of that kind that runs, and wait for its end."""
+    with connect() as client:
+        [running] = [each for each in client.operations() if each.kind == kind and each.state == "running"]
+        client.cancel(running.id)
+        wait.until(lambda: client.operation(running.id).finished is not None, "its end", deadline=30)
+        return client.operation(running.id).model_dump(mode="json")
+
+
 def wait_written(least: int) -> None:
     """Wait until the pool has ``least`` bytes in use."""
     wait.until(lambda: used()["data"] >= least, f"{least} bytes to be written", deadline=30)
