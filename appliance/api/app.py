@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, description, events, gc, learning, problems, stills, store
+from appliance.api import boot_sets, description, events, gc, learning, measurements, problems, stills, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -43,6 +43,7 @@ def make_app(service: Service) -> FastAPI:
         _templates(service),
         boot_sets.routes(service),
         learning.routes(service),
+        measurements.routes(service),
         _clones(service),
         stills.routes(service),
         _clients(service),

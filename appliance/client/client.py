@@ -254,6 +254,14 @@ class Client(Requests):
         """Who records latencies now. Raises NotFound when nobody does."""
         return self._get("/histograms", schema.HistogramsStarted)
 
+    def measurements(self) -> tuple[schema.MeasurementView, ...]:
+        """The last measurements of boots of each template, newest first."""
+        return self._get("/measurements", schema.MeasurementList).measurements
+
+    def add_measurement(self, ref: str, measured: schema.Measured) -> schema.MeasurementView:
+        """Have the appliance remember what a measurement of a template's boots came to. Raises NotFound."""
+        return self._send("POST", f"/templates/{ref}/measurements", schema.MeasurementView, measured)
+
     def start_histograms(self, wanted: schema.HistogramsRequest | None = None) -> None:
         """Record latencies from now on. Raises InUse when somebody does already."""
         self._send("POST", "/histograms", schema.HistogramsStarted, wanted)

@@ -27,6 +27,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     PUT    /templates/{ref}/boot-set/file  such a file -> BootSetView
     GET    /templates/{ref}/boot-set/trace?boot=N -> the last recorded boot but N-1, as a trace
     DELETE /templates/{ref}/boot-set        -> Removal
+    POST   /templates/{ref}/measurements  Measured -> MeasurementView (201)
+    GET    /measurements                    -> MeasurementList, newest first: the last 20 of each template
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done
     POST   /store/reserve/release           -> ReserveReleased
@@ -114,7 +116,7 @@ from appliance.schema.clones import (
 )
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.events import HEARTBEAT, Event, EventKind
-from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
+from appliance.schema.gc import GarbageReport, GivenBack, VolumeState, VolumeView
 from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
     CacheCounters,
@@ -128,6 +130,7 @@ from appliance.schema.measure import (
     HistogramsStarted,
     HistogramView,
 )
+from appliance.schema.measured import BootTimes, Measured, MeasuredPhase, MeasurementList, MeasurementView
 from appliance.schema.stills import StillList, StillView
 from appliance.schema.store import (
     ArrayView,
@@ -167,6 +170,7 @@ __all__ = [
     "Attachment",
     "BootSetSummary",
     "BootSetView",
+    "BootTimes",
     "CacheCounters",
     "CacheView",
     "CertificateBundle",
@@ -192,6 +196,7 @@ __all__ = [
     "EventKind",
     "Examination",
     "GarbageReport",
+    "GivenBack",
     "HistogramView",
     "Histograms",
     "HistogramsRequest",
@@ -199,6 +204,10 @@ __all__ = [
     "LearnRequest",
     "LearningView",
     "Lease",
+    "Measured",
+    "MeasuredPhase",
+    "MeasurementList",
+    "MeasurementView",
     "MemberView",
     "Model",
     "Move",

@@ -153,6 +153,8 @@ class Collector:
                 return Collected()
             tell("ending leases")
             leases = self._end_leases()
+            with self._core.lock:
+                self._core.count_leases(len(leases))
             self._condemn_orphans(asked)
             gone, failures = [], []
             for each in self._core.catalog.garbage():
@@ -237,21 +239,23 @@ class Collector:
             pool.deactivate(thin_id)
             core.collecting.add(thin_id)
         try:
-            if not self._empty(pool, thin_id, unwanted):
+            held = _held(pool, thin_id)
+            if held > SMALL and not pool.empty(thin_id, Pacer(pool.requests, self._ended, unwanted).go_on):
                 return False
             with core.lock:
                 core.discard([thin_id])
+                core.count_given_back(1, held)
             return True
         finally:
             core.collecting.discard(thin_id)
 
-    def _empty(self, pool: Pool, thin_id: int, unwanted: Callable[[], bool]) -> bool:
-        try:
-            if pool.held_bytes(thin_id) <= SMALL:
-                return True
-            return pool.empty(thin_id, Pacer(pool.requests, self._ended, unwanted).go_on)
-        except NotFound:
-            return True
+
+def _held(pool: Pool, thin_id: int) -> int:
+    """Bytes that a volume maps; 0 of one that was never made."""
+    try:
+        return pool.held_bytes(thin_id)
+    except NotFound:
+        return 0
 
 
 def _uses(pool: Pool) -> dict[int, Use]:

@@ -56,6 +56,7 @@ from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
 from appliance.service.learning import Keep, Learning, Tracer
 from appliance.service.measure import Measure
+from appliance.service.measured import Measurements
 from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
 from appliance.service.moves import Moves
 from appliance.service.operations import Job, Operations
@@ -101,6 +102,7 @@ class Service:
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
+        self.measurements = Measurements(catalog, paths.measurements)
         self.imports = Imports(self.core, self.operations, converter, open_url)
         self.boot_sets = BootSets(self.core)
         ports = Ports(

@@ -226,6 +226,7 @@ class Views:
             clients=clients,
             templates=catalog.count_templates(),
             clones=catalog.count_clones(),
+            given_back=self._core.given_back.model_copy(update={"waiting": len(catalog.garbage())}),
         )
 
     def _mapped(self, pool: PoolName, thin_id: int) -> int | None:

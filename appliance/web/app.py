@@ -5,6 +5,7 @@ Each request asks the API anew, so that nothing here can be older than its answe
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
@@ -20,11 +21,22 @@ Connect = Callable[[], AbstractContextManager[Client]]
 
 HEADERS = {
     # Nothing is loaded from anywhere else, nothing may frame it, and no browser keeps it.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+FOLDER = Path(__file__).parent / "static"
+STATIC = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "uplot.css": "text/css",
+    "uplot.js": "text/javascript",
+}
+"""What there is beside the page. uPlot is a release as it is published: static/uplot.LICENSE."""
 
 
 def make_app(connect: Connect) -> FastAPI:
@@ -43,6 +55,14 @@ def make_app(connect: Connect) -> FastAPI:
             found = gather(client)
             maps = {each.ref: client.boot_set(each.ref) for each in found.templates if each.boot_set is not None}
         return HTMLResponse(page.render(found, maps), headers=HEADERS)
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        """The page's script and style."""
+        if name not in STATIC:
+            return PlainTextResponse("there is no such file\n", status_code=404, headers=HEADERS)
+        # The page is asked for anew each time, and these may be of another release after an update.
+        return Response((FOLDER / name).read_bytes(), media_type=STATIC[name], headers=HEADERS)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -70,4 +90,5 @@ def gather(client: Client) -> Answers:
         counters = None  # the reason is among the status's problems
     clones = client.clones()
     few = sum(1 for clone in clones if clone.client is not None) <= MOST_LATENCIES
-    return Answers(status, counters, client.templates(), clones, client.latencies().clones if few else ())
+    latencies = client.latencies().clones if few else ()
+    return Answers(status, counters, client.templates(), clones, latencies, client.measurements())
