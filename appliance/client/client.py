@@ -23,9 +23,9 @@ class Client(Requests):
         """The appliance held against the rules of its data path."""
         return self._get("/doctor", schema.Examination)
 
-    def counters(self) -> schema.Counters:
-        """Exact block statistics at this moment."""
-        return self._get("/counters", schema.Counters)
+    def counters(self, *, clones: bool = True) -> schema.Counters:
+        """Exact block statistics at this moment, those of clones if wanted."""
+        return self._get("/counters" if clones else "/counters?clones=false", schema.Counters)
 
     def latencies(self) -> schema.CloneLatencies:
         """Latencies of all clones that are attached."""
@@ -138,9 +138,9 @@ class Client(Requests):
 
     # -- clones --------------------------------------------------------------------------------------------------
 
-    def clones(self) -> tuple[schema.CloneView, ...]:
-        """All clones."""
-        return self._get("/clones", schema.CloneList).clones
+    def clones(self, *, brief: bool = False) -> tuple[schema.CloneView, ...]:
+        """All clones; briefly, without what QEMU and libvirt want to hear of each, and what was written."""
+        return self._get("/clones?brief=true" if brief else "/clones", schema.CloneList).clones
 
     def clone(self, name: str) -> schema.CloneView:
         """One clone. Raises NotFound."""

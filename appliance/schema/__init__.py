@@ -5,7 +5,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
 
     GET    /status                          -> Status
     GET    /doctor                          -> Examination
-    GET    /counters                        -> Counters
+    GET    /counters?clones=BOOL            -> Counters, those of clones if wanted (the default)
     GET    /events?follow=BOOL              -> a stream (text/event-stream) whose data are Events; Last-Event-ID goes on
     POST   /cache/cold                      -> Operation (202)
     GET    /histograms                      -> HistogramsStarted; not-found when none run
@@ -34,7 +34,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     POST   /store/reserve/release           -> ReserveReleased
     GET    /gc                              -> GarbageReport: what a POST would give back
     POST   /gc                              -> Operation (202)
-    GET    /clones                          -> CloneList
+    GET    /clones?brief=BOOL               -> CloneList; briefly, without words for QEMU, libvirt and what was written
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
     GET    /clones/{name}                   -> CloneView
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced

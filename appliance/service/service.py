@@ -65,7 +65,7 @@ from appliance.service.prefetching import Ports, Prefetching
 from appliance.service.seeds import Seeds, Wish
 from appliance.service.stills import Stills
 from appliance.service.templates import Templates
-from appliance.service.views import Views, client_problems, garbage_report
+from appliance.service.views import Detail, Views, client_problems, garbage_report
 
 log = logging.getLogger(__name__)
 
@@ -294,10 +294,10 @@ class Service:
         """A recorded boot of a template. Raises as ``recorded_boots.trace``."""
         return recorded_boots.trace(self._catalog, text, boot)
 
-    def list_clones(self) -> CloneList:
-        """All clones."""
+    def list_clones(self, detail: Detail = Detail.ALL) -> CloneList:
+        """All clones; briefly, without what their guests wrote and how they are attached."""
         clones = self._catalog.clones()
-        return self._clone_list(clones, self._written(clones))
+        return self._clone_list(clones, self._written(clones) if detail is Detail.ALL else {}, detail)
 
     def show_clone(self, name: str) -> CloneView:
         """One clone. Raises NotFound."""
@@ -365,12 +365,15 @@ class Service:
         new = self.clients.put(name, spec)
         return self._views.client(self._catalog.client(name)), new
 
-    def _clone_list(self, clones: tuple[Clone, ...], written: Mapping[str, int]) -> CloneList:
+    def _clone_list(
+        self, clones: tuple[Clone, ...], written: Mapping[str, int], detail: Detail = Detail.ALL
+    ) -> CloneList:
         """Views of clones, with the bytes that their guests wrote."""
         clients = {client.name: client for client in self._catalog.clients()}
         return CloneList(
             clones=tuple(
-                self._views.clone(c, clients.get(c.client) if c.client else None, written.get(c.name)) for c in clones
+                self._views.clone(c, clients.get(c.client) if c.client else None, written.get(c.name), detail)
+                for c in clones
             )
         )
 

@@ -14,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from appliance.client import Client
 from appliance.errors import HatcheryError
 from appliance.model import Health
+from appliance.schema import Counters
 from appliance.web import metrics, page
 from appliance.web.metrics import MOST_LATENCIES, Answers
 
@@ -52,7 +53,7 @@ def make_app(connect: Connect) -> FastAPI:
     def show() -> HTMLResponse:
         """The status page."""
         with connect() as client:
-            found = gather(client)
+            found = glance(client)
             maps = {each.ref: client.boot_set(each.ref) for each in found.templates if each.boot_set is not None}
         return HTMLResponse(page.render(found, maps), headers=HEADERS)
 
@@ -82,13 +83,22 @@ def make_app(connect: Connect) -> FastAPI:
 
 
 def gather(client: Client) -> Answers:
-    """All that is shown. A store whose counters cannot be read is shown without. Raises NotReady."""
+    """All that a scrape tells. A store whose counters cannot be read is told without. Raises NotReady."""
     status = client.status()
-    try:
-        counters = client.counters()
-    except HatcheryError:
-        counters = None  # the reason is among the status's problems
-    clones = client.clones()
+    clones = client.clones(brief=True)
     few = sum(1 for clone in clones if clone.client is not None) <= MOST_LATENCIES
     latencies = client.latencies().clones if few else ()
-    return Answers(status, counters, client.templates(), clones, latencies, client.measurements())
+    return Answers(status, _counters(client), client.templates(), clones, latencies, client.measurements())
+
+
+def glance(client: Client) -> Answers:
+    """What the page shows, which takes the same with any number of clones. Raises NotReady."""
+    status, counters = client.status(), _counters(client, clones=False)
+    return Answers(status, counters, client.templates(), (), measurements=client.measurements())
+
+
+def _counters(client: Client, *, clones: bool = True) -> Counters | None:
+    try:
+        return client.counters(clones=clones)
+    except HatcheryError:
+        return None  # the reason is among the status's problems

@@ -105,7 +105,7 @@ def render(answers: Answers, maps: Mapping[str, schema.BootSetView], now: float 
         heat=heat(status.disks),
         hit_percent=hit_percent(answers.counters),
         arrays=[array for array in (status.store.backend, status.store.meta) if array is not None],
-        attached=sum(clone.client is not None for clone in answers.clones),
+        attached=sum(len(client.clones) for client in status.clients),
         maps={ref: cells(view.places, view.size) for ref, view in maps.items()},
         prefetch=prefetch_words,
         size=size,

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -252,6 +253,30 @@ def test_the_heat_maps_darkest_cell_is_the_fullest() -> None:
     assert heat.buckets == ("8 µs", "16 µs", "32 µs")
     assert [level for level, _ in heat.rows[0].cells][-1] == page.SHADES
     assert heat.rows[0].cells[1] == (0, "0 requests")
+
+
+def test_the_page_takes_the_same_with_any_number_of_clones(
+    appliance: Box, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(appliance)
+
+    def slow(*_: object) -> NoReturn:
+        raise AssertionError("each clone is looked at")
+
+    monkeypatch.setattr(appliance.service._views, "clone", slow)
+    monkeypatch.setattr(appliance.service.measure, "_active", slow)
+    assert "<b>2</b>" in web.get("/").text
+
+
+def test_many_clones_are_told_briefly(appliance: Box, reading: Path) -> None:
+    filled(appliance)
+    with connect(socket=reading) as client:
+        whole, brief = client.clones(), client.clones(brief=True)
+        assert client.counters(clones=False).clones == {}
+        assert set(client.counters().clones) == {"web-1", "web-2"}
+    assert all(view.qemu and view.libvirt for view in whole)
+    plain = {"qemu": (), "libvirt": None, "written_bytes": None}
+    assert [view.model_copy(update=plain) for view in whole] == list(brief)
 
 
 def test_health_is_a_word_and_a_status(web: httpx.Client, appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:

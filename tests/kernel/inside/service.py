@@ -13,6 +13,7 @@ from appliance.host.dm import Dm
 from appliance.model import KIB, MIB, Health, ImageFormat
 from appliance.run import Runner
 from appliance.schema import CloneCreate, TemplateCreate, UploadSource
+from appliance.store import clone_counters
 from appliance.store.names import parse_layer
 from appliance.store.pool import Pool
 
@@ -159,6 +160,15 @@ def counters() -> dict[str, int]:
     with connect() as client:
         found = client.counters()
     return {"backend": found.backend.read_bytes, "cache": found.cache.read_bytes if found.cache else 0}
+
+
+def counted_both_ways() -> dict[str, dict[str, int]]:
+    """What clones' devices have done, by asking for each and from the lists of all devices."""
+    with connect() as client:
+        thin_ids = frozenset(int(clone.device.rpartition("-")[2]) for clone in client.clones())
+    ways = {"each": clone_counters._each, "all": clone_counters._all}
+    found = {way: read(Dm(), thin_ids) for way, read in ways.items()}
+    return {way: {str(thin_id): each.read_bytes for thin_id, each in of.items()} for way, of in found.items()}
 
 
 def warm(ref: str) -> str:
