@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
 from appliance.api import boot_sets, description, events, gc, learning, measurements, problems, stills, store
+from appliance.api.about import About
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -42,6 +43,7 @@ def make_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
+    app.add_middleware(About)
     for router in (
         _appliance(service),
         events.routes(service),

@@ -405,7 +405,10 @@ class Learning:
             learned = self._missing(template.thin_id) > 0
             asked = self._asked.get(template.thin_id)
             of = None if asked is None else asked.done + 1
-        log.info("a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total)
+        log.info(
+            "a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total,
+            extra={"about": {"clone": name, "template": template.ref}},
+        )  # fmt: skip
         try:
             if learned:
                 self._keep.learn(template, name, recording.reads, of)

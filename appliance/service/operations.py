@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from appliance import journal
 from appliance.errors import Cancelled, HatcheryError, NotFound, Refused
 from appliance.schema import Operation, OperationError, OperationKind, OperationState
 
@@ -21,6 +22,10 @@ NEVER = {
     "cold": "the cache is neither whole nor empty until it ends",
 }
 """Kinds of jobs that cannot be cancelled at any time, and why."""
+
+
+OF_TEMPLATES = frozenset({"import", "warm", "learn", "promote"})
+"""Kinds of jobs whose subject is a template."""
 
 
 class Job:
@@ -135,6 +140,12 @@ def _name(operation: Operation) -> str:
     return f"{operation.kind} of {operation.subject}"
 
 
+def _about(operation: Operation) -> dict[str, str]:
+    """What its lines in the log are about."""
+    named = {"operation": operation.id}
+    return {**named, "template": operation.subject} if operation.kind in OF_TEMPLATES else named
+
+
 class Operations:
     """All jobs of this process. ``tell`` is told of each that begins, and of each that ends; it does not wait."""
 
@@ -165,6 +176,10 @@ class Operations:
         """Do ``work`` in a thread of its own. Its HatcheryError becomes the operation's; any other is a bug, logged."""
 
         def body() -> None:
+            with journal.about(**_about(job.operation)):
+                attempt()
+
+        def attempt() -> None:
             name = _name(job.operation)
             log.info("%s: started", name)
             try:
