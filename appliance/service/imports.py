@@ -197,7 +197,6 @@ class Imports:
 
             with watch(look, interval=CONVERSION_LOOK):
                 self._converter.convert(stage, device, staging.thin_id)
-            job.check()
             _make_durable(device)
             return virtual_size
         finally:
