@@ -33,8 +33,9 @@ def everything(runs: int, many: int = MANY) -> dict[str, Any]:
             print(f"looking at {present} clones", flush=True)
             look(api, web)  # what is imported and compiled at the first time is not counted
             for _ in range(times):
-                note(found, present, {**look(api, web), **pauses(web), "rss": resident(process.pid)})
-        reach(api, 0)
+                figures = {**look(api, web), **pauses(web), "rss": resident(process.pid)}
+                print(", ".join(f"{kind} {value:.3g}" for kind, value in figures.items()), flush=True)
+                note(found, present, figures)
     return found
 
 
