@@ -67,6 +67,11 @@ class Paths:
         return self.state / "catalog.db"
 
     @property
+    def measurements(self) -> Path:
+        """What measurements of boots came to, as those who made them told."""
+        return self.state / "measurements.json"
+
+    @property
     def orphans_doubted(self) -> Path:
         """There while volumes that the catalog does not know may be somebody's: nobody collects them by himself."""
         return self.state / "orphans.doubted"

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from appliance import config
+from appliance import config, journal
 from appliance.catalog import Catalog
 from appliance.catalog.condition import Condition, look
 from appliance.config import Paths
@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="hatcheryd", description="Hatchery's service.")
     parser.add_argument("--debug", action="store_true", help="log every command")
     arguments = parser.parse_args(argv)
-    # The journal has time and unit; levels go before each line as it reads them (sd-daemon(3)).
-    logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.INFO, format="%(levelname)s %(message)s")
+    # The journal has time and unit.
+    logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.INFO, handlers=[journal.handler()])
     for noisy in ("httpx", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     paths = Paths()

@@ -15,6 +15,7 @@ to an HTTP status and the CLI to an exit status, and nothing else does.
     |- Unhealthy             the kernel's state contradicts what was asked of it
     |- CannotTell            a question could not be answered; never to be read as "no"
     |- DeadlineExceeded      an awaited event did not come in time
+    |- Cancelled             somebody wanted it no more, and it was taken back
     `- CommandFailed         a program ended with an error that nobody above gave a better name
 """
 
@@ -122,6 +123,13 @@ class DeadlineExceeded(HatcheryError):
 
     code = "deadline"
     next_step = "try again; if it happens again, run `hatchery doctor`"
+
+
+class Cancelled(HatcheryError):
+    """Somebody wanted it no more before it was done. Nothing half done is left."""
+
+    code = "cancelled"
+    next_step = "begin it again if it is wanted after all"
 
 
 class CommandFailed(HatcheryError):

@@ -141,7 +141,8 @@ def demo(chosen: argparse.Namespace) -> int:
         if chosen.keep:
             vm.detach()
             cleaning.keep = True
-            print(keep.instructions(vm, folder, NBD_PORT, CLIENT))
+            keep.write(vm, output, NBD_PORT)
+            print(keep.instructions(vm, output, NBD_PORT, CLIENT))
         if measured["warm_enough"] is False:
             raise Unhealthy("warm boots read too much from the backend", hint=f"see {output / 'results.txt'}")
     return 0

@@ -1,40 +1,74 @@
 """A demo that was left running: how to use it, and how to end it."""
 
 import json
+import os
 import shlex
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 from appliance.errors import InvalidInput
+from appliance.measure import qemu
 from appliance.remote import OPTIONS_VARIABLE
 from appliance.wait import until
 from bench.vm import LOOPBACK, PID_FILE, QMP_SOCKET, VM
 
+BIOS = "/usr/share/ovmf/OVMF.fd"
+"""The firmware with variables that nobody keeps: a clone finds its loader in the usual place."""
 
-def instructions(vm: VM, folder: Path, nbd_port: int, client: str) -> str:
-    """How to log in, attach and end, ready to paste."""
-    options = shlex.join(vm.ssh_options)
+
+def write(vm: VM, output: Path, nbd_port: int) -> None:
+    """Leave two files in ``output``: ``use``, which a shell reads to have the commands lead to the appliance, and
+    ``boot``, which boots a clone of its client at the terminal.
+    """
+    programs = Path(sys.executable).parent
+    use = {
+        "HATCHERY_HOST": vm.destination,
+        OPTIONS_VARIABLE: shlex.join(vm.ssh_options),
+        "DEMO": str(vm.folder),
+    }
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in use.items()]
+    (output / "use").write_text("\n".join([*lines, f"PATH={programs}:$PATH", ""]), encoding="utf-8")
+    words = [
+        qemu.QEMU,
+        *("-machine", "q35", *qemu.accelerator().words, "-m", "1G", "-smp", "2", "-nographic"),
+        *("-bios", BIOS, "-nic", "user,model=virtio-net-pci", "-drive"),
+    ]
+    drive = f"if=virtio,format=raw,cache=none,discard=unmap,file=nbd://{LOOPBACK}:{vm.port(nbd_port)}/"
+    boot = output / "boot"
+    boot.write_text(
+        "#!/bin/sh\n"
+        "# Boots a clone of the demo's client: boot CLONE. Ctrl-A X leaves it.\n"
+        f'exec {shlex.join(words)} "{drive}${{1:?which clone}}"\n',
+        encoding="utf-8",
+    )
+    boot.chmod(0o755)
+
+
+def instructions(vm: VM, output: Path, nbd_port: int, client: str) -> str:
+    """How to use what was left running, and how to end it, ready to paste."""
+    here = os.path.relpath(output)
     return f"""
-The appliance and its clones are still running, in {folder}.
+The appliance and its clones are still running, in {vm.folder}.
 
-Log in:
-    ssh {options} {vm.destination}
+Use it from this shell:
+    . {here}/use
+    hatchery status
+    hatchery template add mine MY-IMAGE.qcow2
+    hatchery clone create web --template mine --client {client}
 
-Use it from here:
-    export {OPTIONS_VARIABLE}={shlex.quote(options)}
-    .venv/bin/hatchery --host {vm.destination} status
-    .venv/bin/hatchery --host {vm.destination} clone list
-
-Boot a clone (log in as hatchery, password hatchery; leave with Ctrl-A X):
-    qemu-system-x86_64 -machine q35 -m 1G -nographic -bios /usr/share/ovmf/OVMF.fd \\
-        -drive if=virtio,format=raw,file=nbd://{LOOPBACK}:{vm.port(nbd_port)}/demo-1
+Boot a clone (the sample guest: log in as hatchery, password hatchery; leave with Ctrl-A X):
+    {here}/boot demo-1
 
 All exports of client {client}:
     qemu-nbd --list --bind={LOOPBACK} --port={vm.port(nbd_port)}
 
+Log in to the appliance:
+    ssh {shlex.join(vm.ssh_options)} {vm.destination}
+
 End it and remove everything:
-    script/demo --stop {folder}
+    script/demo --stop {vm.folder}
 """
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from appliance.errors import HatcheryError
-from bench import boots, learn, peers, sections, store
+from bench import boots, learn, operate, peers, sections, store
 from bench.report import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +32,7 @@ class Bench:
 BENCHES: Mapping[str, Bench] = {
     "boots": Bench(boots.SUMMARY, boots.measure, boots.options),
     "learn": Bench(learn.SUMMARY, learn.measure, learn.options),
+    "operate": Bench(operate.SUMMARY, operate.measure, operate.options),
     "peers": Bench(peers.SUMMARY, peers.measure, peers.options),
     "store": Bench(store.SUMMARY, store.measure, store.options),
 }

@@ -10,7 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, description, events, gc, learning, problems, stills, store
+from appliance.api import boot_sets, description, events, gc, learning, measurements, problems, stills, store
+from appliance.api.about import About
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -18,8 +19,13 @@ from appliance.schema import API_PREFIX
 from appliance.service.operations import Job
 from appliance.service.service import Service
 from appliance.service.templates import Removing
+from appliance.service.views import Detail
 
 Force = Annotated[bool, Query(description="Even if somebody is connected")]
+
+Brief = Annotated[bool, Query(description="Without `qemu`, `libvirt` and `written_bytes`: quicker for many clones")]
+
+WithClones = Annotated[bool, Query(description="Those of clones, too; without them it takes the same with any number")]
 
 WhenUnused = Annotated[bool, Query(description="When the last clone that depends on it has gone")]
 
@@ -37,12 +43,14 @@ def make_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     problems.install(app)
+    app.add_middleware(About)
     for router in (
         _appliance(service),
         events.routes(service),
         _templates(service),
         boot_sets.routes(service),
         learning.routes(service),
+        measurements.routes(service),
         _clones(service),
         stills.routes(service),
         _clients(service),
@@ -67,9 +75,9 @@ def _appliance(service: Service) -> APIRouter:
         return service.examine()
 
     @router.get("/counters")
-    def counters() -> schema.Counters:
+    def counters(clones: WithClones = True) -> schema.Counters:
         """All counters."""
-        return service.measure.counters()
+        return service.measure.counters(clones=clones)
 
     @router.post("/cache/cold", status_code=status.HTTP_202_ACCEPTED)
     def cold() -> schema.Operation:
@@ -105,6 +113,11 @@ def _appliance(service: Service) -> APIRouter:
     def operation(number: str) -> schema.Operation:
         """One operation."""
         return service.operations.job(number).operation
+
+    @router.post("/operations/{number}/cancel")
+    def cancel(number: str) -> schema.Operation:
+        """Have an operation break off and take back what it did. One that has ended stays as it is."""
+        return service.operations.job(number).cancel()
 
     return router
 
@@ -179,9 +192,9 @@ def _clones(service: Service) -> APIRouter:
     router = APIRouter(tags=["clones"])
 
     @router.get("/clones")
-    def clones() -> schema.CloneList:
+    def clones(brief: Brief = False) -> schema.CloneList:
         """All clones."""
-        return service.list_clones()
+        return service.list_clones(Detail.BRIEF if brief else Detail.ALL)
 
     @router.post("/clones", status_code=status.HTTP_201_CREATED)
     def create(request: schema.CloneCreate) -> schema.CloneList:

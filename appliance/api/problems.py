@@ -20,6 +20,7 @@ STATUS: dict[type[HatcheryError], int] = {
     errors.NotFound: 404,
     errors.AlreadyExists: 409,
     errors.InUse: 409,
+    errors.Cancelled: 409,
     errors.Refused: 403,
     errors.NoSpace: 507,
     errors.NotReady: 503,

@@ -141,6 +141,11 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         query = f"{_CLONE} WHERE c.client = ? AND c.state = 'ready' ORDER BY c.name"
         return tuple(_clone(row) for row in self._rows(query, client))
 
+    def clone_names_of_client(self, client: str) -> tuple[str, ...]:
+        """The names of ``clones_of_client``, at a fraction of the cost."""
+        rows = self._rows("SELECT name FROM clones WHERE client = ? AND state = 'ready' ORDER BY name", client)
+        return tuple(str(name) for (name,) in rows)
+
     def clones_of_kind(self, kind: CloneKind) -> tuple[Clone, ...]:
         """The ready clones of a kind, by name."""
         query = f"{_CLONE} WHERE c.kind = ? AND c.state = 'ready' ORDER BY c.name"

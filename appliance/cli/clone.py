@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from appliance import schema
-from appliance.cli import image_export, seed
+from appliance.cli import clone_loss, image_export, losing, seed
+from appliance.cli.clone_loss import ForceOption, losses
 from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
-from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
+from appliance.cli.output import out, print_fields, print_json, state, table, when
 from appliance.errors import InvalidInput
 from appliance.measure.histogram import ascii_form
 from appliance.model import CloneKind, Histogram, TemplateRef, check_name
@@ -41,7 +42,6 @@ BandwidthOption = Annotated[
     str | None, typer.Option("--bandwidth", metavar="SIZE", help="At most so much a second, for example 100M.")
 ]
 NameArgument = Annotated[str, typer.Argument(help="Name of the clone.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Even while somebody is connected to it.")]
 
 
 @app.command("create")
@@ -114,20 +114,7 @@ def show(context: typer.Context, name: NameArgument, as_json: JsonOption = False
     _print(run, view)
 
 
-@app.command("remove")
-def remove(
-    context: typer.Context,
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The clones to remove.")],
-    force: ForceOption = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Remove clones and what was written to them."""
-    run = session(context, as_json)
-    for name in names:
-        check_name(name, "clone name")
-    with run.connect() as connection:
-        done = [connection.remove_clone(name, force=force) for name in names]
-    print_removals(done, "clone", as_json=run.as_json)
+app.command("remove")(clone_loss.remove)
 
 
 @app.command("attach")
@@ -178,11 +165,23 @@ def move(
 
 
 @app.command("reset")
-def reset(context: typer.Context, name: NameArgument, force: ForceOption = False, as_json: JsonOption = False) -> None:
+def reset(
+    context: typer.Context,
+    name: NameArgument,
+    force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Give a clone its template's content again; what was written to it is gone."""
     run = session(context, as_json)
     check_name(name, "clone name")
     with run.connect() as connection:
+        found = list(losses(connection, [name], absent_is_error=True))
+        if dry_run:
+            losing.show(run, found)
+            return
+        losing.ask(run, found, yes=yes)
         view = connection.reset_clone(name, force=force)
     _print(run, view)
 

@@ -129,6 +129,7 @@ def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:
 
 
 def _compare(raw: IO[bytes], title: str, sha256: str) -> None:
+    # Its type wants methods of files that it does not call.
     digest = hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
     if digest != sha256.lower():
         raise BadImage(f"{title} is not the image that was meant", why=f"its SHA-256 is {digest}", hint="fetch it anew")

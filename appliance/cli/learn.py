@@ -32,9 +32,11 @@ def learn(
             asked = follow(connection, asked, deadline=DEADLINE, show=not run.as_json)
     if run.as_json:
         print_json(asked)
+    elif wait:
+        out().print(f"{asked.subject}: {runs} boot(s) were recorded")
     else:
-        done = "were recorded" if wait else "of its clones will be recorded: boot some"
-        out().print(f"{asked.subject}: {runs} boot(s) {done}")
+        out().print(f"{asked.subject}: {runs} boot(s) of its clones will be recorded: boot some")
+        out().print(f"`hatchery operation follow {asked.id}` shows how far it is, `operation cancel` ends it")
 
 
 def words(view: schema.LearningView) -> str:

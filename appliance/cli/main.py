@@ -12,7 +12,7 @@ import typer
 from rich.logging import RichHandler
 
 from appliance import __version__
-from appliance.cli import client, clone, doctor, events, gc, measure, status, store, support, template, top
+from appliance.cli import client, clone, doctor, events, gc, measure, operation, status, store, support, template, top
 from appliance.cli.options import Session
 from appliance.cli.output import err, print_error
 from appliance.errors import HatcheryError, NotReady
@@ -31,6 +31,7 @@ EXIT_STATUS = {
     "cannot-tell": 11,
     "deadline": 12,
     "command-failed": 13,
+    "cancelled": 14,
 }
 """Exit status of each error code."""
 
@@ -58,6 +59,7 @@ app.add_typer(clone.app, name="clone")
 app.add_typer(client.app, name="client")
 app.add_typer(store.app, name="store")
 app.command("gc")(gc.gc)
+app.add_typer(operation.app, name="operation")
 app.add_typer(status.cache_app, name="cache")
 app.add_typer(measure.app, name="measure")
 

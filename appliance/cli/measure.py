@@ -83,7 +83,7 @@ def boot(
 ) -> None:
     """Boot fresh clones, cold, prefetched and warm, and print what it cost: seconds, requests, hits, latencies."""
     # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
-    from appliance.measure import guest, report
+    from appliance.measure import guest, report, told
     from appliance.measure import session as boots
 
     run = session(context)
@@ -105,6 +105,7 @@ def boot(
     with run.connect() as connection:
         measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
         result = measuring.run()
+        told.tell(connection, result, console.print)
     _keep(report.to_json(result), history_folder)
     if json_file is not None:
         json_file.write_text(report.to_json(result), encoding="utf-8")

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from rich.progress import (
 
 from appliance import client, schema
 from appliance.cli.output import err
-from appliance.errors import InvalidInput
+from appliance.errors import Cancelled, HatcheryError, InvalidInput
 from appliance.model import GIB, KIB, MIB
 
 
@@ -93,8 +94,49 @@ def progress_bar(*, show: bool) -> Progress:
     )
 
 
-def follow(connection: client.Client, operation: schema.Operation, *, deadline: float, show: bool) -> schema.Operation:
-    """Follow a job to its end with a progress bar. Raises what it failed with."""
+CANCEL_PATIENCE = 120.0
+"""Seconds in which a job that was cancelled has taken back what it did."""
+
+
+class AtCtrlC(Enum):
+    """What becomes of a job whose follower is interrupted: the one who began it wants it no more."""
+
+    CANCEL = "cancel"
+    LEAVE = "leave"
+
+
+def follow(
+    connection: client.Client,
+    operation: schema.Operation,
+    *,
+    deadline: float,
+    show: bool,
+    at_ctrl_c: AtCtrlC = AtCtrlC.CANCEL,
+) -> schema.Operation:
+    """Follow a job to its end with a progress bar. Raises what it failed with; KeyboardInterrupt, having seen to it."""
+    try:
+        return _follow(connection, operation, deadline=deadline, show=show)
+    except KeyboardInterrupt:
+        if at_ctrl_c is AtCtrlC.CANCEL:
+            _give_up(connection, operation)
+        raise
+
+
+def _give_up(connection: client.Client, operation: schema.Operation) -> None:
+    """Cancel a job and say what became of it; a second Ctrl-C does not wait for that."""
+    name = f"{operation.kind} of {operation.subject}"
+    try:
+        connection.cancel(operation.id)
+        err().print(f"Cancelling the {name}; Ctrl-C again does not wait for it.")
+        connection.finish(operation, deadline=CANCEL_PATIENCE)
+        err().print(f"The {name} was done already.")
+    except Cancelled:
+        err().print(f"The {name} was cancelled.")
+    except HatcheryError as error:
+        err().print(f"The {name} goes on: {error.why or error.what}. See `hatchery operation show {operation.id}`.")
+
+
+def _follow(connection: client.Client, operation: schema.Operation, *, deadline: float, show: bool) -> schema.Operation:
     with progress_bar(show=show) as display:
         task = display.add_task(f"{operation.subject}: {operation.phase}", total=operation.total_bytes)
 

@@ -6,7 +6,7 @@ import typer
 from rich.text import Text
 
 from appliance import schema
-from appliance.cli import rescue
+from appliance.cli import losing, rescue
 from appliance.cli.options import JsonOption, session
 from appliance.cli.output import health, out, print_json
 from appliance.words import size
@@ -35,10 +35,23 @@ app.add_typer(reserve_app, name="reserve")
 
 
 @reserve_app.command("release")
-def release(context: typer.Context, as_json: JsonOption = False) -> None:
+def release(
+    context: typer.Context,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Give the pool the space that is held back from it: guests that it paused go on. It cannot be taken back."""
     run = session(context, as_json)
     with run.connect() as connection:
+        pool = connection.status().store.pool
+        held = 0 if pool is None else pool.reserve_bytes
+        losses = [losing.Loss("the reserve", f"{size(held)} that are held back for when the pool is full")]
+        if dry_run:
+            losing.show(run, losses)
+            return
+        if held:
+            losing.ask(run, losses, yes=yes)
         found = connection.release_reserve()
     if run.as_json:
         print_json(found)

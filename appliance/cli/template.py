@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from appliance import client, schema
-from appliance.cli import boot_set, image_export, image_file, learn
+from appliance.cli import boot_set, image_export, image_file, learn, losing
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
@@ -131,12 +131,20 @@ def remove(
     when_unused: Annotated[
         bool, typer.Option("--when-unused", help="If it has clones: clone it no more, and remove it with the last.")
     ] = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Remove a template version; a name with several of them needs @VERSION."""
     run = session(context, as_json)
     TemplateRef.parse(ref)
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, [_loss(connection.template(ref))])
+            return
+        # What is not there, or is in use, is said without a question before.
+        there = [view for view in connection.templates() if ref in (view.name, view.ref)]
+        losing.ask(run, [_loss(view) for view in there], yes=yes)
         done = connection.remove_template(ref, when_unused=when_unused)
     if done.retired and not run.as_json:
         out().print(f"template {done.name} goes with the last of its clones")
@@ -162,6 +170,11 @@ def warm(
         print_json(done)
     else:
         out().print(f"{done.subject}: {size(done.done_bytes)} read through the cache")
+
+
+def _loss(view: schema.TemplateView) -> losing.Loss:
+    clones = f"{view.clones} clone(s) depend on it" if view.clones else "no clone depends on it"
+    return losing.Loss(f"template {view.ref}", f"its disk of {size(view.size)}, from {view.source}; {clones}")
 
 
 def shown_state(view: schema.TemplateView) -> Text:

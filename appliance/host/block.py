@@ -218,6 +218,20 @@ class OpenStatistics:
         return parse_statistics(text.decode("ascii", "replace"))
 
 
+def every_statistics() -> dict[str, tuple[str, Statistics]]:
+    """What all devices have done, by their number ``MAJOR:MINOR``, with their names. Raises CannotTell."""
+    return parse_every_statistics(read_text(Path("/proc/diskstats")))
+
+
+def parse_every_statistics(text: str) -> dict[str, tuple[str, Statistics]]:
+    """Read ``/proc/diskstats`` (Documentation/admin-guide/iostats.rst). Raises CannotTell."""
+    found = {}
+    for line in text.splitlines():
+        major, minor, name, rest = (*line.split(None, 3), "", "", "", "")[:4]
+        found[f"{major}:{minor}"] = (name.replace("!", "/"), parse_statistics(rest))
+    return found
+
+
 def times(device: Device) -> Times:
     """How long the device has taken for its requests so far. Raises CannotTell."""
     return parse_times(read_text(device.sysfs / "stat"))

@@ -50,11 +50,13 @@ class _Sockets(nla):  # type: ignore[misc]  # pyroute2 has no types
         nla_map = (("NBD_SOCK_UNSPEC", "none"), ("NBD_SOCK_FD", "uint32"))
 
 
+# pyroute2 ships no types, so that what is made of its classes has none either.
 class _Devices(nla):  # type: ignore[misc]
     """NBD_ATTR_DEVICE_LIST."""
 
     nla_map = (("NBD_DEVICE_ITEM_UNSPEC", "none"), ("NBD_DEVICE_ITEM", "item"))
 
+    # By this name in lower case pyroute2 finds it.
     class item(nla):  # type: ignore[misc]  # noqa: N801
         """NBD_DEVICE_ITEM."""
 
@@ -65,6 +67,7 @@ class _Devices(nla):  # type: ignore[misc]
         )
 
 
+# As above.
 class Message(genlmsg):  # type: ignore[misc]
     """A message of the family, either way."""
 

@@ -2,13 +2,16 @@
 
 import errno
 import os
+import shlex
+import signal
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from appliance.errors import BadImage, CommandFailed, HatcheryError, NoSpace, Unhealthy
 from appliance.images import sandbox as confined
-from appliance.run import Runner
+from appliance.run import Process, Runner
 
 UNIT_PREFIX = "hatchery-import@"
 """Units of conversions are named after it and the staging volume's id."""
@@ -28,6 +31,9 @@ class Converter(Protocol):
 
         Raises BadImage when the image turns out to be damaged, NoSpace, Unhealthy when nothing could be converted.
         """
+
+    def stop(self, staging: int) -> None:
+        """End that conversion, if it runs: then ``convert`` raises."""
 
     def stop_all(self) -> None:
         """End conversions that a former process left running."""
@@ -76,6 +82,10 @@ class SandboxedConverter:
         """See Converter."""
         _run(self._runner, sandbox(f"{UNIT_PREFIX}{staging}.service", source, target))
 
+    def stop(self, staging: int) -> None:
+        """See Converter."""
+        self._runner.run(["systemctl", "stop", f"{UNIT_PREFIX}{staging}.service"], check=False)
+
     def stop_all(self) -> None:
         """See Converter."""
         self._runner.run(["systemctl", "stop", f"{UNIT_PREFIX}*.service"])
@@ -86,10 +96,26 @@ class PlainConverter:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._running: dict[int, Process] = {}
 
-    def convert(self, source: Path, target: Path, staging: int) -> None:  # noqa: ARG002  its name is for units
+    def convert(self, source: Path, target: Path, staging: int) -> None:
         """See Converter."""
-        _run(self._runner, ("setpriv", "--pdeathsig", "KILL", *command(source, target)))
+        words = ("setpriv", "--pdeathsig", "KILL", *command(source, target))
+        with tempfile.TemporaryFile() as said, self._runner.start(words, stdout=said, stderr=said) as process:
+            self._running[staging] = process
+            try:
+                status = process.wait(TIME_MAX)
+            finally:
+                del self._running[staging]
+            if status:
+                said.seek(0)
+                raise judged(CommandFailed(shlex.join(words), status, said.read().decode(errors="replace")))
+
+    def stop(self, staging: int) -> None:
+        """See Converter."""
+        process = self._running.get(staging)
+        if process is not None:
+            process.signal(signal.SIGKILL)
 
     def stop_all(self) -> None:
         """See Converter. A child has ended with its parent."""

@@ -39,6 +39,8 @@ CONFINED = (
     # What programs try and can do without (QEMU and io_uring) must fail, not kill.
     "SystemCallErrorNumber=EPERM",
     "UMask=0077",
+    # To the service manager SIGTERM is a good end, and what was stopped half-way would seem done.
+    "KillSignal=SIGKILL",
     "MemorySwapMax=0",
     "TasksMax=32",
     "CPUWeight=20",

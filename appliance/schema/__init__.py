@@ -5,7 +5,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
 
     GET    /status                          -> Status
     GET    /doctor                          -> Examination
-    GET    /counters                        -> Counters
+    GET    /counters?clones=BOOL            -> Counters, those of clones if wanted (the default)
     GET    /events?follow=BOOL              -> a stream (text/event-stream) whose data are Events; Last-Event-ID goes on
     POST   /cache/cold                      -> Operation (202)
     GET    /histograms                      -> HistogramsStarted; not-found when none run
@@ -14,6 +14,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /latencies                       -> CloneLatencies
     GET    /operations                      -> OperationList, newest first
     GET    /operations/{id}                 -> Operation
+    POST   /operations/{id}/cancel          -> Operation, which ends soon; refused where it cannot be (any more)
     GET    /templates                       -> TemplateList
     POST   /templates          TemplateCreate -> Operation (202)
     PUT    /templates/{name}/content  octets  -> Operation, after the last byte was taken in; for an upload
@@ -26,12 +27,14 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     PUT    /templates/{ref}/boot-set/file  such a file -> BootSetView
     GET    /templates/{ref}/boot-set/trace?boot=N -> the last recorded boot but N-1, as a trace
     DELETE /templates/{ref}/boot-set        -> Removal
+    POST   /templates/{ref}/measurements  Measured -> MeasurementView (201)
+    GET    /measurements                    -> MeasurementList, newest first: the last 20 of each template
     GET    /store/reconcile                 -> Reconciliation: what a POST would do
     POST   /store/reconcile                 -> Reconciliation: what was done
     POST   /store/reserve/release           -> ReserveReleased
     GET    /gc                              -> GarbageReport: what a POST would give back
     POST   /gc                              -> Operation (202)
-    GET    /clones                          -> CloneList
+    GET    /clones?brief=BOOL               -> CloneList; briefly, without words for QEMU, libvirt and what was written
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
     GET    /clones/{name}                   -> CloneView
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
@@ -113,7 +116,7 @@ from appliance.schema.clones import (
 )
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.events import HEARTBEAT, Event, EventKind
-from appliance.schema.gc import GarbageReport, VolumeState, VolumeView
+from appliance.schema.gc import GarbageReport, GivenBack, VolumeState, VolumeView
 from appliance.schema.learning import LearningView, LearnRequest
 from appliance.schema.measure import (
     CacheCounters,
@@ -127,6 +130,7 @@ from appliance.schema.measure import (
     HistogramsStarted,
     HistogramView,
 )
+from appliance.schema.measured import BootTimes, Measured, MeasuredPhase, MeasurementList, MeasurementView
 from appliance.schema.stills import StillList, StillView
 from appliance.schema.store import (
     ArrayView,
@@ -166,6 +170,7 @@ __all__ = [
     "Attachment",
     "BootSetSummary",
     "BootSetView",
+    "BootTimes",
     "CacheCounters",
     "CacheView",
     "CertificateBundle",
@@ -191,6 +196,7 @@ __all__ = [
     "EventKind",
     "Examination",
     "GarbageReport",
+    "GivenBack",
     "HistogramView",
     "Histograms",
     "HistogramsRequest",
@@ -198,6 +204,10 @@ __all__ = [
     "LearnRequest",
     "LearningView",
     "Lease",
+    "Measured",
+    "MeasuredPhase",
+    "MeasurementList",
+    "MeasurementView",
     "MemberView",
     "Model",
     "Move",

@@ -40,7 +40,7 @@ class OperationError(Model):
 
 
 OperationKind = Literal["import", "warm", "learn", "cold", "promote", "gc"]
-OperationState = Literal["running", "succeeded", "failed"]
+OperationState = Literal["running", "succeeded", "failed", "cancelled"]
 
 
 class Operation(Model):
@@ -55,7 +55,8 @@ class Operation(Model):
     total_bytes: int | None = Field(default=None, description="None while unknown")
     started: float
     finished: float | None = None
-    error: OperationError | None = None
+    cancellable: bool = Field(default=False, description="Whether a cancel would be taken now")
+    error: OperationError | None = Field(default=None, description="Why it failed, or that it was cancelled")
 
 
 class OperationList(Model):

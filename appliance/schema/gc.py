@@ -27,3 +27,12 @@ class GarbageReport(Model):
 
     volumes: tuple[VolumeView, ...]
     reclaimable_bytes: int
+
+
+class GivenBack(Model):
+    """What was given back since the service began."""
+
+    volumes: int = 0
+    bytes: int = Field(default=0, description="What they mapped; of that, what other volumes share stays in use")
+    leases: int = Field(default=0, description="Clones that were removed because their lease ended")
+    waiting: int = Field(default=0, description="Volumes that are to be given back, now")

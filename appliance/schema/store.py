@@ -5,6 +5,7 @@ from pydantic import Field
 from appliance.model import Health
 from appliance.schema.base import Model
 from appliance.schema.clients import ClientView
+from appliance.schema.gc import GivenBack
 from appliance.schema.measure import DiskHistogram
 
 
@@ -101,6 +102,7 @@ class Status(Model):
     clients: tuple[ClientView, ...]
     templates: int
     clones: int
+    given_back: GivenBack = GivenBack()
 
 
 class StepView(Model):

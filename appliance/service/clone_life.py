@@ -195,10 +195,11 @@ class CloneLife:
         device = self._core.pool_of(clone.pool).activate_ephemeral(clone.thin_id, clone.size, origin)
         made = self._core.catalog.add_template(wanted)
         self._clones.hold(clone, f"it is being copied to template {made.ref}")
+        source = DeviceSource(device, clone.size)
 
         def work(job: Job) -> None:
             try:
-                self._imports.copy(job, made, DeviceSource(device, clone.size), clone.size)
+                self._imports.copy(job, made, source, clone.size)
             finally:
                 with self._core.lock:
                     self._clones.release(clone)
@@ -206,6 +207,7 @@ class CloneLife:
             job.succeed()
 
         job = self._operations.begin("promote", made.ref, f"copying clone {clone.name}")
+        job.cancellable(source.close)
         self._operations.run(job, work)
         return job
 

@@ -73,7 +73,9 @@ class Clones:
                 log.warning("clones %s were not made, taking back what was", ", ".join(wanted))
                 self._take_back(clones)
                 raise
-        log.info("made %d %s clone(s) of %s: %s", len(clones), kind, clones[0].template_ref, ", ".join(wanted))
+        made = {"clone": tuple(wanted), "template": clones[0].template_ref}
+        words = "made %d %s clone(s) of %s: %s"
+        log.info(words, len(clones), kind, clones[0].template_ref, ", ".join(wanted), extra={"about": made})
         for clone in clones:
             words = f"{kind}, of {clone.template_ref}" + (f", for client {client}" if client else "")
             self._core.events.tell("clone", clone.name, "ready", words)
@@ -105,7 +107,7 @@ class Clones:
             self._core.lost -= {clone.thin_id}
             self._core.untaught.discard(clone.thin_id)
             self._core.discard_quietly([clone.thin_id, *templates])
-        log.info("clone %s %s", name, why)
+        log.info("clone %s %s", name, why, extra={"about": {"clone": name, "template": clone.template_ref}})
         self._core.events.tell("clone", name, "removed", why)
         if templates:
             self._core.events.tell("template", clone.template_ref, "removed", "it went with its last clone")

@@ -37,6 +37,9 @@ GRACE_SECONDS = 24 * 3600.0
 LOOK_SECONDS = 3600.0
 """Pause between two looks for orphans, which read the list of all volumes."""
 
+TURN_LOOK = 0.2
+"""Seconds from one look to the next at whether what waits for another collection's end is still wanted."""
+
 QUIET = 4
 """Requests of the pool during one piece, up to which it counts as resting."""
 
@@ -73,19 +76,20 @@ class Collected:
 class Pacer:
     """Says after each piece whether to go on, having waited while guests have I/O."""
 
-    def __init__(self, requests: Callable[[], int], ended: threading.Event) -> None:
+    def __init__(self, requests: Callable[[], int], ended: threading.Event, unwanted: Callable[[], bool]) -> None:
         self._requests = requests
         self._ended = ended
+        self._unwanted = unwanted
         self._before = requests()
         self._begun = time.monotonic()
 
     def go_on(self) -> bool:
-        """Wait as long as it takes; false when the collector is to end."""
+        """Wait as long as it takes; false when the collector is to end, or this collection."""
         took, now = time.monotonic() - self._begun, self._requests()
         if now - self._before > QUIET:
             self._ended.wait(min(max(took * BUSY_SHARE, _PAUSE[0]), _PAUSE[1]))
         self._begun, self._before = time.monotonic(), self._requests()
-        return not self._ended.is_set()
+        return not self._ended.is_set() and not self._unwanted()
 
 
 class Collector:
@@ -131,11 +135,26 @@ class Collector:
         with core.lock:
             return inventory(everything(core.catalog, core.stills), found, uses, self._ending())
 
-    def collect(self, asked: Asked, tell: Callable[[str], None] = lambda _words: None) -> Collected:
-        """Give back what can go now; ``tell`` hears what is done. Raises CannotTell, NotReady."""
-        with self._turn:
+    def collect(
+        self,
+        asked: Asked,
+        tell: Callable[[str], None] = lambda _words: None,
+        unwanted: Callable[[], bool] = lambda: False,
+    ) -> Collected:
+        """Give back what can go now; ``tell`` hears what is done. Raises CannotTell, NotReady.
+
+        It ends between two pieces of a volume once it is ``unwanted``; the collector goes on there by itself.
+        """
+        while not self._turn.acquire(timeout=TURN_LOOK):
+            if unwanted():
+                return Collected()
+        try:
+            if unwanted():
+                return Collected()
             tell("ending leases")
             leases = self._end_leases()
+            with self._core.lock:
+                self._core.count_leases(len(leases))
             self._condemn_orphans(asked)
             gone, failures = [], []
             for each in self._core.catalog.garbage():
@@ -143,13 +162,15 @@ class Collector:
                     continue
                 tell(f"emptying volume {each.thin_id}: {each.why}")
                 try:
-                    if self._reclaim(each.thin_id, each.pool):
+                    if self._reclaim(each.thin_id, each.pool, unwanted):
                         gone.append(each.thin_id)
                 except HatcheryError as error:
                     failures.append(f"volume {each.thin_id}: {error}")
-                if self._ended.is_set():
+                if self._ended.is_set() or unwanted():
                     break
             return Collected(leases, tuple(gone), tuple(failures))
+        finally:
+            self._turn.release()
 
     # --- inside
 
@@ -207,7 +228,7 @@ class Collector:
         elif entry.thin_id in found.devices:
             pool.deactivate(entry.thin_id)
 
-    def _reclaim(self, thin_id: int, name: PoolName) -> bool:
+    def _reclaim(self, thin_id: int, name: PoolName, unwanted: Callable[[], bool]) -> bool:
         """Empty and delete a volume of the garbage; false when it is to go on another time."""
         core = self._core
         with core.lock:
@@ -218,21 +239,23 @@ class Collector:
             pool.deactivate(thin_id)
             core.collecting.add(thin_id)
         try:
-            if not self._empty(pool, thin_id):
+            held = _held(pool, thin_id)
+            if held > SMALL and not pool.empty(thin_id, Pacer(pool.requests, self._ended, unwanted).go_on):
                 return False
             with core.lock:
                 core.discard([thin_id])
+                core.count_given_back(1, held)
             return True
         finally:
             core.collecting.discard(thin_id)
 
-    def _empty(self, pool: Pool, thin_id: int) -> bool:
-        try:
-            if pool.held_bytes(thin_id) <= SMALL:
-                return True
-            return pool.empty(thin_id, Pacer(pool.requests, self._ended).go_on)
-        except NotFound:
-            return True
+
+def _held(pool: Pool, thin_id: int) -> int:
+    """Bytes that a volume maps; 0 of one that was never made."""
+    try:
+        return pool.held_bytes(thin_id)
+    except NotFound:
+        return 0
 
 
 def _uses(pool: Pool) -> dict[int, Use]:

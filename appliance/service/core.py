@@ -10,6 +10,7 @@ from appliance.errors import HatcheryError, NotFound, NotReady
 from appliance.model import MIB, PoolName
 from appliance.reconcile import apply
 from appliance.reconcile.volumes import Doomed, FoundDevice, Volume, Wanted, plan
+from appliance.schema import GivenBack
 from appliance.service import admission
 from appliance.service.events import Events
 from appliance.service.ports import Pool, Pools
@@ -43,6 +44,7 @@ class Core:
         self.collecting: set[int] = set()
         self.stills: frozenset[int] = frozenset()
         self.untaught: set[int] = set()
+        self.given_back = GivenBack()
         self.poke: Callable[[], None] = lambda: None
         self.template_ready: Callable[[int], None] = lambda _: None
 
@@ -100,8 +102,10 @@ class Core:
         """As ``discard``; what cannot be deleted now, or is large, stays in the garbage for the collector."""
         try:
             free = [each for each in self.catalog.find_garbage(thin_ids) if each.thin_id not in self.stills]
-            small = [each.thin_id for each in free if self._is_small(each)]
+            held = {each.thin_id: self._held_if_small(each) for each in free}
+            small = {thin_id: count for thin_id, count in held.items() if count is not None}
             self.discard(small)
+            self.count_given_back(len(small), sum(small.values()))
         except HatcheryError:
             log.exception("volumes %s are deleted later", ", ".join(map(str, thin_ids)))
 
@@ -112,12 +116,27 @@ class Core:
         except NotFound:
             return False
 
-    def _is_small(self, garbage: Garbage) -> bool:
-        self.pool_of(garbage.pool).deactivate(garbage.thin_id)
-        large = self.large(garbage.thin_id, garbage.pool)
-        if large:
-            self.poke()
-        return not large
+    def count_given_back(self, volumes: int, held: int) -> None:
+        """So many volumes went, which mapped ``held`` bytes, shared ones included. With the lock."""
+        now = self.given_back
+        self.given_back = now.model_copy(update={"volumes": now.volumes + volumes, "bytes": now.bytes + held})
+
+    def count_leases(self, ended: int) -> None:
+        """So many leases ended. With the lock."""
+        self.given_back = self.given_back.model_copy(update={"leases": self.given_back.leases + ended})
+
+    def _held_if_small(self, garbage: Garbage) -> int | None:
+        """Bytes that a volume maps; None, and the collector is told, if these are too many to delete it at once."""
+        pool = self.pool_of(garbage.pool)
+        pool.deactivate(garbage.thin_id)
+        try:
+            held = pool.held_bytes(garbage.thin_id)
+        except NotFound:
+            return 0
+        if held <= SMALL and garbage.thin_id not in self.collecting:
+            return held
+        self.poke()
+        return None
 
     @staticmethod
     def now() -> float:

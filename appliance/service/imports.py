@@ -4,6 +4,7 @@ raw    the bytes go straight to the template's volume, zeros left out
 qcow2  the bytes go to a staging volume, are judged there, and are converted to the template's volume
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from appliance.bootset import file
 from appliance.bootset.file import BootSetFile
 from appliance.catalog import NewTemplate, Staging, Template
-from appliance.errors import BadImage, InvalidInput, NotFound
+from appliance.errors import BadImage, InvalidInput, NotFound, Refused
 from appliance.images import qcow2, sources
 from appliance.images.convert import Converter
 from appliance.images.sources import Source, UploadSource
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 CLOSE_PATIENCE = 20.0
 """Seconds that a broken-off import may take to clean up."""
+
+CONVERSION_LOOK = 1.0
+"""Seconds between two looks at a conversion: how far it is, and whether it is still wanted."""
 
 CHECK_SPACE_EVERY = 64 * MIB
 """How many bytes are written between two looks at the pool's free space."""
@@ -71,6 +75,7 @@ class Imports:
                 new = NewTemplate(request.name, request.format, words, time.time())
                 template = self._core.catalog.add_template(new)
                 job = self._operations.begin("import", template.ref, "waiting for the image")
+                job.cancellable(source.close)
                 self._core.events.tell("template", template.ref, "importing", f"from {words}")
                 self._running[template.name] = (source, job)
                 if isinstance(source, UploadSource):
@@ -99,10 +104,10 @@ class Imports:
         """Break off what runs and wait until it has taken itself back; what has not by then, the next start does."""
         with self._core.lock:
             running = list(self._running.values())
-        for source, _ in running:
-            source.close()
-        if running:
-            self._converter.stop_all()
+        for _, job in running:
+            # One that has settled is as good as done.
+            with contextlib.suppress(Refused):
+                job.cancel("hatcheryd ends")
         for _, job in running:
             job.finished.wait(CLOSE_PATIENCE)
 
@@ -139,6 +144,7 @@ class Imports:
                 virtual_size = self._take_qcow2(job, template, chunks, size)
             found = digest.hexdigest()
             _check_digest(found, sha256)
+            job.settle()
             with self._core.lock:
                 volume = replace(of_template(template), size=virtual_size, devices=Devices.SEALED, birth=Birth.NEVER)
                 self._core.carry_out([volume])
@@ -183,7 +189,13 @@ class Imports:
             virtual_size = -(-layout.virtual_size // SECTOR) * SECTOR
             device = self._make_template(template, virtual_size)
             job.phase("converting the image", layout.allocated_bytes)
-            with watch(lambda: job.progress(self._core.pool.mapped_bytes(template.thin_id)), interval=1.0):
+
+            def look() -> None:
+                job.progress(self._core.pool.mapped_bytes(template.thin_id))
+                if job.unwanted:
+                    self._converter.stop(staging.thin_id)
+
+            with watch(look, interval=CONVERSION_LOOK):
                 self._converter.convert(stage, device, staging.thin_id)
             _make_durable(device)
             return virtual_size
@@ -209,6 +221,7 @@ class Imports:
         taken, checked = 0, 0
         with VolumeWriter(device, size) as writer:
             for chunk in chunks:
+                job.check()
                 writer.write(chunk)
                 taken += len(chunk)
                 job.progress(taken)

@@ -19,7 +19,7 @@ from appliance.schema import (
     PoolView,
     StoreView,
 )
-from appliance.store import drives, examine, health, start
+from appliance.store import clone_counters, drives, examine, health, start
 from appliance.store.drives import Drives
 from appliance.store.flow import Flow
 from appliance.store.guests import Guests
@@ -161,5 +161,5 @@ def _array(found: ArrayHealth | None) -> ArrayView | None:
     return ArrayView(**{**asdict(found), "members": members})
 
 
-def _device(found: health.DeviceCounters) -> DeviceCounters:
+def _device(found: clone_counters.DeviceCounters) -> DeviceCounters:
     return DeviceCounters(**asdict(found))

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from appliance.bootset.trace import Read
 from appliance.catalog import Clone, Template
-from appliance.errors import HatcheryError, InvalidInput, NotReady
+from appliance.errors import Cancelled, HatcheryError, InvalidInput, NotReady
 from appliance.host.trace import Batch
 from appliance.model import CloneState, TemplateRef, TemplateState
 from appliance.schema import LearningView
@@ -156,11 +156,21 @@ class Learning:
             if asked is None:
                 job = self._operations.begin("learn", template.ref, "waiting for a clone to boot")
                 asked = self._asked[template.thin_id] = _Asked(template, job, runs)
+                job.cancellable(lambda: self._unask(template))
             asked.runs, asked.done = runs, 0
             asked.tell(self._of(template.thin_id))
         with self._core.lock:
             self._take_up()
         return asked.job
+
+    def _unask(self, template: Template) -> None:
+        """The boots that were asked for are not wanted any more; those that were recorded are kept."""
+        with self._lock:
+            asked = self._asked.pop(template.thin_id, None)
+            if asked is None:
+                return  # the last of them has just come
+            self._drop_unwanted(template.thin_id)
+        asked.job.fail(Cancelled(f"the learn of {template.ref} was cancelled", why="somebody asked for it"))
 
     def view(self, template: Template) -> LearningView | None:
         """What is being learned of a template; None when nothing is."""
@@ -406,7 +416,10 @@ class Learning:
             learned = self._missing(template.thin_id) > 0
             asked = self._asked.get(template.thin_id)
             of = None if asked is None else asked.done + 1
-        log.info("a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total)
+        log.info(
+            "a boot of %s was recorded: %d reads of %d bytes", name, len(recording.reads), recording.total,
+            extra={"about": {"clone": name, "template": template.ref}},
+        )  # fmt: skip
         try:
             if learned:
                 self._keep.learn(template, name, recording.reads, of)
@@ -423,7 +436,10 @@ class Learning:
                 if asked.done >= asked.runs:
                     del self._asked[template.thin_id]
                     asked.job.succeed(f"{asked.done} boot(s) recorded")
-            if not self._wanted(template.thin_id):
-                for each in self._of(template.thin_id):
-                    del self._recordings[each.device]
-                self._watch()
+            self._drop_unwanted(template.thin_id)
+
+    def _drop_unwanted(self, thin_id: int) -> None:
+        if not self._wanted(thin_id):
+            for each in self._of(thin_id):
+                del self._recordings[each.device]
+            self._watch()

@@ -65,9 +65,9 @@ class Measure:
         self._end: threading.Timer | None = None
         self.before_cold: Callable[[], None] = lambda: None
 
-    def counters(self) -> Counters:
-        """All counters now. Raises CannotTell, NotReady."""
-        return self._store.counters(self._active())
+    def counters(self, *, clones: bool = True) -> Counters:
+        """All counters now, those of clones if wanted. Raises CannotTell, NotReady."""
+        return self._store.counters(self._active() if clones else {})
 
     @property
     def cold_marks(self) -> int:

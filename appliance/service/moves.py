@@ -47,7 +47,8 @@ class Moves:
                 self._give(leaving, client)
             for clone in leaving:
                 origin = "nobody" if clone.client is None else f"client {clone.client}"
-                log.info("clone %s moved from %s to client %s", clone.name, origin, client)
+                moved = {"clone": clone.name, "client": client}
+                log.info("clone %s moved from %s to client %s", clone.name, origin, client, extra={"about": moved})
                 self._core.events.tell("clone", clone.name, "moved", f"from {origin} to client {client}")
             return tuple(catalog.clone(clone.name) for clone in found)
 

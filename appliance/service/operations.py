@@ -1,17 +1,31 @@
-"""Jobs that outlive their request: what they do, how far they are, how they ended."""
+"""Jobs that outlive their request: what they do, how far they are, how they ended.
+
+Who does a job says from when on, and how, it can be cancelled: ``cancellable`` takes what breaks it off. Before the
+step that cannot be taken back it calls ``settle``. In between, whatever error the breaking off makes is no failure.
+"""
 
 import logging
 import threading
 import time
 from collections.abc import Callable
 
-from appliance.errors import HatcheryError, NotFound
-from appliance.schema import Operation, OperationError, OperationKind
+from appliance import journal
+from appliance.errors import Cancelled, HatcheryError, NotFound, Refused
+from appliance.schema import Operation, OperationError, OperationKind, OperationState
 
 log = logging.getLogger(__name__)
 
 KEPT = 200
 """Finished operations that are remembered."""
+
+NEVER = {
+    "cold": "the cache is neither whole nor empty until it ends",
+}
+"""Kinds of jobs that cannot be cancelled at any time, and why."""
+
+
+OF_TEMPLATES = frozenset({"import", "warm", "learn", "promote"})
+"""Kinds of jobs whose subject is a template."""
 
 
 class Job:
@@ -21,6 +35,8 @@ class Job:
         self._lock = threading.Lock()
         self._operation = operation
         self._tell = tell
+        self._break_off: Callable[[], None] | None = None
+        self._unwanted = ""
         self.finished = threading.Event()
 
     @property
@@ -28,6 +44,12 @@ class Job:
         """The operation as it is now."""
         with self._lock:
             return self._operation
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether somebody cancelled it."""
+        with self._lock:
+            return bool(self._unwanted)
 
     def phase(self, words: str, total_bytes: int | None = None) -> None:
         """A new phase begins; its progress counts from zero."""
@@ -41,22 +63,87 @@ class Job:
         """What it works on, once that is known better."""
         self._update(subject=words)
 
+    def cancellable(self, break_off: Callable[[], None]) -> None:
+        """From now on it can be cancelled. ``break_off`` makes it end soon, by an error, and does not wait for that."""
+        with self._lock:
+            self._break_off = break_off
+            self._operation = self._operation.model_copy(update={"cancellable": True})
+
+    def settle(self) -> None:
+        """From now on it cannot be cancelled. Raises Cancelled if it was."""
+        with self._lock:
+            if self._unwanted:
+                raise self._cancelled()
+            self._break_off = None
+            self._operation = self._operation.model_copy(update={"cancellable": False})
+
+    def check(self) -> None:
+        """Raise Cancelled if it was cancelled."""
+        with self._lock:
+            if self._unwanted:
+                raise self._cancelled()
+
+    def cancel(self, why: str = "somebody asked for it") -> Operation:
+        """Have it break off; it ends soon after. One that has ended, or was cancelled before, stays as it is.
+
+        Raises Refused where it cannot be broken off, or not any more.
+        """
+        with self._lock:
+            if self._operation.state != "running" or self._unwanted:
+                return self._operation
+            if self._break_off is None:
+                name = _name(self._operation)
+                raise Refused(
+                    f"the {name} cannot be cancelled",
+                    why=NEVER.get(self._operation.kind, "it is past the step that can be taken back"),
+                    hint="wait for its end: `hatchery operation show`",
+                )
+            self._unwanted, break_off = why, self._break_off
+            self._operation = self._operation.model_copy(update={"cancellable": False, "phase": "being cancelled"})
+        log.info("%s: to be cancelled, %s", _name(self.operation), why)
+        # Outside of the lock: it may make the job's thread report at once.
+        break_off()
+        return self.operation
+
     def succeed(self, words: str = "done") -> None:
         """It ended well."""
-        self._update(state="succeeded", phase=words, finished=time.time())
+        self._end("succeeded", words)
+
+    def fail(self, error: HatcheryError, *, bug: bool = False) -> None:
+        """It ended with an error, which is no failure if it was cancelled before and the error is no bug."""
+        with self._lock:
+            unwanted = bool(self._unwanted) and not bug
+            if unwanted:
+                error = self._cancelled()
+        reason = OperationError(code=error.code, what=error.what, why=error.why, hint=error.hint)
+        state: OperationState = "cancelled" if unwanted else "failed"
+        self._end(state, state, reason)
+
+    def _end(self, state: OperationState, phase: str, error: OperationError | None = None) -> None:
+        with self._lock:
+            self._break_off = None
+        self._update(state=state, phase=phase, error=error, cancellable=False, finished=time.time())
         self._tell(self.operation)
         self.finished.set()
 
-    def fail(self, error: HatcheryError) -> None:
-        """It ended with an error."""
-        reason = OperationError(code=error.code, what=error.what, why=error.why, hint=error.hint)
-        self._update(state="failed", phase="failed", error=reason, finished=time.time())
-        self._tell(self.operation)
-        self.finished.set()
+    def _cancelled(self) -> Cancelled:
+        return Cancelled(f"the {_name(self._operation)} was cancelled", why=self._unwanted)
 
     def _update(self, **changes: object) -> None:
         with self._lock:
+            if self._unwanted and "state" not in changes:
+                changes.pop("phase", None)
             self._operation = self._operation.model_copy(update=changes)
+
+
+def _name(operation: Operation) -> str:
+    return f"{operation.kind} of {operation.subject}"
+
+
+def _about(operation: Operation) -> dict[str, str]:
+    """What its lines in the log are about."""
+    named = {"operation": operation.id}
+    return {**named, "template": operation.subject} if operation.kind in OF_TEMPLATES else named
 
 
 class Operations:
@@ -89,18 +176,26 @@ class Operations:
         """Do ``work`` in a thread of its own. Its HatcheryError becomes the operation's; any other is a bug, logged."""
 
         def body() -> None:
-            name = f"{job.operation.kind} of {job.operation.subject}"
+            with journal.about(**_about(job.operation)):
+                attempt()
+
+        def attempt() -> None:
+            name = _name(job.operation)
             log.info("%s: started", name)
             try:
                 work(job)
             except HatcheryError as error:
-                log.warning("%s: %s", name, error)
+                if job.unwanted:
+                    log.info("%s: cancelled, and taken back: %s", name, error)
+                else:
+                    log.warning("%s: %s", name, error)
                 job.fail(error)
             else:
                 log.info("%s: %s", name, job.operation.phase)
             finally:
                 if not job.finished.is_set():
-                    job.fail(HatcheryError(f"{name} ended unexpectedly", hint="see `journalctl -u hatcheryd`"))
+                    why = HatcheryError(f"{name} ended unexpectedly", hint="see `journalctl -u hatcheryd`")
+                    job.fail(why, bug=True)
 
         thread = threading.Thread(target=body, name=f"operation {job.operation.id}", daemon=True)
         thread.start()

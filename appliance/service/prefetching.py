@@ -34,6 +34,9 @@ CHECK_SECONDS = 600.0
 HOLD_SECONDS = 900.0
 """A cache that was emptied by command stays as it is for so long: somebody measures."""
 
+TURN_LOOK = 0.2
+"""Seconds from one look to the next at whether what waits for its turn is still wanted."""
+
 SAMPLE = 300
 """A look reads so many pages of a boot set, and finds a loss of one page in a hundred 95 times of 100. When any came
 from the backend, all of the set is read, which costs it no more than what is missing."""
@@ -130,6 +133,7 @@ class Prefetching:
             self._stops.add(stop)
             self._views[template.thin_id] = PrefetchView(state="waiting", why=why, total_bytes=total, began=time.time())
             job = self._operations.begin("warm", template.ref, "waiting for its turn")
+            job.cancellable(stop.set)
         self._operations.run(job, lambda job: self._work(job, template, device, extents, stop))
         return job
 
@@ -206,7 +210,10 @@ class Prefetching:
         try:
             done = self._fetch(job, template, device, extents, stop)
             if stop.is_set():
+                if job.unwanted:
+                    self._leave_alone(template)
                 self._end(template, "stopped", left_bytes=done.left, seconds=done.seconds)
+                job.check()
                 why = "hatcheryd ends" if self._closed.is_set() else "the cache is emptied by command"
                 raise Refused(f"the prefetch of {template.ref} was broken off", why=why)
             self._conclude(job, template, done)
@@ -215,7 +222,7 @@ class Prefetching:
                 self._wanted.discard(template.thin_id)
                 self._stops.discard(stop)
                 again = self._again.pop(template.thin_id, None)
-            if again is not None:
+            if again is not None and not job.unwanted:
                 self.begin_unasked(template, again)
 
     def _fetch(
@@ -238,7 +245,7 @@ class Prefetching:
             return prefetch.fetch(where, places, around, tell)
 
         try:
-            with self._turn:
+            with self._in_turn(stop):
                 around, begin = self._around(stop), monotonic()
                 where, places = self._places.of(template, device, extents)
                 done = read(where, places)
@@ -278,6 +285,22 @@ class Prefetching:
                 why=f"{done.left} of {done.total} bytes still came from the backend in pass {len(done.passes)}",
                 hint="it is tried again, after a while; the cache may be too small for it, see `hatchery status`",
             )
+
+    @contextlib.contextmanager
+    def _in_turn(self, stop: threading.Event) -> Iterator[None]:
+        """Alone; what is stopped while it waits goes on at once, and has to look."""
+        while not (got := self._turn.acquire(timeout=TURN_LOOK)) and not stop.is_set():
+            pass
+        try:
+            yield
+        finally:
+            if got:
+                self._turn.release()
+
+    def _leave_alone(self, template: Template) -> None:
+        """Somebody does not want a template to be read now: begin nothing by itself for a while."""
+        self._tell(template, why="it was cancelled")
+        self._not_before[template.thin_id] = monotonic() + HOLD_SECONDS
 
     def _end(self, template: Template, state: str, **changes: object) -> None:
         if state in SHORT:
@@ -345,6 +368,8 @@ class Prefetching:
         if view is not None and view.state in SHORT and found is not None:
             due = monotonic() >= self._not_before.get(template.thin_id, 0.0)
             return "it did not get in the last time" if due else None
+        if view is not None and view.state == "stopped" and monotonic() < self._not_before.get(template.thin_id, 0.0):
+            return None
         lost = found is not None and self._lost(template, found.extents)
         return "the cache was found without it" if lost else None
 

@@ -56,6 +56,7 @@ from appliance.service.fast_pool import FastPool, Find
 from appliance.service.imports import Imports
 from appliance.service.learning import Keep, Learning, Tracer
 from appliance.service.measure import Measure
+from appliance.service.measured import Measurements
 from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
 from appliance.service.moves import Moves
 from appliance.service.operations import Job, Operations
@@ -64,7 +65,7 @@ from appliance.service.prefetching import Ports, Prefetching
 from appliance.service.seeds import Seeds, Wish
 from appliance.service.stills import Stills
 from appliance.service.templates import Templates
-from appliance.service.views import Views, client_problems, garbage_report
+from appliance.service.views import Detail, Views, client_problems, garbage_report
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ class Service:
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
+        self.measurements = Measurements(catalog, paths.measurements)
         self.imports = Imports(self.core, self.operations, converter, open_url)
         self.boot_sets = BootSets(self.core)
         ports = Ports(
@@ -235,10 +237,12 @@ class Service:
     def collect(self) -> Job:
         """Start a collection for an operator."""
         job = self.operations.begin("gc", "all pools", "waiting for its turn")
+        job.cancellable(lambda: None)  # it asks between two pieces
 
         def work(job: Job) -> None:
-            done = self.collector.collect(Asked.BY_OPERATOR, job.phase)
+            done = self.collector.collect(Asked.BY_OPERATOR, job.phase, lambda: job.unwanted)
             self._know(recovery.problems(recovery.look(self.core)))
+            job.settle()
             job.succeed(str(done))
 
         self.operations.run(job, work)
@@ -290,10 +294,10 @@ class Service:
         """A recorded boot of a template. Raises as ``recorded_boots.trace``."""
         return recorded_boots.trace(self._catalog, text, boot)
 
-    def list_clones(self) -> CloneList:
-        """All clones."""
+    def list_clones(self, detail: Detail = Detail.ALL) -> CloneList:
+        """All clones; briefly, without what their guests wrote and how they are attached."""
         clones = self._catalog.clones()
-        return self._clone_list(clones, self._written(clones))
+        return self._clone_list(clones, self._written(clones) if detail is Detail.ALL else {}, detail)
 
     def show_clone(self, name: str) -> CloneView:
         """One clone. Raises NotFound."""
@@ -361,12 +365,15 @@ class Service:
         new = self.clients.put(name, spec)
         return self._views.client(self._catalog.client(name)), new
 
-    def _clone_list(self, clones: tuple[Clone, ...], written: Mapping[str, int]) -> CloneList:
+    def _clone_list(
+        self, clones: tuple[Clone, ...], written: Mapping[str, int], detail: Detail = Detail.ALL
+    ) -> CloneList:
         """Views of clones, with the bytes that their guests wrote."""
         clients = {client.name: client for client in self._catalog.clients()}
         return CloneList(
             clones=tuple(
-                self._views.clone(c, clients.get(c.client) if c.client else None, written.get(c.name)) for c in clones
+                self._views.clone(c, clients.get(c.client) if c.client else None, written.get(c.name), detail)
+                for c in clones
             )
         )
 

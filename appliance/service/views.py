@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 
 from appliance import __version__
 from appliance.catalog import Client, Clone, Template
@@ -93,6 +94,13 @@ def expiring(clients: Iterable[ClientView], now: float) -> Iterator[ProblemView]
             )
 
 
+class Detail(Enum):
+    """How much of a clone is told: for many of them, what QEMU and libvirt want to hear is most of it."""
+
+    ALL = "all"
+    BRIEF = "brief"
+
+
 class Views:
     """Makes the API's answers."""
 
@@ -129,8 +137,9 @@ class Views:
             learning=learning,
         )
 
-    def clone(self, clone: Clone, client: Client | None, written: int | None) -> CloneView:
+    def clone(self, clone: Clone, client: Client | None, written: int | None, detail: Detail = Detail.ALL) -> CloneView:
         """A clone; ``client`` is the one it is attached to, ``written`` what its guest wrote (bytes), if known."""
+        shown = detail is Detail.ALL
         where = None if client is None else self._exports.listen(client)
         lost = clone.thin_id in self._core.lost
         active = client is not None and clone.state is CloneState.READY and not lost
@@ -144,8 +153,8 @@ class Views:
             expires=clone.expires,
             client=clone.client,
             uri=None if where is None else addresses.uri(where, clone.name),
-            qemu=() if where is None else addresses.qemu_words(clone, where),
-            libvirt=None if where is None else addresses.libvirt_disk(clone, where),
+            qemu=() if where is None or not shown else addresses.qemu_words(clone, where),
+            libvirt=None if where is None or not shown else addresses.libvirt_disk(clone, where),
             device=str(export_of(clone).device),
             mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
             written_bytes=written,
@@ -168,7 +177,7 @@ class Views:
 
     def client(self, client: Client) -> ClientView:
         """A client and how its storage daemon is."""
-        clones = self._core.catalog.clones_of_client(client.name)
+        clones = self._core.catalog.clone_names_of_client(client.name)
         state, detail = Health.OK, f"serving {len(clones)} clone(s)"
         try:
             serving = self._exports.serving(client.name)
@@ -200,7 +209,7 @@ class Views:
             state=state,
             detail=detail,
             uri=addresses.uri(self._exports.listen(client)),
-            clones=tuple(clone.name for clone in clones),
+            clones=clones,
             connections=connections,
             certificates=tuple(
                 CertificateView(serial=c.serial, issued=c.issued, expires=c.expires, revoked=c.revoked)
@@ -226,6 +235,7 @@ class Views:
             clients=clients,
             templates=catalog.count_templates(),
             clones=catalog.count_clones(),
+            given_back=self._core.given_back.model_copy(update={"waiting": len(catalog.garbage())}),
         )
 
     def _mapped(self, pool: PoolName, thin_id: int) -> int | None:

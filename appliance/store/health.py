@@ -11,12 +11,12 @@ from appliance.errors import HatcheryError, NotFound, Unhealthy
 from appliance.host import bcache, block, dm_stats, md
 from appliance.host.bcache import State, Totals
 from appliance.host.block import Device
-from appliance.host.dm import Info
 from appliance.host.md import Array
 from appliance.model import Health, Histogram, Problem
-from appliance.store import backend, bypass, cache, durable, metadata, mirror, names, nvme
+from appliance.store import backend, bypass, cache, clone_counters, durable, metadata, mirror, names, nvme
+from appliance.store.clone_counters import DeviceCounters
 from appliance.store.machine import Machine
-from appliance.store.names import EXPORTED, PoolName
+from appliance.store.names import PoolName
 from appliance.store.pool_health import PoolHealth, fast_health, pool_health
 
 T = TypeVar("T")
@@ -77,19 +77,6 @@ class StoreHealth:
     def as_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceCounters:
-    """Block statistics of one device, exact at once."""
-
-    name: str
-    reads: int
-    read_bytes: int
-    writes: int
-    write_bytes: int
-    discards: int
-    busy_millis: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +179,7 @@ class Store:
         mirrored = md.with_member(backend.part(self._config.require_backend(), names.PART_META))
         meta = mirrored.device if mirrored is not None else None
         fast = self._fast()
-        clones: dict[int, DeviceCounters] = {}
-        for thin_id in thin_ids:
-            info = self._exported(thin_id)
-            device = block.by_number(str(info.number)) if info is not None else None
-            if device is not None:
-                clones[thin_id] = _counters(device)
+        clones = clone_counters.read(self._machine.dm, thin_ids)
         return Counters(
             taken=time.monotonic(),
             cache=_counters(fast) if fast is not None else None,
@@ -214,21 +196,16 @@ class Store:
 
         Raises CannotTell.
         """
-        info = self._exported(thin_id)
+        info = clone_counters.find(self._machine.dm, thin_id)
         device = block.by_number(str(info.number)) if info is not None else None
         return None if device is None else (device.number, block.statistics(device).read_bytes)
 
     def clone_latencies(self, thin_id: int) -> Histogram:
         """Latencies of an active clone's requests since it was activated. Raises NotFound, CannotTell."""
-        info = self._exported(thin_id)
+        info = clone_counters.find(self._machine.dm, thin_id)
         if info is None:
             raise NotFound(f"clone {thin_id} is not active", why="it is not attached")
         return Histogram(dm_stats.read(self._machine.dm, info.name))
-
-    def _exported(self, thin_id: int) -> Info | None:
-        """The device that a clone is exported by, of either kind, or None while it is not active."""
-        found = (self._machine.dm.find(names.layer(layer, thin_id)) for layer in EXPORTED)
-        return next((info for info in found if info is not None), None)
 
     def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
         """What each whole disk is for, by its kernel name; disks that are missing are left out."""

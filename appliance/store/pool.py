@@ -11,7 +11,7 @@ Ids come from one sequence for both pools, so that each of these names stands fo
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -343,7 +343,8 @@ class Pool:
         """
         for layer in _THIN_LAYERS[self.kind]:
             name = names.layer(layer, thin_id)
-            if self._dm.find(name) is not None:
+            # Asked for at once, for all clones: to look whether it is there before would be as much again.
+            with suppress(NotFound):
                 return thin.parse_mapped(_only(self._dm.status(name), "thin", name).params)
         raise NotFound(f"thin device {thin_id} is not active", why="it has no device now")
 

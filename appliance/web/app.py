@@ -5,6 +5,7 @@ Each request asks the API anew, so that nothing here can be older than its answe
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
@@ -13,6 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from appliance.client import Client
 from appliance.errors import HatcheryError
 from appliance.model import Health
+from appliance.schema import Counters
 from appliance.web import metrics, page
 from appliance.web.metrics import MOST_LATENCIES, Answers
 
@@ -20,11 +22,22 @@ Connect = Callable[[], AbstractContextManager[Client]]
 
 HEADERS = {
     # Nothing is loaded from anywhere else, nothing may frame it, and no browser keeps it.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+
+FOLDER = Path(__file__).parent / "static"
+STATIC = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "uplot.css": "text/css",
+    "uplot.js": "text/javascript",
+}
+"""What there is beside the page. uPlot is a release as it is published: static/uplot.LICENSE."""
 
 
 def make_app(connect: Connect) -> FastAPI:
@@ -40,9 +53,17 @@ def make_app(connect: Connect) -> FastAPI:
     def show() -> HTMLResponse:
         """The status page."""
         with connect() as client:
-            found = gather(client)
+            found = glance(client)
             maps = {each.ref: client.boot_set(each.ref) for each in found.templates if each.boot_set is not None}
         return HTMLResponse(page.render(found, maps), headers=HEADERS)
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        """The page's script and style."""
+        if name not in STATIC:
+            return PlainTextResponse("there is no such file\n", status_code=404, headers=HEADERS)
+        # The page is asked for anew each time, and these may be of another release after an update.
+        return Response((FOLDER / name).read_bytes(), media_type=STATIC[name], headers=HEADERS)
 
     @app.get("/metrics")
     def show_metrics() -> Response:
@@ -62,12 +83,22 @@ def make_app(connect: Connect) -> FastAPI:
 
 
 def gather(client: Client) -> Answers:
-    """All that is shown. A store whose counters cannot be read is shown without. Raises NotReady."""
+    """All that a scrape tells. A store whose counters cannot be read is told without. Raises NotReady."""
     status = client.status()
-    try:
-        counters = client.counters()
-    except HatcheryError:
-        counters = None  # the reason is among the status's problems
-    clones = client.clones()
+    clones = client.clones(brief=True)
     few = sum(1 for clone in clones if clone.client is not None) <= MOST_LATENCIES
-    return Answers(status, counters, client.templates(), clones, client.latencies().clones if few else ())
+    latencies = client.latencies().clones if few else ()
+    return Answers(status, _counters(client), client.templates(), clones, latencies, client.measurements())
+
+
+def glance(client: Client) -> Answers:
+    """What the page shows, which takes the same with any number of clones. Raises NotReady."""
+    status, counters = client.status(), _counters(client, clones=False)
+    return Answers(status, counters, client.templates(), (), measurements=client.measurements())
+
+
+def _counters(client: Client, *, clones: bool = True) -> Counters | None:
+    try:
+        return client.counters(clones=clones)
+    except HatcheryError:
+        return None  # the reason is among the status's problems

@@ -6,31 +6,22 @@ Counters are the kernel's own and begin anew when their device does, which ``rat
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import TypeAlias, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
     HistogramMetricFamily,
     InfoMetricFamily,
-    StateSetMetricFamily,
 )
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from appliance import schema
 from appliance.model import Health
-
-Labels: TypeAlias = Sequence[str]
-Rows: TypeAlias = Iterable[tuple[Labels, float | None]]
-"""Values by their labels; a None is left out."""
+from appliance.web.shapes import Labels, counter, gauge, states
+from appliance.web.template_metrics import boots, templates
 
 MOST_LATENCIES = 200
 """Attached clones whose latencies are told: each has a series for every power of two."""
-
-PREFETCH_STATES = get_args(schema.PrefetchView.model_fields["state"].annotation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +36,7 @@ class Answers:
     templates: tuple[schema.TemplateView, ...]
     clones: tuple[schema.CloneView, ...]
     latencies: tuple[schema.CloneHistogram, ...] = ()
+    measurements: tuple[schema.MeasurementView, ...] = ()
 
 
 def text(answers: Answers) -> bytes:
@@ -69,8 +61,8 @@ def families(answers: Answers) -> Iterator[Metric]:
     """Every metric there is."""
     status = answers.status
     yield InfoMetricFamily("hatchery", "The appliance", {"version": status.version, "kernel": status.kernel})
-    yield _states("hatchery_health", "The worst of all parts' health", (), [((), status.health)], Health)
-    yield _gauge(
+    yield states("hatchery_health", "The worst of all parts' health", (), [((), status.health)], Health)
+    yield gauge(
         "hatchery_problems",
         "Problems that an operator should know of, by severity",
         ("severity",),
@@ -80,7 +72,7 @@ def families(answers: Answers) -> Iterator[Metric]:
         ),
     )
     yield from _arrays(status.store)
-    yield _gauge(
+    yield gauge(
         "hatchery_backup_timestamp_seconds",
         "When the last whole backup of metadata and catalog was made; absent before the first",
         (),
@@ -90,7 +82,9 @@ def families(answers: Answers) -> Iterator[Metric]:
     yield from _pools(status.store)
     yield from _clients(status.clients)
     yield from _disks(status.disks)
-    yield from _templates(answers.templates)
+    yield from templates(answers.templates)
+    yield from boots(answers.measurements)
+    yield from _given_back(status.given_back)
     yield from _clones(answers.clones)
     yield _latencies(answers.latencies)
     if answers.counters is not None:
@@ -99,28 +93,28 @@ def families(answers: Answers) -> Iterator[Metric]:
 
 def _arrays(store: schema.StoreView) -> Iterator[Metric]:
     arrays = [array for array in (store.backend, store.meta) if array is not None]
-    yield _states(
+    yield states(
         "hatchery_array_health", "Health of an md array", ("array",), [((a.name,), a.health) for a in arrays], Health
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_array_size_bytes", "Usable size of an array", ("array",), (((a.name,), a.size) for a in arrays)
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_array_members", "Devices of an array", ("array",), (((a.name,), len(a.members)) for a in arrays)
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_array_members_in_sync",
         "Devices of an array that have all data",
         ("array",),
         (((a.name,), sum("in-sync" in member.state for member in a.members)) for a in arrays),
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_array_members_missing",
         "Devices that an array lacks, or that do not have all data yet: more than 0 means less redundancy",
         ("array",),
         (((a.name,), a.missing) for a in arrays),
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_array_sync_ratio",
         "How far a resync, rebuild, check or reshape is, 0 to 1; absent when there is none",
         ("array", "action"),
@@ -130,26 +124,26 @@ def _arrays(store: schema.StoreView) -> Iterator[Metric]:
 
 def _cache(cache: schema.CacheView | None) -> Iterator[Metric]:
     known = [cache] if cache is not None else []
-    yield _gauge(
+    yield gauge(
         "hatchery_cache_attached",
         "1 while the cache is in use, 0 while everything comes from the backend",
         (),
         (((), int(c.attached)) for c in known),
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_cache_settings_ok",
         "1 while the cache's settings read back as they must be",
         (),
         (((), int(c.settings_ok)) for c in known),
     )
-    yield _gauge("hatchery_cache_size_bytes", "Size of the cache", (), (((), c.size) for c in known))
-    yield _gauge(
+    yield gauge("hatchery_cache_size_bytes", "Size of the cache", (), (((), c.size) for c in known))
+    yield gauge(
         "hatchery_cache_available_ratio",
         "Share of the cache without dirty data, 0 to 1",
         (),
         (((), None if c.available_percent is None else c.available_percent / 100) for c in known),
     )
-    yield _counter(
+    yield counter(
         "hatchery_cache_bypassed_bytes",
         "Bytes that went past the cache; must not grow",
         (),
@@ -159,7 +153,7 @@ def _cache(cache: schema.CacheView | None) -> Iterator[Metric]:
 
 def _pools(store: schema.StoreView) -> Iterator[Metric]:
     pools = [pool for pool in (store.pool, store.fast) if pool is not None]
-    yield _states(
+    yield states(
         "hatchery_pool_health", "Health of a thin pool", ("pool",), [((p.name,), p.health) for p in pools], Health
     )
     for name, help_, values in (
@@ -170,30 +164,42 @@ def _pools(store: schema.StoreView) -> Iterator[Metric]:
         ("reserve", "Space held back from a thin pool until it is released", [pool.reserve_bytes for pool in pools]),
     ):
         rows = (((pool.name,), value) for pool, value in zip(pools, values, strict=True))
-        yield _gauge(f"hatchery_pool_{name}_bytes", help_, ("pool",), rows)
+        yield gauge(f"hatchery_pool_{name}_bytes", help_, ("pool",), rows)
+
+
+def _given_back(found: schema.GivenBack) -> Iterator[Metric]:
+    yield counter("hatchery_gc_volumes", "Volumes that were given back", (), [((), found.volumes)])
+    yield counter(
+        "hatchery_gc_volume_bytes",
+        "Bytes that these volumes mapped; of that, what other volumes share stays in use",
+        (),
+        [((), found.bytes)],
+    )
+    yield counter("hatchery_gc_leases", "Clones that were removed because their lease ended", (), [((), found.leases)])
+    yield gauge("hatchery_gc_waiting_volumes", "Volumes that are to be given back", (), [((), found.waiting)])
 
 
 def _clients(clients: Sequence[schema.ClientView]) -> Iterator[Metric]:
-    yield _states(
+    yield states(
         "hatchery_client_health",
         "Health of a client's storage daemon",
         ("client",),
         [((c.name,), c.state) for c in clients],
         Health,
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_client_clones",
         "Clones attached to a client",
         ("client",),
         (((c.name,), len(c.clones)) for c in clients),
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_client_connections",
         "Open NBD connections of a client; absent when it cannot be told",
         ("client",),
         (((c.name,), None if c.connections is None else len(c.connections)) for c in clients),
     )
-    yield _gauge(
+    yield gauge(
         "hatchery_client_certificate_expiry_timestamp_seconds",
         "When the last of a client's certificates ends that was not revoked; absent without one",
         ("client",),
@@ -240,73 +246,12 @@ def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
     return [*found, ("+Inf", total)]
 
 
-def _templates(templates: Sequence[schema.TemplateView]) -> Iterator[Metric]:
-    label = ("template",)
-    yield _gauge("hatchery_templates", "Template versions", (), [((), len(templates))])
-    yield _gauge(
-        "hatchery_template_size_bytes", "Size that a guest sees", label, (((t.ref,), t.size) for t in templates)
-    )
-    yield _gauge(
-        "hatchery_template_mapped_bytes",
-        "Space that a template takes in the pool",
-        label,
-        (((t.ref,), t.mapped_bytes) for t in templates),
-    )
-    yield _gauge(
-        "hatchery_template_clones", "Clones that depend on a template", label, (((t.ref,), t.clones) for t in templates)
-    )
-    sets = [(t.ref, t.boot_set) for t in templates if t.boot_set is not None]
-    yield _gauge(
-        "hatchery_boot_set_bytes", "Size of a template's boot set", label, (((r,), s.total_bytes) for r, s in sets)
-    )
-    yield _gauge(
-        "hatchery_boot_set_runs", "Boots that a boot set was made of", label, (((r,), s.runs) for r, s in sets)
-    )
-    yield _gauge(
-        "hatchery_boot_set_useful_bytes",
-        "Of the boot set, what boots read that were recorded to judge it, before the first those that it is made of",
-        label,
-        (((r,), None if s.wasted_bytes is None else s.total_bytes - s.wasted_bytes) for r, s in sets),
-    )
-    yield _gauge(
-        "hatchery_boot_set_wasted_bytes",
-        "Of the boot set, what the same boots did not read; absent before a boot was recorded",
-        label,
-        (((r,), s.wasted_bytes) for r, s in sets),
-    )
-    yield from _prefetches([(t.ref, t.prefetch) for t in templates if t.prefetch is not None])
-
-
-def _prefetches(found: Sequence[tuple[str, schema.PrefetchView]]) -> Iterator[Metric]:
-    label = ("template",)
-    states = StateSetMetricFamily("hatchery_prefetch_state", "State of a template's last prefetch", labels=label)
-    for ref, view in found:
-        states.add_metric((ref,), {state: state == view.state for state in PREFETCH_STATES})
-    yield states
-    for name, help_, values in (
-        ("wanted_bytes", "Bytes that the last prefetch wants in the cache", [v.total_bytes for _, v in found]),
-        ("done_bytes", "Bytes that its present pass has read", [v.done_bytes for _, v in found]),
-        ("passes", "Passes that it took so far", [v.passes for _, v in found]),
-        (
-            "backend_bytes",
-            "Bytes that the backend read for it, guests' reads included",
-            [v.backend_bytes for _, v in found],
-        ),
-        ("left_bytes", "Bytes that may not be in the cache, at most", [v.left_bytes for _, v in found]),
-        ("duration_seconds", "Time that it took; 0 while it runs", [v.seconds for _, v in found]),
-        ("bytes_per_second", "Rate of its present pass; 0 when none runs", [v.rate for _, v in found]),
-        ("began_timestamp_seconds", "When it was begun", [v.began for _, v in found]),
-    ):
-        rows = (((ref,), value) for (ref, _), value in zip(found, values, strict=True))
-        yield _gauge(f"hatchery_prefetch_{name}", help_, label, rows)
-
-
 def _clones(clones: Sequence[schema.CloneView]) -> Iterator[Metric]:
     kinds: dict[tuple[str, str, str], int] = {}
     for clone in clones:
         key = (clone.template, clone.kind.value, clone.state.value)
         kinds[key] = kinds.get(key, 0) + 1
-    yield _gauge(
+    yield gauge(
         "hatchery_clones", "Clones", ("template", "kind", "state"), ((key, count) for key, count in kinds.items())
     )
     info = InfoMetricFamily("hatchery_clone", "A clone, where it comes from and whose it is", labels=("clone",))
@@ -314,7 +259,7 @@ def _clones(clones: Sequence[schema.CloneView]) -> Iterator[Metric]:
         about = {"template": clone.template, "kind": clone.kind.value, "client": clone.client or ""}
         info.add_metric((clone.name,), about)
     yield info
-    yield _gauge(
+    yield gauge(
         "hatchery_clone_mapped_bytes",
         "Space that a clone refers to in its pool, what it shares with its template included; absent while detached",
         ("clone",),
@@ -324,7 +269,7 @@ def _clones(clones: Sequence[schema.CloneView]) -> Iterator[Metric]:
 
 def _counters(counters: schema.Counters) -> Iterator[Metric]:
     stats = counters.cache_stats
-    yield _counter(
+    yield counter(
         "hatchery_cache_requests",
         "Requests as bcache counts them (a partial hit is a miss); lags by some seconds",
         ("result",),
@@ -348,35 +293,10 @@ def _counters(counters: schema.Counters) -> Iterator[Metric]:
 def _io(
     prefix: str, of: str, labels: Labels, found: Sequence[tuple[Labels, schema.DeviceCounters]]
 ) -> Iterator[Metric]:
-    yield _counter(f"{prefix}_reads", f"Reads that {of} finished", labels, ((key, d.reads) for key, d in found))
-    yield _counter(f"{prefix}_read_bytes", f"Bytes read from {of}", labels, ((key, d.read_bytes) for key, d in found))
-    yield _counter(f"{prefix}_writes", f"Writes that {of} finished", labels, ((key, d.writes) for key, d in found))
-    yield _counter(
+    yield counter(f"{prefix}_reads", f"Reads that {of} finished", labels, ((key, d.reads) for key, d in found))
+    yield counter(f"{prefix}_read_bytes", f"Bytes read from {of}", labels, ((key, d.read_bytes) for key, d in found))
+    yield counter(f"{prefix}_writes", f"Writes that {of} finished", labels, ((key, d.writes) for key, d in found))
+    yield counter(
         f"{prefix}_written_bytes", f"Bytes written to {of}", labels, ((key, d.write_bytes) for key, d in found)
     )
-    yield _counter(
-        f"{prefix}_discards", f"Discards that {of} finished", labels, ((key, d.discards) for key, d in found)
-    )
-
-
-def _gauge(name: str, help_: str, labels: Labels, rows: Rows) -> Metric:
-    return _filled(GaugeMetricFamily(name, help_, labels=labels), rows)
-
-
-def _counter(name: str, help_: str, labels: Labels, rows: Rows) -> Metric:
-    return _filled(CounterMetricFamily(name, help_, labels=labels), rows)
-
-
-def _filled(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metric:
-    for key, value in rows:
-        if value is not None:
-            family.add_metric(key, value)
-    return family
-
-
-def _states(name: str, help_: str, labels: Labels, rows: Iterable[tuple[Labels, Enum]], all_: type[Enum]) -> Metric:
-    """One series for each state, 1 for the present one."""
-    family = StateSetMetricFamily(name, help_, labels=labels)
-    for key, now in rows:
-        family.add_metric(key, {state.value: state is now for state in all_})
-    return family
+    yield counter(f"{prefix}_discards", f"Discards that {of} finished", labels, ((key, d.discards) for key, d in found))

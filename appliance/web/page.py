@@ -1,14 +1,15 @@
 """The status page: one look at the appliance, made anew for each request. Pure but for its template's file.
 
-Nothing on it needs a script, and nothing comes from elsewhere: it works without the internet, on a phone, with a
-keyboard and in the dark, and it renews itself.
+Nothing comes from elsewhere: it works without the internet, on a phone, with a keyboard and in the dark, and it renews
+itself. A script draws lines and live heat maps with uPlot, which is kept beside it; without one all can be read.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import log
+from typing import get_args
 
 import jinja2
 
@@ -25,14 +26,17 @@ CELLS = 240
 
 SHADES = 8
 
+PHASES: tuple[schema.MeasuredPhase, ...] = get_args(schema.MeasuredPhase)
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Something that fills: its name, how full it is (0 to 100), and that in words."""
+    """Something that fills: its name, how full it is (0 to 100), that in words, and whether it is good to be full."""
 
     name: str
     percent: float
     words: str
+    good: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +58,59 @@ class Heat:
     rows: tuple[Row, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class BootRow:
+    """The boots of one phase, in words."""
+
+    phase: str
+    median: str
+    spread: str
+    io: str
+    hits: str
+
+
+@dataclass(frozen=True, slots=True)
+class Boots:
+    """Measurements of a template's boots: the last one in words, and all of them, oldest first."""
+
+    template: str
+    words: str
+    rows: tuple[BootRow, ...]
+    past: tuple[schema.MeasurementView, ...]
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.past)
+
+    def lines(self) -> dict[str, list[float | None]]:
+        """When they were taken, and the median seconds of each phase, None where there is none."""
+        found: dict[str, list[float | None]] = {"taken": [view.taken for view in self.past]}
+        for phase in PHASES:
+            medians = [{each.phase: each.seconds_median for each in view.phases} for view in self.past]
+            found[phase] = [each.get(phase) for each in medians]
+        return found
+
+
 def render(answers: Answers, maps: Mapping[str, schema.BootSetView], now: float | None = None) -> str:
     """The page. ``maps`` has boot sets by their template."""
     status = answers.status
     return _template().render(
         status=status,
         answers=answers,
-        bars=bars(status.store),
+        bars=(*bars(status.store), *cache_bars(status.store.cache, answers.counters)),
+        boots=(measured := boots(answers.measurements)),
+        numbers=numbers(answers, measured),
+        most_clones=max((template.clones for template in answers.templates), default=0) or 1,
         heat=heat(status.disks),
         hit_percent=hit_percent(answers.counters),
         arrays=[array for array in (status.store.backend, status.store.meta) if array is not None],
-        attached=sum(clone.client is not None for clone in answers.clones),
+        attached=sum(len(client.clones) for client in status.clients),
         maps={ref: cells(view.places, view.size) for ref, view in maps.items()},
         prefetch=prefetch_words,
         size=size,
         renew=RENEW_SECONDS,
-        now=time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)),
+        now=clock(now),
     )
 
 
@@ -86,6 +127,16 @@ def bars(store: schema.StoreView) -> tuple[Bar, ...]:
             percent = 100 * used / total if total else 0.0
             found.append(Bar(f"{pool.name} pool, {what}", percent, f"{size(used)} of {size(total)}, {percent:.1f} %"))
     return tuple(found)
+
+
+def cache_bars(cache: schema.CacheView | None, counters: schema.Counters | None) -> Iterator[Bar]:
+    """How often the cache has what is asked for, and how much of it waits to be written to the disks."""
+    hits = hit_percent(counters)
+    if hits is not None:
+        yield Bar("cache, hits", hits, f"{hits:.1f} % of requests, since it was set up", good=True)
+    if cache is not None and cache.available_percent is not None:
+        dirty = 100 - cache.available_percent
+        yield Bar("cache, not yet on the disks", dirty, f"{dirty} % of {size(cache.size)}")
 
 
 def hit_percent(counters: schema.Counters | None) -> float | None:
@@ -115,6 +166,50 @@ def heat(disks: Sequence[schema.DiskHistogram]) -> Heat:
 def shade(count: int, top: int) -> int:
     """0 for none, SHADES for ``top``, and logarithms between."""
     return 0 if count <= 0 else 1 + round((SHADES - 1) * log(count + 1) / log(top + 1))
+
+
+def boots(measurements: Sequence[schema.MeasurementView]) -> tuple[Boots, ...]:
+    """The measurements, newest first, by their template: the one that was measured last comes first."""
+    of: dict[str, list[schema.MeasurementView]] = {}
+    for view in measurements:
+        of.setdefault(view.template, []).append(view)
+    return tuple(
+        Boots(ref, _about(views[0]), tuple(map(_boot_row, views[0].phases)), tuple(reversed(views)))
+        for ref, views in of.items()
+    )
+
+
+def _about(view: schema.MeasurementView) -> str:
+    boots = sum(each.boots for each in view.phases)
+    return f"{clock(view.taken)}, {boots} boot(s){f', on {view.on}' if view.on else ''}"
+
+
+def _boot_row(times: schema.BootTimes) -> BootRow:
+    return BootRow(
+        times.phase,
+        f"{times.seconds_median:.1f} s",
+        f"{times.seconds_least:.1f} to {times.seconds_most:.1f} s",
+        "-" if times.io_seconds is None else f"{times.io_seconds:.1f} s",
+        # Never rounds what is below 1 up to 100 %.
+        f"{int(1000 * times.hit_ratio) / 10:.1f} %",
+    )
+
+
+def numbers(answers: Answers, measured: Sequence[Boots]) -> dict[str, object]:
+    """What the script draws: past measurements, oldest first, and counters that only grow."""
+    counters = answers.counters
+    live = counters and {
+        "taken": counters.taken,
+        "asked": counters.cached.read_bytes,
+        "backend": counters.backend.read_bytes,
+        "disks": {f"{each.disk} ({each.role})": each.histogram.counts for each in answers.status.disks},
+    }
+    return {"live": live, "boots": {each.template: each.lines() for each in measured}}
+
+
+def clock(moment: float | None) -> str:
+    """A time for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(moment))
 
 
 def cells(places: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:

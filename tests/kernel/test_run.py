@@ -1,13 +1,16 @@
 """The Runner against real processes; the unit tier starts none."""
 
+import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from appliance import wait
-from appliance.errors import CommandFailed, DeadlineExceeded, NotReady
+from appliance.errors import CommandFailed, DeadlineExceeded, NotReady, Unhealthy
+from appliance.images.convert import PlainConverter
 from appliance.run import Runner
 
 
@@ -65,6 +68,24 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     process = Runner().start(["sh", "-c", 'trap "" TERM; : > "$1"; while :; do sleep 60; done', "sh", deaf])
     wait.until(deaf.exists, "the trap to be set", deadline=10)
     assert process.stop(grace=0.2) == -signal.SIGKILL
+
+
+def test_a_conversion_that_is_stopped_has_failed(tmp_path: Path) -> None:
+    slow = tmp_path / "qemu-img"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    converter = PlainConverter(Runner({"PATH": f"{tmp_path}:{os.environ['PATH']}"}))
+    with ThreadPoolExecutor(1) as pool:
+        converting = pool.submit(converter.convert, tmp_path / "image", tmp_path / "disk", 7)
+        converter.stop(8)  # another one
+
+        def ended() -> bool:
+            converter.stop(7)
+            return converting.done()
+
+        wait.until(ended, "the end of the conversion", deadline=10)
+    with pytest.raises(Unhealthy, match="could not run"):
+        converting.result()
 
 
 def _gone(pid: int) -> bool:

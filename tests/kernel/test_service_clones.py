@@ -43,6 +43,10 @@ def test_four_clones_live_and_die(daemon: Daemon) -> None:
     digest = lab.call(inside.digest)
     for clone in made:
         assert lab.call(inside.read_back, clone["uri"]) == digest
+    counted = lab.call(inside.counted_both_ways)
+    assert counted["each"] == counted["all"]
+    assert len(counted["all"]) == 4
+    assert min(counted["all"].values()) >= inside.IMAGE_MIB * MIB
 
     # Each writes its own; nobody sees another's, and the template stays as it is.
     for number in range(1, 5):

@@ -64,6 +64,21 @@ def test_bad_images_are_refused_and_nothing_is_left(daemon: Daemon) -> None:
         lab.call(inside.add, "No Good", files["plain.qcow2"], "qcow2")
 
 
+def test_an_import_that_is_cancelled_leaves_nothing(daemon: Daemon) -> None:
+    lab = daemon.lab
+    files = lab.call(inside.make_images)
+    empty = lab.call(inside.used)["data"]
+    upload = lab.begin_call(inside.half_an_upload, "debian", files["plain.qcow2"], "qcow2")
+    lab.call(inside.wait_written, empty + 1 * MIB)
+    ended = lab.call(inside.cancel, "import")
+    assert (ended["state"], ended["error"]["code"]) == ("cancelled", "cancelled")
+    assert lab.call(inside.volumes) == []
+    assert lab.call(inside.devices) == []
+    assert lab.call(inside.used)["data"] == empty
+    upload.kill()
+    assert lab.call(inside.add, "debian", files["plain.qcow2"], "qcow2")["state"] == "ready"
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize(("kind", "end"), [("raw", "kill"), ("qcow2", "kill"), ("qcow2", "restart")])
 def test_a_daemon_that_ends_in_the_middle_of_an_import_leaves_nothing(daemon: Daemon, kind: str, end: str) -> None:

@@ -20,6 +20,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "run": frozenset({"errors"}),
     "wait": frozenset({"errors"}),
     "words": frozenset(),
+    "journal": frozenset(),
     "pki": frozenset({"errors"}),
     # what the machine can do
     "host": frozenset({"config", "run", "wait"}),
@@ -38,7 +39,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
     "update": frozenset({"catalog", "client", "images", "reconcile"}),
-    "service": frozenset({"bootset", "catalog", "images", "pki", "store", "schema"}),
+    "service": frozenset({"bootset", "catalog", "images", "journal", "pki", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),
     # the operator's side, which knows the API alone

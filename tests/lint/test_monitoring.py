@@ -74,7 +74,12 @@ def answers() -> metrics.Answers:
         taken=1, cache=device("nvme0n1p2"), cached=device("bcache0"), backend=device("md127"), meta=device("md126"),
         disks=(device("sda"),), cache_stats=stats, clones={"web": device("dm-1")},
     )  # fmt: skip
-    return metrics.Answers(status, counters, (template,), (clone,))
+    times = schema.BootTimes(
+        phase="cold", boots=1, seconds_least=1, seconds_median=1, seconds_most=1, io_seconds=1, read_bytes=1,
+        backend_bytes=1, hit_ratio=1,
+    )  # fmt: skip
+    measured = schema.MeasurementView(template="debian@1", taken=1, on="hv1", phases=(times,))
+    return metrics.Answers(status, counters, (template,), (clone,), measurements=(measured,))
 
 
 def told() -> dict[str, set[str]]:

@@ -311,5 +311,10 @@ class ModelConverter:
             raise self.error
         target.write_bytes(self.result)
 
+    def stop(self, staging: int) -> None:
+        assert staging
+        self.stopped += 1
+        self.error = Unhealthy("the conversion of the image could not run", why="it was stopped")
+
     def stop_all(self) -> None:
         self.stopped += 1

@@ -144,6 +144,7 @@ def test_every_error_has_a_status() -> None:
         "no-space": 507,
         "not-ready": 503,
         "deadline": 504,
+        "cancelled": 409,
     }
     assert set(STATUS) <= set(kinds)
 

@@ -108,6 +108,7 @@ def test_an_archive_has_everything_and_no_secret(tmp_path: Path, monkeypatch: py
         with client.connect(socket=appliance.paths.api_socket) as connection, opened(file) as raw:
             count = write(raw, "bundle", collect(connection, ask))
     with tarfile.open(file) as archive:
+        # It is None of what is no file, and all of these are files.
         texts = {entry.name: archive.extractfile(entry).read().decode() for entry in archive}  # type: ignore[union-attr]
     assert len(texts) == count
     assert {name for name in texts if not name.startswith("bundle/api/")} == {f"bundle/{name}" for name in PROGRAMS}

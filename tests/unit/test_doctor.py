@@ -46,6 +46,7 @@ def whole(appliance: Box) -> None:
         block_bytes=65536, transaction_id=1,
     )  # fmt: skip
     view = schema.StoreView(backend=array, meta=array, cache=cache, pool=pool)
+    # The model's, for this test alone.
     appliance.store.look = lambda: (view, appliance.store.problems)  # type: ignore[method-assign]
 
 

@@ -126,6 +126,16 @@ def test_statistics() -> None:
         block.parse_statistics("1 2 3")
 
 
+def test_statistics_of_all_devices() -> None:
+    found = block.parse_every_statistics(text("block/6.18-diskstats.txt"))
+    assert set(found) == {"7:0", "254:0"}
+    assert found["254:0"] == ("vda", Statistics(1928904, 56756276 * 512, 1171760, 270665509 * 512, 411286, 426572))
+    assert block.parse_every_statistics("") == {}
+    for wrong in ("7 0 loop0 1 2 3", "7 0"):
+        with pytest.raises(CannotTell):
+            block.parse_every_statistics(wrong)
+
+
 def test_serial_numbers() -> None:
     assert block.parse_vpd80(b"\0\x80\0\x06 LAB_1") == "LAB_1"
     assert block.parse_vpd80(b"") == ""

@@ -106,6 +106,7 @@ def found(uri: str, access: Access, host: str | None = None) -> NbdTarget:
 
 def test_a_clone_behind_tls_is_found_with_this_machines_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     listening = SimpleNamespace(path=None, address="192.0.2.1", port=10809, tls=True)
+    # What plays a Listen has all that is asked of one.
     uri = addresses.uri(listening, "web")  # type: ignore[arg-type]
     assert str(credentials.FOLDER) == addresses.CERTIFICATES
     target = found(uri, Access(certificates=Path("/a")))

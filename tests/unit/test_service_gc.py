@@ -258,7 +258,7 @@ def test_guests_that_are_busy_make_the_collector_pause() -> None:
 
     requests = [0]
     ended = Ended()
-    pacer = Pacer(lambda: requests[0], ended)
+    pacer = Pacer(lambda: requests[0], ended, lambda: False)
     assert pacer.go_on()
     assert ended.waited == 0
     requests[0] += collector.QUIET + 1

@@ -124,7 +124,9 @@ def test_a_service_that_ends_takes_its_imports_back(empty: Box) -> None:
     source, _ = empty.service.imports.upload("late")
     source.put(IMAGE[: len(IMAGE) // 2])
     empty.service.imports.close()
-    assert job.operation.state == "failed"
+    assert job.operation.state == "cancelled"
+    assert job.operation.error is not None
+    assert job.operation.error.why == "hatcheryd ends"
     assert nothing_left(empty)
 
 

@@ -2,10 +2,12 @@
 
 import grp
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
@@ -19,7 +21,7 @@ from appliance.client import connect
 from appliance.errors import NotReady, Refused
 from appliance.host import notify
 from appliance.model import MIB, Health, Histogram
-from appliance.web import app, main, metrics, page
+from appliance.web import app, main, metrics, page, template_metrics
 from tests.unit.service_harness import Box, box
 
 
@@ -195,7 +197,7 @@ def test_prefetch_is_told_with_its_useful_and_wasted_bytes(appliance: Box) -> No
     assert found["hatchery_prefetch_backend_bytes", label] == 11 * MIB
     states = {
         state: found["hatchery_prefetch_state", (("hatchery_prefetch_state", state), *label)]
-        for state in metrics.PREFETCH_STATES
+        for state in template_metrics.PREFETCH_STATES
     }
     assert states == {"waiting": 0, "running": 0, "warm": 1, "incomplete": 0, "failed": 0, "stopped": 0}
     assert found["hatchery_prefetch_bytes_per_second", label] == 0
@@ -214,8 +216,14 @@ def test_the_page_shows_the_appliance_and_loads_nothing(appliance: Box, web: htt
     assert answer.status_code == 200
     assert "debian@1" in answer.text
     assert "none yet" in answer.text
-    assert "<script" not in answer.text
     assert "default-src 'none'" in answer.headers["content-security-policy"]
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
+    assert set(loaded) == {"data:,", "metrics", *(f"static/{name}" for name in app.STATIC)}
+    for name in app.STATIC:
+        found = web.get(f"/static/{name}")
+        assert (found.status_code, found.headers["content-type"].split(";")[0]) == (200, app.STATIC[name])
+    assert web.get("/static/uplot.LICENSE").status_code == 404
+    assert web.get("/static/..%2fapp.py").status_code == 404
 
 
 def test_the_page_shows_problems_and_escapes_names(appliance: Box) -> None:
@@ -245,6 +253,30 @@ def test_the_heat_maps_darkest_cell_is_the_fullest() -> None:
     assert heat.buckets == ("8 µs", "16 µs", "32 µs")
     assert [level for level, _ in heat.rows[0].cells][-1] == page.SHADES
     assert heat.rows[0].cells[1] == (0, "0 requests")
+
+
+def test_the_page_takes_the_same_with_any_number_of_clones(
+    appliance: Box, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(appliance)
+
+    def slow(*_: object) -> NoReturn:
+        raise AssertionError("each clone is looked at")
+
+    monkeypatch.setattr(appliance.service._views, "clone", slow)
+    monkeypatch.setattr(appliance.service.measure, "_active", slow)
+    assert "<b>2</b>" in web.get("/").text
+
+
+def test_many_clones_are_told_briefly(appliance: Box, reading: Path) -> None:
+    filled(appliance)
+    with connect(socket=reading) as client:
+        whole, brief = client.clones(), client.clones(brief=True)
+        assert client.counters(clones=False).clones == {}
+        assert set(client.counters().clones) == {"web-1", "web-2"}
+    assert all(view.qemu and view.libvirt for view in whole)
+    plain = {"qemu": (), "libvirt": None, "written_bytes": None}
+    assert [view.model_copy(update=plain) for view in whole] == list(brief)
 
 
 def test_health_is_a_word_and_a_status(web: httpx.Client, appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from appliance.host.dm import Dm
 from appliance.model import KIB, MIB, Health, ImageFormat
 from appliance.run import Runner
 from appliance.schema import CloneCreate, TemplateCreate, UploadSource
+from appliance.store import clone_counters
 from appliance.store.names import parse_layer
 from appliance.store.pool import Pool
 
@@ -96,6 +97,15 @@ def half_an_upload(name: str, path: str, kind: str) -> None:
         client.upload(name, len(data), blocks(), client.import_template(wanted))
 
 
+def cancel(kind: str) -> dict[str, object]:
+    """Cancel the operation of that kind that runs, and wait for its end."""
+    with connect() as client:
+        [running] = [each for each in client.operations() if each.kind == kind and each.state == "running"]
+        client.cancel(running.id)
+        wait.until(lambda: client.operation(running.id).finished is not None, "its end", deadline=30)
+        return client.operation(running.id).model_dump(mode="json")
+
+
 def wait_written(least: int) -> None:
     """Wait until the pool has ``least`` bytes in use."""
     wait.until(lambda: used()["data"] >= least, f"{least} bytes to be written", deadline=30)
@@ -150,6 +160,15 @@ def counters() -> dict[str, int]:
     with connect() as client:
         found = client.counters()
     return {"backend": found.backend.read_bytes, "cache": found.cache.read_bytes if found.cache else 0}
+
+
+def counted_both_ways() -> dict[str, dict[str, int]]:
+    """What clones' devices have done, by asking for each and from the lists of all devices."""
+    with connect() as client:
+        thin_ids = frozenset(int(clone.device.rpartition("-")[2]) for clone in client.clones())
+    ways = {"each": clone_counters._each, "all": clone_counters._all}
+    found = {way: read(Dm(), thin_ids) for way, read in ways.items()}
+    return {way: {str(thin_id): each.read_bytes for thin_id, each in of.items()} for way, of in found.items()}
 
 
 def warm(ref: str) -> str:

@@ -1,65 +1,17 @@
-"""The typed client of the API: what the CLI, the measuring tool and the tests speak with the appliance.
+"""The verbs of the API, one method each."""
 
-    with connect(host="root@box") as client:
-        client.status()
-
-Every problem that the service reports is raised as the same error class that the service raised.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
-from appliance import errors, schema
-from appliance.config import Paths
-from appliance.errors import CannotTell, HatcheryError, NotReady
-from appliance.remote import forwarded
-from appliance.run import Runner
-from appliance.wait import until
-
-M = TypeVar("M", bound=BaseModel)
-Progress = Callable[[schema.Operation], None]
-"""Is told how far a long job is."""
-
-TIMEOUT = httpx.Timeout(120.0, connect=10.0)
-"""Seconds for one request; long jobs are operations and are polled."""
-
-POLL = 0.3
-"""Seconds between two looks at a running operation."""
+from appliance import schema
+from appliance.client.answers import operation_error, problem
+from appliance.client.requests import Requests
+from appliance.errors import NotReady
 
 
-def quiet(_: schema.Operation) -> None:
-    """Progress that nobody looks at."""
-
-
-def error_named(code: str, what: str, why: str = "", hint: str = "") -> HatcheryError:
-    """The error of this ``code``; an unknown code (a newer appliance) becomes a plain HatcheryError."""
-    kinds = [HatcheryError]
-    for kind in kinds:  # grows while it is walked: the whole tree
-        kinds.extend(kind.__subclasses__())
-        if kind.code == code and kind.__init__ is HatcheryError.__init__:
-            return kind(what, why=why, hint=hint)
-    return HatcheryError(what, why=why, hint=hint)
-
-
-def problem(response: httpx.Response) -> HatcheryError:
-    """The error that a response other than 2xx stands for."""
-    try:
-        details = schema.ProblemDetails.model_validate_json(response.content)
-    except ValidationError:
-        return CannotTell(f"the appliance answered with status {response.status_code}", why=response.text.strip()[:300])
-    return error_named(details.type, details.title, details.detail, details.hint)
-
-
-class Client:
+class Client(Requests):
     """One connection to an appliance's API. Not for use by two threads at once."""
-
-    def __init__(self, http: httpx.Client) -> None:
-        self._http = http
 
     # -- looking -------------------------------------------------------------------------------------------------
 
@@ -71,30 +23,9 @@ class Client:
         """The appliance held against the rules of its data path."""
         return self._get("/doctor", schema.Examination)
 
-    def counters(self) -> schema.Counters:
-        """Exact block statistics at this moment."""
-        return self._get("/counters", schema.Counters)
-
-    def events(self, after: str | None = None, *, follow: bool = True) -> Iterator[schema.Event]:
-        """What changes: what is remembered, or what came ``after`` the event of that id, and then what comes.
-
-        With ``follow`` it ends when the service ends, or after an event ``reset`` when the caller was too slow. Such an
-        event may come first, too, when ``after`` is not remembered. Raises InUse when there are too many readers,
-        NotReady when the connection breaks.
-        """
-        headers = {} if after is None else {"Last-Event-ID": after}
-        patient = httpx.Timeout(10.0, read=3 * schema.HEARTBEAT)
-        params = {"follow": "true" if follow else "false"}
-        try:
-            with self._http.stream("GET", "/events", params=params, headers=headers, timeout=patient) as response:
-                if not response.is_success:
-                    response.read()
-                    raise problem(response)
-                yield from map(_event, _data(response.iter_lines()))
-        except httpx.ConnectError as error:
-            raise _not_running(str(error)) from error
-        except httpx.TransportError as error:
-            raise NotReady("the stream of events broke", why=str(error) or type(error).__name__) from error
+    def counters(self, *, clones: bool = True) -> schema.Counters:
+        """Exact block statistics at this moment, those of clones if wanted."""
+        return self._get("/counters" if clones else "/counters?clones=false", schema.Counters)
 
     def latencies(self) -> schema.CloneLatencies:
         """Latencies of all clones that are attached."""
@@ -104,9 +35,9 @@ class Client:
         """All jobs that are remembered, newest first."""
         return self._get("/operations", schema.OperationList).operations
 
-    def operation(self, identity: str) -> schema.Operation:
-        """How far a job is. Raises NotFound."""
-        return self._get(f"/operations/{identity}", schema.Operation)
+    def cancel(self, identity: str) -> schema.Operation:
+        """Have a job break off; one that has ended stays as it is. Raises NotFound, Refused where it cannot be."""
+        return self._send("POST", f"/operations/{identity}/cancel", schema.Operation)
 
     def plan(self) -> schema.Reconciliation:
         """What ``reconcile`` would do."""
@@ -207,9 +138,9 @@ class Client:
 
     # -- clones --------------------------------------------------------------------------------------------------
 
-    def clones(self) -> tuple[schema.CloneView, ...]:
-        """All clones."""
-        return self._get("/clones", schema.CloneList).clones
+    def clones(self, *, brief: bool = False) -> tuple[schema.CloneView, ...]:
+        """All clones; briefly, without what QEMU and libvirt want to hear of each, and what was written."""
+        return self._get("/clones?brief=true" if brief else "/clones", schema.CloneList).clones
 
     def clone(self, name: str) -> schema.CloneView:
         """One clone. Raises NotFound."""
@@ -323,6 +254,14 @@ class Client:
         """Who records latencies now. Raises NotFound when nobody does."""
         return self._get("/histograms", schema.HistogramsStarted)
 
+    def measurements(self) -> tuple[schema.MeasurementView, ...]:
+        """The last measurements of boots of each template, newest first."""
+        return self._get("/measurements", schema.MeasurementList).measurements
+
+    def add_measurement(self, ref: str, measured: schema.Measured) -> schema.MeasurementView:
+        """Have the appliance remember what a measurement of a template's boots came to. Raises NotFound."""
+        return self._send("POST", f"/templates/{ref}/measurements", schema.MeasurementView, measured)
+
     def start_histograms(self, wanted: schema.HistogramsRequest | None = None) -> None:
         """Record latencies from now on. Raises InUse when somebody does already."""
         self._send("POST", "/histograms", schema.HistogramsStarted, wanted)
@@ -330,101 +269,3 @@ class Client:
     def stop_histograms(self) -> schema.Histograms:
         """Stop recording latencies, and get them. Raises NotFound when nobody started."""
         return self._send("DELETE", "/histograms", schema.Histograms)
-
-    def finish(self, operation: schema.Operation, *, deadline: float, progress: Progress = quiet) -> schema.Operation:
-        """Follow a job to its end. Raises what it failed with; DeadlineExceeded (the job goes on)."""
-
-        def ended() -> schema.Operation | None:
-            state = self.operation(operation.id)
-            progress(state)
-            return None if state.state == "running" else state
-
-        found = until(ended, f"{operation.kind} of {operation.subject}", deadline=deadline, interval=POLL)
-        if found.error is not None:
-            raise operation_error(found.error)
-        return found
-
-    # -- inside --------------------------------------------------------------------------------------------------
-
-    def _get(self, path: str, kind: type[M]) -> M:
-        return self._send("GET", path, kind)
-
-    def _send(self, method: str, path: str, kind: type[M], body: BaseModel | None = None, **words: bool) -> M:
-        """One request; those ``words`` that are true go into its query."""
-        headers = {"Content-Type": "application/json"} if body else {}
-        try:
-            response = self._http.request(
-                method,
-                path,
-                content=body.model_dump_json().encode() if body else None,
-                headers=headers,
-                params={word: "true" for word, wanted in words.items() if wanted} or None,
-            )
-        except httpx.ConnectError as error:
-            raise _not_running(str(error)) from error
-        except httpx.TimeoutException as error:
-            raise errors.DeadlineExceeded(f"the appliance did not answer {method} {path} in time") from error
-        except httpx.TransportError as error:
-            raise NotReady("the connection to the appliance broke", why=str(error)) from error
-        if not response.is_success:
-            raise problem(response)
-        try:
-            return kind.model_validate_json(response.content)
-        except ValidationError as error:
-            raise CannotTell(
-                f"the appliance's answer to {method} {path} is not understood",
-                why=str(error),
-                hint="client and appliance are of different versions?",
-            ) from error
-
-
-def _data(lines: Iterable[str]) -> Iterator[str]:
-    """The data in a stream of server-sent events: ours have one line of it each."""
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "data":
-            yield value.removeprefix(" ")
-
-
-def _event(text: str) -> schema.Event:
-    try:
-        return schema.Event.model_validate_json(text)
-    except ValidationError as error:
-        hint = "client and appliance are of different versions?"
-        raise CannotTell("an event of the appliance is not understood", why=str(error), hint=hint) from error
-
-
-def operation_error(error: schema.OperationError) -> HatcheryError:
-    """The error that a failed job stands for."""
-    return error_named(error.code, error.what, error.why, error.hint)
-
-
-def _not_running(why: str) -> NotReady:
-    return NotReady(
-        "the service cannot be reached",
-        why=why,
-        hint="is hatcheryd running (systemctl status hatcheryd), and may this user use /run/hatchery/api.sock?",
-    )
-
-
-@contextmanager
-def connect(*, host: str | None = None, socket: Path | None = None, runner: Runner | None = None) -> Iterator[Client]:
-    """A client of the appliance on ``host`` (``USER@NAME``, through SSH), or of this machine.
-
-    ``socket`` is the API's unix socket on the appliance. Raises NotReady, DeadlineExceeded.
-    """
-    path = socket or Paths().api_socket
-    if host is None:
-        with _over(path) as client:
-            yield client
-    else:
-        with forwarded(host, path, runner or Runner()) as local, _over(local) as client:
-            yield client
-
-
-@contextmanager
-def _over(path: Path) -> Iterator[Client]:
-    transport = httpx.HTTPTransport(uds=str(path))
-    base = f"http://hatchery{schema.API_PREFIX}"
-    with httpx.Client(transport=transport, base_url=base, timeout=TIMEOUT) as http:
-        yield Client(http)

@@ -1,0 +1,86 @@
+"""``script/bench operate``: what looking at an appliance costs with few and many clones, in User-Mode Linux."""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+
+from appliance.errors import NotReady
+from appliance.model import MIB
+from bench.report import Report, Row, at_most, ratio
+from bench.store import DEADLINE, OPTIONS, follow, host, prepare
+from tests.kernel import requirements
+from tests.kernel.lab import Lab
+
+SUMMARY = "status, page and metrics with 10 and 1,000 exported clones, and how long others wait meanwhile"
+
+MODULE = "tests.kernel.inside.bench_operating"
+MEMORY = 3072 * MIB
+"""Each exported clone has devices, which the kernel keeps in memory."""
+
+Figures = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this bench."""
+    parser.add_argument("--runs", type=int, default=7, help="how many looks with each number of clones (default: 7)")
+
+
+def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
+    """Everything, in one machine that is removed afterwards. Raises LabError, InsideError, NotReady."""
+    if chosen.runs < 5:
+        raise NotReady("too few runs", why="a median is made of at least 5", hint="raise --runs")
+    reason = requirements.unmet()
+    if reason:
+        raise NotReady("the bench cannot run", why=reason)
+    begin, load = time.monotonic(), os.getloadavg()[0]
+    tell("starting the machine and setting up the store")
+    with Lab(requirements.tree(), replace(OPTIONS, memory_bytes=MEMORY)) as lab:
+        prepare(lab)
+        inside: Mapping[str, str] = lab.call("tests.kernel.inside.bench_clones:facts", timeout=300)
+        found = follow(lab.begin_call(f"{MODULE}:everything", chosen.runs, timeout=DEADLINE), tell)
+    took = time.monotonic() - begin
+    return Report("operate", {**host(load), **inside, "took": f"{took / 60:.1f} minutes"}, rows(found))
+
+
+def rows(found: Figures) -> tuple[Row, ...]:
+    """The rows from what was measured. Pure."""
+    few, many = found["10"], found["1000"]
+
+    def compared(kind: str, note: str) -> Row:
+        runs = {"10, s": few[kind], "1000, s": many[kind]}
+        return Row(f"{kind}_1000_over_10", ratio(many[kind], few[kind]), "ratio", note, at_most(2), runs)
+
+    waits = {f"{count}, {kind}, s": of[kind] for count, of in (("10", few), ("1000", many)) for kind in _WAITS}
+    return (
+        compared(
+            "status_command",
+            "`hatchery status` as an operator types it, its start included: median with 1,000 clones that are exported"
+            " over median with 10; measured with 10, with 1,000, and with 10 again",
+        ),
+        compared("status", "the one request to the API that it makes"),
+        compared("page", "the status page as `hatchery-status` serves it, without what a browser does"),
+        Row(
+            "scrape_1000_s",
+            median(many["scrape"]),
+            "s",
+            "one scrape of `/metrics` with 1,000 clones that are exported",
+            at_most(1),
+            {"10, s": few["scrape"], "1000, s": many["scrape"]},
+        ),
+        Row(
+            "scrape_pause_1000_ms",
+            1000 * (median(many["scrape_wait"]) - median(many["idle_wait"])),
+            "ms",
+            "how much longer the slowest of the small requests takes that are sent one after the other while the"
+            " metrics are scraped, than the slowest within a second without a scrape: medians. All processes share one"
+            " processor",
+            at_most(50),
+            waits,
+        ),
+    )
+
+
+_WAITS = ("idle_wait", "scrape_wait")
