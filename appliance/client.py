@@ -223,13 +223,21 @@ class Client:
         """Remove a clone. Raises InUse while somebody is connected, unless forced."""
         return self._send("DELETE", f"/clones/{name}", schema.Removal, force=force)
 
+    def share(self, name: str, client: str, seconds: float = schema.SHARED_SECONDS) -> schema.CloneView:
+        """Let a second client write to a clone for a time. Raises InUse when another one is that already."""
+        wanted = schema.Attachment(client=client, shared=True, seconds=seconds)
+        return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, wanted)
+
     def attach(self, name: str, client: str) -> schema.CloneView:
         """Export a clone to ``client``. Raises InUse when another client has it."""
         return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, schema.Attachment(client=client))
 
-    def detach(self, name: str, *, force: bool = False) -> schema.CloneView:
-        """Stop exporting a clone. Raises InUse while somebody is connected, unless forced."""
-        return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force)
+    def detach(self, name: str, *, client: str | None = None, force: bool = False) -> schema.CloneView:
+        """Stop exporting a clone; of two clients that share it, to one of them.
+
+        Raises InUse while somebody is connected, unless forced.
+        """
+        return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force, client=client)
 
     def move_clones(self, names: Sequence[str], client: str, *, force: bool = False) -> tuple[schema.CloneView, ...]:
         """Give clones to ``client``, all or none. Raises InUse while somebody is connected, unless forced."""
@@ -349,8 +357,10 @@ class Client:
     def _get(self, path: str, kind: type[M]) -> M:
         return self._send("GET", path, kind)
 
-    def _send(self, method: str, path: str, kind: type[M], body: BaseModel | None = None, **words: bool) -> M:
-        """One request; those ``words`` that are true go into its query."""
+    def _send(
+        self, method: str, path: str, kind: type[M], body: BaseModel | None = None, **words: bool | str | None
+    ) -> M:
+        """One request; those ``words`` that are true, or text, go into its query."""
         headers = {"Content-Type": "application/json"} if body else {}
         try:
             response = self._http.request(
@@ -358,7 +368,7 @@ class Client:
                 path,
                 content=body.model_dump_json().encode() if body else None,
                 headers=headers,
-                params={word: "true" for word, wanted in words.items() if wanted} or None,
+                params={word: "true" if wanted is True else wanted for word, wanted in words.items() if wanted} or None,
             )
         except httpx.ConnectError as error:
             raise _not_running(str(error)) from error

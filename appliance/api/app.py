@@ -21,6 +21,8 @@ from appliance.service.templates import Removing
 
 Force = Annotated[bool, Query(description="Even if somebody is connected")]
 
+Leaving = Annotated[str | None, Query(description="Of two clients that share it: who lets go of it")]
+
 WhenUnused = Annotated[bool, Query(description="When the last clone that depends on it has gone")]
 
 UPLOAD_PIECE = 1 * MIB
@@ -200,15 +202,13 @@ def _clones(service: Service) -> APIRouter:
 
     @router.put("/clones/{name}/attachment")
     def attach(name: str, request: schema.Attachment) -> schema.CloneView:
-        """Export a clone to a client."""
-        service.clones.attach(name, request.client)
-        return service.show_clone(name)
+        """Export a clone to a client, or to a second one while its guest migrates."""
+        return service.attach(name, request)
 
     @router.delete("/clones/{name}/attachment")
-    def detach(name: str, force: Force = False) -> schema.CloneView:
+    def detach(name: str, force: Force = False, client: Leaving = None) -> schema.CloneView:
         """Stop exporting a clone."""
-        service.clones.detach(name, force=force)
-        return service.show_clone(name)
+        return service.detach(name, client, force=force)
 
     @router.post("/moves")
     def move(request: schema.Move, force: Force = False) -> schema.CloneList:

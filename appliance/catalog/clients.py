@@ -6,6 +6,7 @@ from appliance.catalog.database import Database, Row, integer, moment, text
 from appliance.catalog.rows import Certificate, Client
 from appliance.errors import InUse, NotFound
 
+_HAS = "SELECT name FROM clones WHERE client = ? OR shared = ? ORDER BY name"
 _CLIENT = "SELECT name, transport, address, port, plain, max_connections FROM clients"
 
 
@@ -34,7 +35,7 @@ class ClientRows(Database):
     def drop_client(self, name: str) -> None:
         """Forget a client. Raises InUse while clones are attached to it."""
         with self._transaction() as db:
-            names = [row[0] for row in db.execute("SELECT name FROM clones WHERE client = ? ORDER BY name", (name,))]
+            names = [row[0] for row in db.execute(_HAS, (name, name))]
             if names:
                 raise InUse(
                     f"client {name} is in use",

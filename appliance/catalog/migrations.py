@@ -165,6 +165,12 @@ STEPS: tuple[str, ...] = (
         user_data TEXT
     ) STRICT;
     """,
+    """
+    -- A second client that may write to a clone for a time, while its guest is migrated.
+    ALTER TABLE clones ADD COLUMN shared TEXT REFERENCES clients;
+    ALTER TABLE clones ADD COLUMN shared_until REAL;
+    CREATE INDEX clones_by_second_client ON clones (shared) WHERE shared IS NOT NULL;
+    """,
 )
 
 

@@ -125,7 +125,10 @@ class NewClone:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone; ``template`` is the thin id of the version that it came from, ``seed`` the number of its seed."""
+    """A clone; ``template`` is the thin id of the version that it came from, ``seed`` the number of its seed.
+
+    ``shared`` is a second client who may write to it until ``shared_until``, while its guest is migrated.
+    """
 
     thin_id: int
     name: str
@@ -139,6 +142,13 @@ class Clone:
     expires: float | None = None
     limits: Limits = NO_LIMITS
     seed: int | None = None
+    shared: str | None = None
+    shared_until: float | None = None
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Who may write to it: nobody, one, or two for a time."""
+        return tuple(client for client in (self.client, self.shared) if client is not None)
 
     @property
     def pool(self) -> PoolName:

@@ -14,6 +14,7 @@ from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import health, out, print_fields, print_json, print_removals, table, when
 from appliance.errors import InvalidInput
 from appliance.model import MAX_CONNECTIONS, check_name
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Clients: hypervisor hosts, or this machine, that may attach clones.")
 
@@ -178,13 +179,21 @@ def _print(run: Session, view: schema.ClientView) -> None:
             "address": view.uri,
             "security": _security(view),
             "clones": ", ".join(view.clones) or "-",
-            "connected": _peers(view),
+            "connected": _peers(view) if not view.connections else f"{len(view.connections)}",
             "at most": f"{view.max_connections} connections",
         }
     )
+    for peer in view.connections or ():
+        out().print(f"connected from {peer.peer} since {when(peer.since)}{_moved(peer)}")
     for each in view.certificates:
         # A line each: in a table, the long numbers would be folded.
         out().print(f"certificate {each.serial}: issued {when(each.issued)}, {_certificate_state(each)}")
+
+
+def _moved(view: schema.ConnectionView) -> str:
+    if view.received_bytes is None or view.sent_bytes is None:
+        return ""
+    return f": {size(view.received_bytes)} from it, {size(view.sent_bytes)} to it"
 
 
 def _security(view: schema.ClientView) -> str:
@@ -202,7 +211,7 @@ def _certificate_state(view: schema.CertificateView) -> str:
 def _peers(view: schema.ClientView) -> str:
     if view.connections is None:
         return "cannot tell"
-    return ", ".join(connection.peer for connection in view.connections) or "-"
+    return ", ".join(f"{each.peer} since {when(each.since)}{_moved(each)}" for each in view.connections) or "-"
 
 
 def clients_table(views: tuple[schema.ClientView, ...]) -> Table:

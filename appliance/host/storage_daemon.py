@@ -162,11 +162,14 @@ class Files:
         return self.folder / "log"
 
 
-def command(config: ServerConfig, files: Files, aio: str, credentials: Path | None = None) -> tuple[str, ...]:
+def command(
+    config: ServerConfig, files: Files, aio: str, credentials: Path | None = None, listener: int | None = None
+) -> tuple[str, ...]:
     """The daemon's command line. It stays in the foreground: in the background QEMU throws its messages away.
 
     Its process id is in its file once it listens, with all its exports. ``credentials`` is the folder of its key and
-    certificates; with TLS there must be one.
+    certificates; with TLS there must be one. ``listener`` is the descriptor of the socket that it gets; without one it
+    makes its own.
     """
     words = ["qemu-storage-daemon", "--pidfile", str(files.pid)]
     for event in TOLD:
@@ -175,7 +178,7 @@ def command(config: ServerConfig, files: Files, aio: str, credentials: Path | No
     # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
     words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]
     server: dict[str, Any] = {
-        "addr": config.listen.words(),
+        "addr": config.listen.words() if listener is None else {"type": "fd", "str": str(listener)},
         "max-connections": config.max_connections,
         "handshake-max-seconds": HANDSHAKE,
     }

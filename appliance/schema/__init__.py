@@ -35,8 +35,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
     GET    /clones/{name}                   -> CloneView
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
-    PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it
-    DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
+    PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it, unless shared
+    DELETE /clones/{name}/attachment?force=BOOL&client=NAME  -> CloneView; with a client, one of two lets go of it
     POST   /moves?force=BOOL   Move         -> CloneList: all or none; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/size  Resize      -> CloneView; only larger; in-use while somebody is connected
     PUT    /clones/{name}/lease  Lease      -> CloneView
@@ -99,6 +99,8 @@ from appliance.schema.clones import (
     LEAST_IOPS,
     MOST_BANDWIDTH,
     MOST_IOPS,
+    MOST_SHARED_SECONDS,
+    SHARED_SECONDS,
     Attachment,
     CloneCreate,
     CloneLimits,
@@ -110,6 +112,7 @@ from appliance.schema.clones import (
     Resize,
     SeedSpec,
     SeedView,
+    SharedView,
 )
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.events import HEARTBEAT, Event, EventKind
@@ -161,7 +164,9 @@ __all__ = [
     "MOST_BANDWIDTH",
     "MOST_CONNECTIONS",
     "MOST_IOPS",
+    "MOST_SHARED_SECONDS",
     "PROBLEM_TYPE",
+    "SHARED_SECONDS",
     "ArrayView",
     "Attachment",
     "BootSetSummary",
@@ -220,6 +225,7 @@ __all__ = [
     "RevocationKind",
     "SeedSpec",
     "SeedView",
+    "SharedView",
     "Source",
     "Status",
     "StepView",

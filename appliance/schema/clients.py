@@ -43,6 +43,9 @@ class ConnectionView(Model):
     """An open NBD connection."""
 
     peer: str = Field(description="ADDRESS:PORT, or 'pid N (NAME)' for a unix socket")
+    since: float = Field(description="When it was first seen: up to ten seconds late, and not before hatcheryd started")
+    received_bytes: int | None = Field(description="From the client; None: a unix socket, of which nobody counts them")
+    sent_bytes: int | None = Field(description="To the client")
 
 
 class CertificateView(Model):

@@ -15,11 +15,11 @@ from appliance import pki
 from appliance.catalog import Client, Clone
 from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
-from appliance.host import netlink, storage_daemon
+from appliance.host import device_access, netlink, storage_daemon
 from appliance.host.files import replace as write_file
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
-from appliance.model import CloneKind
+from appliance.model import Access, CloneKind
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.credentials import Credentials
@@ -122,7 +122,19 @@ class Exports:
         """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
         clones = tuple(clones)
         self.before_offer(clones)
+        self.let_in(clones)
         self._add(client, [export for clone in clones for export in self._all_of(client, clone)])
+
+    def share(self, client: str, clone: Clone) -> None:
+        """Export a clone, which is exported to its first client, to its second one too. Raises NotReady, Unhealthy."""
+        self.let_in([clone])
+        self._add(client, self._all_of(client, clone))
+
+    def let_in(self, clones: Iterable[Clone]) -> None:
+        """Let the daemons of those who have clones open their devices, and no other daemon. Raises Unhealthy."""
+        for clone in clones:
+            users = {self._units.user(client): Access.READ_WRITE for client in clone.clients}
+            device_access.grant(export_of(clone).device, users)
 
     def offer_seed(self, client: str, clone: Clone) -> None:
         """Export the seed of a clone that is exported already; fine when it has none. Raises NotReady, Unhealthy."""
@@ -265,6 +277,7 @@ class Exports:
         else:
             self.credentials.remove(client.name)
         self._write(client)
+        self.let_in(self._clones(client.name))
 
     def _allowed(self, client: Client) -> tuple[str, ...]:
         """Distinguished names of the certificates that let in."""

@@ -316,12 +316,16 @@ def test_leases_end(catalog: Catalog) -> None:
 def test_questions_about_one_thing_do_not_read_all_clones(catalog: Catalog) -> None:
     for query in (
         f"{CLONE_QUERY} WHERE c.name = 'a'",
-        f"{CLONE_QUERY} WHERE c.client = 'a' AND c.state = 'ready' ORDER BY c.name",
+        (
+            f"{CLONE_QUERY} WHERE c.client = 'a' AND c.state = 'ready' UNION ALL"
+            f" {CLONE_QUERY} WHERE c.shared = 'a' AND c.state = 'ready' ORDER BY 2"
+        ),
+        f"{CLONE_QUERY} WHERE c.shared IS NOT NULL AND c.shared_until <= 1.0 AND c.state = 'ready' ORDER BY c.name",
         f"{CLONE_QUERY} WHERE c.state <> 'ready'",
         f"{CLONE_QUERY} WHERE c.expires IS NOT NULL AND c.expires <= 1.0 AND c.state = 'ready' ORDER BY c.expires",
         "SELECT count(*) FROM clones WHERE template = 1",
         "SELECT name FROM clones WHERE template = 1 ORDER BY thin_id LIMIT 5",
-        "SELECT name FROM clones WHERE client = 'a' ORDER BY name",
+        "SELECT name FROM clones WHERE client = 'a' OR shared = 'a' ORDER BY name",
         "DELETE FROM clones WHERE thin_id = 1",
     ):
         plan = [str(row[3]) for row in catalog._db.execute(f"EXPLAIN QUERY PLAN {query}")]
