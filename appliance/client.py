@@ -313,6 +313,18 @@ class Client:
         """Let certificates in no more, and cut off who is connected. Raises NotFound, Refused."""
         return self._send("POST", f"/clients/{name}/revocations", schema.ClientView, request)
 
+    def authority(self) -> schema.AuthorityView:
+        """Who signs certificates."""
+        return self._get("/authority", schema.AuthorityView)
+
+    def use_authority(self, spec: schema.AuthoritySpec, *, force: bool = False) -> schema.AuthorityView:
+        """Have an operator's own authority. Raises InvalidInput, InUse while certificates are good, unless forced."""
+        return self._send("PUT", "/authority", schema.AuthorityView, spec, force=force)
+
+    def renew_authority(self, *, force: bool = False) -> schema.AuthorityView:
+        """Have a new authority of the appliance's own. Raises InUse while certificates are good, unless forced."""
+        return self._send("POST", "/authority/renewal", schema.AuthorityView, force=force)
+
     def put_client(self, name: str, spec: schema.ClientSpec) -> schema.ClientView:
         """Make a client, or change it to ``spec``."""
         return self._send("PUT", f"/clients/{name}", schema.ClientView, spec)

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, description, events, gc, learning, problems, stills, store
+from appliance.api import authority, boot_sets, description, events, gc, learning, problems, stills, store
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
 from appliance.model import MIB
@@ -48,6 +48,7 @@ def make_app(service: Service) -> FastAPI:
         _clones(service),
         stills.routes(service),
         _clients(service),
+        authority.routes(service),
         store.routes(service),
         gc.routes(service),
     ):

@@ -36,13 +36,31 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate that was made for a client. It lets nobody in once it was ``revoked``."""
+    """A certificate of a client. It lets nobody in once it was ``revoked``.
+
+    One from outside has a ``name`` of its own, which others of the same client may have as well; of those that were
+    made here client and serial number are the name.
+    """
 
     serial: str
     client: str
     issued: float
     expires: float
     revoked: float | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRow:
+    """Who signs certificates, as PEM. An operator's own one (``given``) may have no key here, and then has what the
+    storage daemons show instead. Keys are secret."""
+
+    certificate: str
+    key: str = field(repr=False)
+    given: bool = False
+    chain: str = ""
+    server_certificate: str | None = None
+    server_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

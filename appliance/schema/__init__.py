@@ -53,6 +53,9 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /clients                         -> ClientList
     GET    /clients/{name}                  -> ClientView
     POST   /clients/{name}/certificates  CertificateRequest -> CertificateBundle (201), with a key that is kept nowhere
+    GET    /authority                       -> AuthorityView
+    PUT    /authority?force=BOOL  AuthoritySpec -> AuthorityView; in-use while certificates are good, unless forced
+    POST   /authority/renewal?force=BOOL    -> AuthorityView
     POST   /clients/{name}/revocations  Revocation -> ClientView; who is connected is cut off
     PUT    /clients/{name}     ClientSpec   -> ClientView (201 when new, 200 when changed or as it was)
     DELETE /clients/{name}                  -> Removal; in-use while clones are attached to it
@@ -82,6 +85,9 @@ from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import (
     CERTIFICATE_SECONDS,
     MOST_CONNECTIONS,
+    PEM_MOST,
+    AuthoritySpec,
+    AuthorityView,
     CertificateBundle,
     CertificateKind,
     CertificateRequest,
@@ -165,10 +171,13 @@ __all__ = [
     "MOST_CONNECTIONS",
     "MOST_IOPS",
     "MOST_SHARED_SECONDS",
+    "PEM_MOST",
     "PROBLEM_TYPE",
     "SHARED_SECONDS",
     "ArrayView",
     "Attachment",
+    "AuthoritySpec",
+    "AuthorityView",
     "BootSetSummary",
     "BootSetView",
     "CacheCounters",

@@ -282,7 +282,8 @@ class Exports:
     def _allowed(self, client: Client) -> tuple[str, ...]:
         """Distinguished names of the certificates that let in."""
         found = self._catalog.certificates(client.name)
-        return tuple(pki.distinguished_name(client.name, each.serial) for each in found if each.revoked is None)
+        names = (each.name or pki.distinguished_name(client.name, each.serial) for each in found if not each.revoked)
+        return tuple(dict.fromkeys(names))
 
     def _write(self, client: Client, without: Collection[int] = (), unseeded: int | None = None) -> None:
         """Write down what a client's daemon serves: all that the catalog says ``without`` some, one of them without

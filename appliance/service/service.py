@@ -44,6 +44,7 @@ from appliance.schema import (
     TemplateView,
 )
 from appliance.service import recorded_boots, recovery
+from appliance.service.authority import Authorities
 from appliance.service.bootsets import BootSets
 from appliance.service.certificates import Certificates
 from appliance.service.clients import Clients
@@ -128,6 +129,7 @@ class Service:
         self.seeds = Seeds(self.core, self.clones, self._exports)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
+        self.authorities = Authorities(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
         hooks = (
@@ -375,7 +377,10 @@ class Service:
 
     def issue_certificate(self, name: str, request: CertificateRequest) -> CertificateBundle:
         """Make a certificate for a client. Raises as ``Certificates.issue``."""
-        made = self.certificates.issue(name, request.kind, request.seconds)
+        if request.signed is not None:
+            made = self.certificates.accept(name, request.kind, request.signed)
+        else:
+            made = self.certificates.issue(name, request.kind, request.seconds, request.request)
         return CertificateBundle(
             client=name,
             serial=made.issued.serial,

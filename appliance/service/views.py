@@ -230,7 +230,7 @@ class Views:
             clones=tuple(clone.name for clone in clones),
             connections=connections,
             certificates=tuple(
-                CertificateView(serial=c.serial, issued=c.issued, expires=c.expires, revoked=c.revoked)
+                CertificateView(serial=c.serial, name=c.name, issued=c.issued, expires=c.expires, revoked=c.revoked)
                 for c in certificates
             ),
         )

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from appliance.catalog import BootRun, Catalog, Certificate, Client, NewClone, NewTemplate, PoolRow, StoredBootSet
+from appliance.catalog import (
+    AuthorityRow,
+    BootRun,
+    Catalog,
+    Certificate,
+    Client,
+    NewClone,
+    NewTemplate,
+    PoolRow,
+    StoredBootSet,
+)
 from appliance.catalog.boot_sets import CHECKS_KEPT, RUNS_KEPT
 from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
@@ -110,9 +120,9 @@ def test_the_catalog_is_for_its_owner_alone(tmp_path: Path, mode: int | None) ->
     if mode is not None:
         path.touch(mode)
     catalog = Catalog(path)
-    catalog.set_authority("certificate", "key")
+    catalog.set_authority(AuthorityRow("certificate", "key"), 1.0)
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
-    assert catalog.authority() == ("certificate", "key")
+    assert catalog.authority() == AuthorityRow("certificate", "key")
     catalog.close()
 
 
