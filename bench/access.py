@@ -11,7 +11,7 @@ from appliance.errors import NotReady
 from appliance.model import GIB
 from bench import store
 from bench.report import Report, Row, at_least, at_most, paired, ratio
-from tests.kernel import requirements
+from tests.kernel import native, requirements
 from tests.kernel.lab import Lab, Options
 
 SUMMARY = "exports: the 500th against the first, 500 and 50 clients at once, requests a second over NBD and with TLS"
@@ -36,6 +36,8 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     if reason:
         raise NotReady("the bench cannot run", why=reason)
     begin, load = time.monotonic(), os.getloadavg()[0]
+    tell("reading from the storage daemon here, without the emulated machine")
+    here = native.measure(requirements.tree(), chosen.turns, chosen.seconds)
     tell("starting the machine and setting up the store")
     with Lab(requirements.tree(), OPTIONS) as lab:
         store.prepare(lab)
@@ -49,16 +51,17 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
         clients = run("clients")
     took = time.monotonic() - begin
     about = {**store.host(load), **inside, "took": f"{took / 60:.1f} minutes"}
-    return Report("access", about, rows(exports, clients, requests))
+    return Report("access", about, rows(exports, clients, requests, here))
 
 
-def rows(exports: Figures, clients: Figures, requests: Mapping[str, Figures]) -> tuple[Row, ...]:
-    """The rows from what was measured. Pure."""
-    one, many, tls = requests["qd1"], requests["qd16"], requests["tls"]
-    reads = (
-        "fio, 4 KiB random reads of 48 MiB that are all in the cache: the export over its unix socket (engine nbd) over"
-        " the clone's device that is exported (libaio, O_DIRECT)"
-    )
+def rows(
+    exports: Figures, clients: Figures, inside: Mapping[str, Figures], here: Mapping[str, Figures]
+) -> tuple[Row, ...]:
+    """The rows from what was measured ``inside`` the emulated machine and ``here``, outside of it. Pure."""
+    return (*_exports(exports, clients), *_requests(inside, here))
+
+
+def _exports(exports: Figures, clients: Figures) -> tuple[Row, ...]:
     return (
         Row(
             "export_ms_500_over_1",
@@ -100,11 +103,28 @@ def rows(exports: Figures, clients: Figures, requests: Mapping[str, Figures]) ->
             None,
             {"bytes": clients["memory"]},
         ),
+    )
+
+
+def _requests(inside: Mapping[str, Figures], here: Mapping[str, Figures]) -> tuple[Row, ...]:
+    one, many, tls = here["qd1"], here["qd16"], here["tls"]
+    reads = (
+        "fio, 4 KiB random reads, the export over its unix socket (engine nbd) over the disk itself (libaio, O_DIRECT),"
+    )
+    outside = (
+        "by the appliance's storage daemon, started with its words on this machine itself, a file of it read past the"
+        " page cache in the place of the clone's device; they take turns, median of the ratios of the pairs"
+    )
+    clone = (
+        "in User-Mode Linux, of the clone's device that is exported, 48 MiB that are all in the cache: there a system"
+        " call and a switch between processes cost more than the read"
+    )
+    return (
         Row(
             "nbd_qd16_over_device",
             paired(many["unix"], many["device"]),
             "ratio",
-            f"{reads}, 16 at a time; they take turns, median of the ratios of the pairs",
+            f"{reads} 16 at a time, {outside}",
             at_least(0.55),
             {"device, requests/s": many["device"], "unix socket, requests/s": many["unix"]},
         ),
@@ -117,12 +137,32 @@ def rows(exports: Figures, clients: Figures, requests: Mapping[str, Figures]) ->
             {"device, requests/s": one["device"], "unix socket, requests/s": one["unix"]},
         ),
         Row(
+            "nbd_adds_us",
+            1e6 * (1 / median(one["unix"]) - 1 / median(one["device"])),
+            "us",
+            "what NBD adds to one read there, from the medians of the row above",
+        ),
+        Row(
             "tls_over_plain",
             paired(tls["tls"], tls["plain"]),
             "ratio",
-            "the same reads, 16 at a time, over TCP on one machine: TLS 1.3 over plain",
+            "the same reads, 16 at a time, over TCP on this machine: TLS 1.3 over plain",
             None,
             {"plain, requests/s": tls["plain"], "TLS, requests/s": tls["tls"]},
         ),
-        Row("nbd_qd1_us", 1e6 * (1 / median(one["unix"]) - 1 / median(one["device"])), "us", "what NBD adds to a read"),
+        *(
+            Row(
+                f"uml_{name}",
+                paired(inside[kind][above], inside[kind][below]),
+                "ratio",
+                f"as {name}, {clone}",
+                None,
+                {f"{each}, requests/s": inside[kind][each] for each in (below, above)},
+            )
+            for name, kind, above, below in (
+                ("nbd_qd16_over_device", "qd16", "unix", "device"),
+                ("nbd_qd1_over_device", "qd1", "unix", "device"),
+                ("tls_over_plain", "tls", "tls", "plain"),
+            )
+        ),
     )

@@ -37,6 +37,9 @@ NAMES = ("name", "template", "clones", "client", "count", "kind", "shared", "siz
 MOST = 64 * 1024
 """Bytes of a body that are looked at; what is larger names nothing."""
 
+MOST_PATH = 500
+"""Characters of a path that are told: nothing that exists has a longer one."""
+
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PEER = struct.Struct("3i")
 
@@ -142,7 +145,7 @@ def _who(scope: Scope) -> dict[str, str]:
 
 def _write(scope: Scope, who: Mapping[str, str], names: str, status: int, problem: str, tell: Tell) -> None:
     query = scope.get("query_string", b"").decode("ascii", errors="replace")
-    path = scope["path"] + (f"?{query}" if query else "")
+    path = (scope["path"] + (f"?{query}" if query else ""))[:MOST_PATH]
     result = "done" if 200 <= status < 300 else "failed" if status >= 500 or not status else "refused"
     program = f" ({who['HATCHERY_PROGRAM']}, process {who['HATCHERY_PID']})" if "HATCHERY_PROGRAM" in who else ""
     what = " ".join(filter(None, (scope["method"], path, names)))

@@ -3,12 +3,11 @@
 Times in seconds, memory in bytes.
 """
 
-import json
 import os
 import resource
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,7 @@ from appliance.host.storage_daemon import Files
 from appliance.model import KIB, MIB
 from appliance.run import Runner
 from appliance.schema import CertificateRequest, ClientSpec, CloneCreate
-from tests.kernel.inside import iops
+from tests.kernel.inside import iops, reads
 from tests.kernel.inside.bench_clones import TEMPLATE, daemon, resident
 from tests.kernel.inside.nbd_client import NbdClient, door
 
@@ -28,12 +27,12 @@ FEW, MANY = "few", "many"
 """Clients: one has one clone at a time, the other one ``MOST``."""
 
 MOST = 500
+BATCH = 20
 CLIENTS = 50
 KEYS = Path("/etc/pki/libnbd")
 """Where libnbd looks for root's certificate: fio lets no address name another place."""
 
 _PORTS = {"plain": 10821, "tls": 10822}
-_OUT = Path("/dev/shm/access.json")  # noqa: S108 - inside the lab
 
 Figures = dict[str, list[float]]
 
@@ -45,7 +44,11 @@ def exports(runs: int) -> Figures:
         for client in (FEW, MANY):
             api.put_client(client, ClientSpec(transport="unix"))
         print(f"making {MOST - 1} clones that are exported to one client", flush=True)
-        api.create_clones(CloneCreate(name="clone", template=TEMPLATE, count=MOST - 1, client=MANY, learn=False))
+        names = []
+        # In pieces: a request of the API is to be answered within a minute.
+        for batch, count in enumerate(_batches(MOST - 1, BATCH)):
+            wanted = CloneCreate(name=f"clone{batch}", template=TEMPLATE, count=count, client=MANY, learn=False)
+            names += [made.name for made in api.create_clones(wanted)]
         api.create_clones(CloneCreate(name="extra", template=TEMPLATE, client=None, learn=False))
         print("exporting one more, to a client that has none and to the one that has the others", flush=True)
         # The first of each is not counted: it imports and compiles what the others find.
@@ -59,7 +62,7 @@ def exports(runs: int) -> Figures:
                     found[name].append(took)
         api.attach("extra", MANY)
         print(f"reading from {MOST} exports at once", flush=True)
-        names = ["extra", *(f"clone-{number}" for number in range(1, MOST))]
+        names.append("extra")
         found["memory"].append(_resident(MANY))
         with _connected([(name, MANY) for name in names]) as disks:
             found["connected"].append(_answers(disks))
@@ -67,6 +70,10 @@ def exports(runs: int) -> Figures:
         for name in names:
             api.remove_clone(name, force=True)
     return found
+
+
+def _batches(whole: int, most: int) -> list[int]:
+    return [most] * (whole // most) + ([whole % most] if whole % most else [])
 
 
 def clients() -> Figures:
@@ -101,42 +108,13 @@ def requests(runs: int, seconds: int) -> dict[str, Figures]:
             uris[name] = _over_tcp(api, name, port)
         iops.requests_a_second(local.device, "read", seconds=seconds)
         device = ["--ioengine=libaio", "--direct=1", f"--filename={local.device}"]
-        reach = {name: ["--ioengine=nbd", f"--uri={uri}"] for name, uri in uris.items()}
+        targets = {"device": device, **{name: ["--ioengine=nbd", f"--uri={uri}"] for name, uri in uris.items()}}
         found = {}
-        for name, targets, depth in (
-            ("qd1", {"device": device, "unix": reach["unix"]}, 1),
-            ("qd16", {"device": device, "unix": reach["unix"]}, 16),
-            ("tls", {"plain": reach["plain"], "tls": reach["tls"]}, 16),
-        ):
-            print(f"random reads: {', '.join(targets)}, {depth} at a time", flush=True)
-            found[name] = take_turns(targets, depth, runs, seconds)
+        for name, pair, depth in reads.COMPARED:
+            print(f"random reads: {', '.join(pair)}, {depth} at a time", flush=True)
+            found[name] = reads.take_turns({each: targets[each] for each in pair}, depth, runs, seconds, iops.SPAN)
             print(", ".join(f"{each} {median(rates):.0f}/s" for each, rates in found[name].items()), flush=True)
         return found
-
-
-def take_turns(targets: Mapping[str, Sequence[str]], depth: int, runs: int, seconds: int) -> Figures:
-    """Random reads of 4 KiB a second of each target, as ``iops.take_turns``; a target is what fio is told of it."""
-    found: Figures = {name: [] for name in targets}
-    order = list(targets)
-    turns = [
-        name
-        for turn in range(max(1, seconds * 1000 // iops.SLICE_MS))
-        for name in (order if turn % 2 == 0 else order[::-1])
-    ]
-    words = ["fio", "--output-format=json", f"--output={_OUT}", "--bs=4k", "--rw=randread", f"--iodepth={depth}"]
-    words += ["--time_based", f"--runtime={iops.SLICE_MS}ms", "--norandommap", "--randrepeat=0", f"--size={iops.SPAN}"]
-    for name in turns:
-        words += [f"--name={name}", *targets[name], "--stonewall"]
-    for _ in range(runs):
-        Runner().run(words, timeout=len(turns) * 15 + 60)
-        jobs = json.loads(_OUT.read_text(encoding="utf-8"))["jobs"]
-        failed = [job["jobname"] for job in jobs if job["error"]]
-        if failed or len(jobs) != len(turns):
-            raise RuntimeError(f"fio failed on {failed}: {len(jobs)} of {len(turns)} turns")
-        for name in targets:
-            mine = [job["read"] for job in jobs if job["jobname"] == name]
-            found[name].append(1000 * sum(part["total_ios"] for part in mine) / sum(part["runtime"] for part in mine))
-    return found
 
 
 def _over_tcp(api: Client, name: str, port: int) -> str:

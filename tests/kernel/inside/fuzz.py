@@ -13,8 +13,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from appliance import wait
 from appliance.client import connect
 from appliance.config import Paths
+from appliance.errors import DeadlineExceeded
 from appliance.host.storage_daemon import Files
 from appliance.model import KIB, MIB
 from tests.kernel.inside import service
@@ -24,7 +26,7 @@ from tests.kernel.inside.nbd_client import NbdClient
 GROWTH = 24 * MIB
 """What a process may take besides in all that time: its allocator keeps what it has had once."""
 
-WARM = 300
+WARM = 100
 """Attempts after which its memory is taken to be what it needs."""
 
 PATIENCE = 10.0
@@ -42,7 +44,7 @@ def nbd(port: int, name: str, neighbour: str, seconds: float, seed: int, *, tls:
     """
     dice, pid = random.Random(seed), service.daemon_pid("hv1")
     devices, end, attempts, longest = service.devices(), time.monotonic() + seconds, 0, 0.0
-    memory = files = 0.0
+    memory, files = 0.0, _files(pid)
     with NbdClient(neighbour, deadline=PATIENCE) as friend:
         expected = friend.read(0, 4 * KIB)
         while time.monotonic() < end or attempts <= WARM:
@@ -55,9 +57,9 @@ def nbd(port: int, name: str, neighbour: str, seconds: float, seed: int, *, tls:
                 longest = max(longest, time.monotonic() - begin)
                 _forget(Files(Paths().nbd("hv1")).log)
             if attempts == WARM:
-                memory, files = resident(pid), _settled(pid)
+                memory = resident(pid)
     assert service.daemon_pid("hv1") == pid, "the daemon ended"
-    assert _settled(pid) <= files + 2, "it keeps files open"
+    assert _settled(pid, files + 2), f"it keeps {_files(pid)} files open"
     grown = resident(pid) - memory
     assert grown < GROWTH, f"it grew by {grown} bytes"
     assert service.devices() == devices
@@ -73,7 +75,7 @@ def api(neighbour: str, seconds: float, seed: int) -> dict[str, float]:
     dice, pid = random.Random(seed), peer(Paths().api_socket)
     before, volumes = _state(), service.volumes()
     end, attempts, failures = time.monotonic() + seconds, 0, 0
-    memory = files = 0.0
+    memory, files = 0.0, _files(pid)
     with NbdClient(neighbour, deadline=PATIENCE) as friend:
         expected = friend.read(0, 4 * KIB)
         while time.monotonic() < end or attempts <= WARM:
@@ -87,10 +89,10 @@ def api(neighbour: str, seconds: float, seed: int) -> dict[str, float]:
             if attempts % 25 == 0:
                 assert friend.read(0, 4 * KIB) == expected
             if attempts == WARM:
-                memory, files = resident(pid), _settled(pid)
+                memory = resident(pid)
     assert peer(Paths().api_socket) == pid, "hatcheryd ended"
     assert failures == 0, f"{failures} requests met a bug"
-    assert _settled(pid) <= files + 4, "it keeps files open"
+    assert _settled(pid, files + 4), f"it keeps {_files(pid)} files open"
     grown = resident(pid) - memory
     assert grown < GROWTH, f"it grew by {grown} bytes"
     assert (_state(), service.volumes()) == (before, volumes)
@@ -262,14 +264,19 @@ def peer(path: Path) -> int:
         return pid
 
 
-def _settled(pid: int) -> int:
-    """How many files a process has open, once those of connections that ended are closed."""
+def _files(pid: int) -> int:
+    """How many files a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def _settled(pid: int, most: int) -> bool:
+    """Whether a process has so few files open again, once those of connections that ended are closed."""
     # A connection that says nothing more is cut off after ten seconds.
-    end, least = time.monotonic() + 12, 1 << 30
-    while time.monotonic() < end:
-        least = min(least, len(list(Path(f"/proc/{pid}/fd").iterdir())))
-        time.sleep(0.5)
-    return least
+    try:
+        wait.until(lambda: _files(pid) <= most, "files to be closed", deadline=20, interval=0.2)
+    except DeadlineExceeded:
+        return False
+    return True
 
 
 def _forget(log: Path) -> None:
