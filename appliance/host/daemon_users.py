@@ -30,16 +30,19 @@ class DaemonUsers:
 
     def __init__(self, folder: Path = UNITS) -> None:
         self._folder = folder
+        self._known: dict[str, int] = {}
 
     def of(self, client: str) -> int:
         """The user of a client's daemon, who is also its group; given out when it has none. Raises NoSpace."""
-        file = self._folder / f"hatchery-nbd@{client}.service.d" / "user.conf"
-        found = _read(file)
-        if found is None:
-            found = self._free()
-            file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            replace(file, dropin(found), 0o644)
-        return found
+        if client not in self._known:
+            file = self._folder / f"hatchery-nbd@{client}.service.d" / "user.conf"
+            found = _read(file)
+            if found is None:
+                found = self._free()
+                file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                replace(file, dropin(found), 0o644)
+            self._known[client] = found
+        return self._known[client]
 
     def _free(self) -> int:
         taken = {_read(file) for file in self._folder.glob("hatchery-nbd@*.service.d/user.conf")}
