@@ -1,6 +1,7 @@
 """Clones in the catalog."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
@@ -208,7 +209,9 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         return self._number("SELECT count(*) FROM clones WHERE template = ?", template)
 
 
+@lru_cache(maxsize=8192)
 def _clone(row: Row) -> Clone:
+    # Kept, because whatever happens to one clone of a client reads all that the client has.
     thin_id, name, template, template_name, version, kind, state, size, client, created, expires, *more = row
     iops, bandwidth, seed, shared, until = more
     return Clone(

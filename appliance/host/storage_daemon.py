@@ -12,6 +12,7 @@ in its group, because members of a group share its limits and take turns.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -221,36 +222,36 @@ def aio_engine(io_uring_disabled: Path = Path("/proc/sys/kernel/io_uring_disable
 
 
 def render(config: ServerConfig) -> str:
-    """``server.json`` as text, stable for equal settings."""
+    """``server.json`` as text, stable for equal settings: a line for each export."""
     listen = config.listen
-    return (
-        json.dumps(
-            {
-                "client": config.client,
-                "listen": {
-                    "path": None if listen.path is None else str(listen.path),
-                    "address": listen.address,
-                    "port": listen.port,
-                    "tls": listen.tls,
-                },
-                "allowed": list(config.allowed),
-                "max_connections": config.max_connections,
-                "exports": [
-                    {
-                        "node": e.node,
-                        "name": e.name,
-                        "device": str(e.device),
-                        "iops": e.limits.iops,
-                        "bandwidth": e.limits.bandwidth,
-                        "writable": e.writable,
-                        "file": e.file,
-                    }
-                    for e in config.exports
-                ],
-            },
-            indent=1,
-        )
-        + "\n"
+    head = {
+        "client": config.client,
+        "listen": {
+            "path": None if listen.path is None else str(listen.path),
+            "address": listen.address,
+            "port": listen.port,
+            "tls": listen.tls,
+        },
+        "allowed": list(config.allowed),
+        "max_connections": config.max_connections,
+    }
+    exports = ",\n".join(map(_line, config.exports))
+    return f'{json.dumps(head)[:-1]}, "exports": [\n{exports}\n]}}\n'
+
+
+@lru_cache(maxsize=8192)
+def _line(export: Export) -> str:
+    # Kept, because the file is written for every export that comes or goes, with all the others.
+    return json.dumps(
+        {
+            "node": export.node,
+            "name": export.name,
+            "device": str(export.device),
+            "iops": export.limits.iops,
+            "bandwidth": export.limits.bandwidth,
+            "writable": export.writable,
+            "file": export.file,
+        }
     )
 
 
@@ -327,8 +328,10 @@ class StorageDaemon:
     def add(self, exports: Iterable[Export]) -> None:
         """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
-            present = _exports(qmp)
-            self._add(qmp, [export for export in exports if export.node not in present])
+            new = [(export, _has_group(qmp, export.node)) for export in exports]
+            # What has no group is not exported. The list of all that is grows long, and is read only if it matters.
+            present = _exports(qmp) if any(begun for _, begun in new) else frozenset()
+            self._add(qmp, [export for export, _ in new if export.node not in present])
 
     def limit(self, export: Export) -> None:
         """Hold an export to its limits from now on; who is connected stays so. Fine when it is not exported.

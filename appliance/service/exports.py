@@ -9,6 +9,7 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from appliance import pki
@@ -19,7 +20,7 @@ from appliance.host import device_access, netlink, storage_daemon
 from appliance.host.files import replace as write_file
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
-from appliance.model import Access, CloneKind
+from appliance.model import Access, CloneKind, Limits
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.credentials import Credentials
@@ -38,10 +39,15 @@ _CLONE = "clone-"
 
 def export_of(clone: Clone) -> Export:
     """The export of a clone. Thin ids are never used twice, so neither are the nodes' names."""
+    return _export(clone.kind, clone.thin_id, clone.name, clone.limits)
+
+
+@lru_cache(maxsize=8192)
+def _export(kind: CloneKind, thin_id: int, name: str, limits: Limits) -> Export:
     # An ephemeral clone's drive is its only copy, so it has no retry layer.
-    layer = names.Layer.CLONE if clone.kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
-    device = Path("/dev/mapper") / names.layer(layer, clone.thin_id)
-    return Export(node=f"{_CLONE}{clone.thin_id}", name=clone.name, device=device, limits=clone.limits)
+    layer = names.Layer.CLONE if kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
+    device = Path("/dev/mapper") / names.layer(layer, thin_id)
+    return Export(node=f"{_CLONE}{thin_id}", name=name, device=device, limits=limits)
 
 
 class Exports:
