@@ -5,6 +5,7 @@ that was not deployed yet.
 """
 
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -121,6 +122,25 @@ def test_a_storage_daemon_may_open_its_own_clones_and_no_others(site: Site) -> N
             assert (done.returncode == 0, "Permission denied" in done.stderr) == (may, not may), (user, device)
         for client in devices:
             api.remove_clone(f"of-{client}", force=True)
+
+
+def test_who_changed_what_is_in_the_journal(site: Site) -> None:
+    with site.api() as api:
+        api.put_client("audited", ClientSpec(transport="unix"))
+        api.remove_client("audited")
+        with pytest.raises(NotFound):
+            api.attach("none", "local")
+    words = ["journalctl", "--quiet", "--output=json", "--lines=100", "--identifier=hatchery-audit"]
+    lines = [json.loads(line) for line in site.vm.ssh(words).stdout.splitlines()]
+    told = [(line.get("HATCHERY_METHOD"), line.get("HATCHERY_PATH"), line.get("HATCHERY_RESULT")) for line in lines]
+    for wanted in (
+        ("PUT", "/v1/clients/audited", "done"),
+        ("DELETE", "/v1/clients/audited", "done"),
+        ("PUT", "/v1/clones/none/attachment", "refused"),
+    ):
+        assert wanted in told
+        line = lines[told.index(wanted)]
+        assert (line["HATCHERY_USER"], line["_SYSTEMD_UNIT"]) == ("root", "hatcheryd.service")
 
 
 KILL_AND_CONNECT = """
