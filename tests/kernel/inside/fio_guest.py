@@ -74,7 +74,9 @@ def advance(before: int) -> int:
 
 def result() -> dict[str, int]:
     """What fio found when it was ended: errors, and how many requests."""
-    (job,) = json.loads(_OUT.read_text(encoding="utf-8"))["jobs"]
+    said = _OUT.read_text(encoding="utf-8")
+    # It says first that it was ended by a signal.
+    (job,) = json.loads(said[said.index("{") :])["jobs"]
     return {"error": job["error"], "reads": job["read"]["total_ios"], "writes": job["write"]["total_ios"]}
 
 
