@@ -64,7 +64,11 @@ def authority(certificate: str, key: str | None, chain: str, now: float) -> Auth
     if key is not None:
         public = _key(key, "the authority's key").public_key()
         if _spki(public) != _spki(found.public_key()):
-            raise InvalidInput("key and certificate of the authority do not belong together")
+            raise InvalidInput(
+                "key and certificate of the authority do not belong together",
+                why="the certificate is for another key",
+                hint="give the two that were made together",
+            )
     _strong(found.public_key(), "the authority's key")
     text = "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in above)
     return Authority(found.public_bytes(Encoding.PEM).decode("ascii"), key or "", text, given=True)
@@ -85,7 +89,11 @@ def check_server(certificate: str, key: str, signer: Authority, now: float) -> N
             f"{what} names no host", why="it has no subjectAltName", hint="it needs every address of the clients"
         ) from error
     if _spki(_key(key, "the appliance's key").public_key()) != _spki(found.public_key()):
-        raise InvalidInput("key and certificate of the appliance do not belong together")
+        raise InvalidInput(
+            "key and certificate of the appliance do not belong together",
+            why="the certificate is for another key",
+            hint="give the two that were made together",
+        )
 
 
 def client(certificate: str, signer: Authority, now: float) -> ClientCertificate:
