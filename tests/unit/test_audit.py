@@ -59,6 +59,8 @@ def test_what_was_refused_says_why(api: tuple[httpx.Client, Box], told: Told) ->
     client.put("/v1/clones/none/attachment", json={"client": "local"})
     client.post("/v1/clones", content=b"{", headers={"Content-Type": "application/json"})
     client.put("/v1/clones/none/size", content=b"[1]", headers={"Content-Type": "application/json"})
+    client.post("/v1/moves", json={"clones": ["web", {"key": "hush"}], "client": {"key": "hush"}})
+    assert told.pop()["HATCHERY_NAMES"] == "clones=web,... client=..."
     said = [(line["HATCHERY_PATH"], line["HATCHERY_STATUS"], line["HATCHERY_PROBLEM"]) for line in told]
     assert said[0] == ("/v1/clones/none", "200", "")
     assert said[1] == ("/v1/clones/none/attachment", "404", "not-found: clone none does not exist")

@@ -93,6 +93,9 @@ def test_a_socket_of_another_address_is_not_used(tmp_path: Path, monkeypatch: py
         assert made.getsockname() == str(where.path)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+    passed(monkeypatch, "nbd", socket.create_server(("127.0.0.1", 0)))
+    with listener.take(Listen(address="127.0.0.1", port=port)) as made:
+        assert made.getsockname() == ("127.0.0.1", port)
 
 
 def test_a_unix_socket_whose_file_is_gone_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
