@@ -107,7 +107,7 @@ class Systemd:
 
     def describe(self, client: str) -> str:
         """See Units."""
-        unit = unit_name(client)
+        unit = self._unit(client)
         shown = self._runner.run(["systemctl", "show", "--property=ActiveState,SubState,Result", unit], check=False)
         return describe_show(shown.stdout)
 
@@ -118,11 +118,15 @@ class Systemd:
     def close(self) -> None:
         """See Units."""
 
+    def _unit(self, client: str) -> str:
+        """The unit, whose drop-in is there before systemd looks at it: it would not see one that came later."""
+        self._users.of(client)
+        return unit_name(client)
+
     def _verb(self, verb: str, client: str) -> None:
-        unit = unit_name(client)
+        unit = self._unit(client)
         try:
             if verb != "stop":
-                self._users.of(client)
                 # One that failed too often is refused until its counter is reset.
                 self._runner.run(["systemctl", "reset-failed", unit], check=False)
             self._runner.run(["systemctl", verb, unit])
