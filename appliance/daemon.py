@@ -102,6 +102,7 @@ def find_fast(dm: Dm, runner: Runner) -> Pool | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     # Imported late, for they are slow to load: who makes a service without serving its API has no use for them.
+    from appliance.api import audit
     from appliance.api.app import make_app
     from appliance.api.server import READERS, Reader, Server, listen
 
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = Paths()
     try:
         service = make_service(paths, Runner())
+        service.events.unasked = audit.unasked
         service.start()
         app = make_app(service)
         listener = listen(paths.api_socket)

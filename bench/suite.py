@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from appliance.errors import HatcheryError
-from bench import boots, learn, operate, peers, sections, store
+from bench import access, boots, learn, operate, peers, sections, store
 from bench.report import Report, Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,6 +30,7 @@ class Bench:
 
 
 BENCHES: Mapping[str, Bench] = {
+    "access": Bench(access.SUMMARY, access.measure, access.options),
     "boots": Bench(boots.SUMMARY, boots.measure, boots.options),
     "learn": Bench(learn.SUMMARY, learn.measure, learn.options),
     "operate": Bench(operate.SUMMARY, operate.measure, operate.options),

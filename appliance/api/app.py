@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from appliance import __version__, schema
-from appliance.api import boot_sets, description, events, gc, learning, measurements, problems, stills, store
+from appliance.api import authority, boot_sets, description, events, gc, learning, measurements, problems, stills, store
 from appliance.api.about import About
 from appliance.api.problems import OperationFailed
 from appliance.images.sources import UploadSource
@@ -26,6 +26,8 @@ Force = Annotated[bool, Query(description="Even if somebody is connected")]
 Brief = Annotated[bool, Query(description="Without `qemu`, `libvirt` and `written_bytes`: quicker for many clones")]
 
 WithClones = Annotated[bool, Query(description="Those of clones, too; without them it takes the same with any number")]
+
+Leaving = Annotated[str | None, Query(description="Of two clients that share it: who lets go of it")]
 
 WhenUnused = Annotated[bool, Query(description="When the last clone that depends on it has gone")]
 
@@ -54,6 +56,7 @@ def make_app(service: Service) -> FastAPI:
         _clones(service),
         stills.routes(service),
         _clients(service),
+        authority.routes(service),
         store.routes(service),
         gc.routes(service),
     ):
@@ -213,15 +216,13 @@ def _clones(service: Service) -> APIRouter:
 
     @router.put("/clones/{name}/attachment")
     def attach(name: str, request: schema.Attachment) -> schema.CloneView:
-        """Export a clone to a client."""
-        service.clones.attach(name, request.client)
-        return service.show_clone(name)
+        """Export a clone to a client, or to a second one while its guest migrates."""
+        return service.attach(name, request)
 
     @router.delete("/clones/{name}/attachment")
-    def detach(name: str, force: Force = False) -> schema.CloneView:
+    def detach(name: str, force: Force = False, client: Leaving = None) -> schema.CloneView:
         """Stop exporting a clone."""
-        service.clones.detach(name, force=force)
-        return service.show_clone(name)
+        return service.detach(name, client, force=force)
 
     @router.post("/moves")
     def move(request: schema.Move, force: Force = False) -> schema.CloneList:

@@ -68,12 +68,14 @@ def install(app: FastAPI) -> None:
         status = status_of(code)
         level = logging.WARNING if status < 500 or status == 507 else logging.ERROR
         log.log(level, "%s %s: %s", request.method, request.url.path, error)
+        request.state.problem = f"{code}: {error.what}"  # for the audit log
         return answer(code, error.what, error.why, error.hint, status)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         why = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors())
         what = f"{request.method} {request.url.path} was not understood"
+        request.state.problem = f"{errors.InvalidInput.code}: {what}"
         return answer(errors.InvalidInput.code, what, why, "see /v1/openapi.json", 422)
 
     @app.exception_handler(HTTPException)

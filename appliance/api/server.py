@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from appliance.api import problems
+from appliance.api import audit, problems
 from appliance.errors import HatcheryError, Refused
 from appliance.host.notify import notify, watchdog_seconds
 from appliance.service.exports import GROUP
@@ -97,7 +97,14 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, service: Service) -> None:
         super().__init__(
-            uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=5)
+            uvicorn.Config(
+                audit.audited(app),
+                http=audit.Protocol,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                timeout_graceful_shutdown=5,
+            )
         )
         self._service = service
         self._watchdog: asyncio.Task[None] | None = None

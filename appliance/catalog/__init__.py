@@ -2,6 +2,7 @@
 
 from appliance.catalog.catalog import Catalog
 from appliance.catalog.rows import (
+    AuthorityRow,
     BootRun,
     Certificate,
     Client,
@@ -19,6 +20,7 @@ from appliance.catalog.rows import (
 )
 
 __all__ = [
+    "AuthorityRow",
     "BootRun",
     "Catalog",
     "Certificate",

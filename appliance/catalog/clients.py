@@ -3,9 +3,11 @@
 from collections.abc import Collection
 
 from appliance.catalog.database import Database, Row, integer, moment, text
-from appliance.catalog.rows import Certificate, Client
+from appliance.catalog.rows import AuthorityRow, Certificate, Client
 from appliance.errors import InUse, NotFound
 
+_HAS = "SELECT name FROM clones WHERE client = ? OR shared = ? ORDER BY name"
+_CERTIFICATE = "SELECT serial, client, issued, expires, revoked, name FROM certificates"
 _CLIENT = "SELECT name, transport, address, port, plain, max_connections FROM clients"
 
 
@@ -34,7 +36,7 @@ class ClientRows(Database):
     def drop_client(self, name: str) -> None:
         """Forget a client. Raises InUse while clones are attached to it."""
         with self._transaction() as db:
-            names = [row[0] for row in db.execute("SELECT name FROM clones WHERE client = ? ORDER BY name", (name,))]
+            names = [row[0] for row in db.execute(_HAS, (name, name))]
             if names:
                 raise InUse(
                     f"client {name} is in use",
@@ -61,23 +63,45 @@ class ClientRows(Database):
 
     # --- certificates
 
-    def authority(self) -> tuple[str, str] | None:
-        """Certificate and key of who signs the others, as PEM; None before there is one."""
-        row = self._row("SELECT certificate, key FROM authority")
-        return (str(row[0]), str(row[1])) if row else None
+    def authority(self) -> AuthorityRow | None:
+        """Who signs certificates; None before there is anybody."""
+        row = self._row("SELECT certificate, key, given, chain, server_certificate, server_key FROM authority")
+        if row is None:
+            return None
+        certificate, key, given, chain, shown, shown_key = row
+        return AuthorityRow(str(certificate), str(key), bool(given), str(chain), text(shown), text(shown_key))
 
-    def set_authority(self, certificate: str, key: str) -> None:
-        """Keep who signs certificates from now on. There must be none yet."""
+    def set_authority(self, row: AuthorityRow, now: float) -> None:
+        """Keep who signs certificates from now on. Those that another one signed let nobody in any more."""
         with self._transaction() as db:
-            db.execute("INSERT INTO authority VALUES (1, ?, ?)", (certificate, key))
+            db.execute("UPDATE certificates SET revoked = ? WHERE revoked IS NULL", (now,))
+            db.execute("DELETE FROM authority")
+            db.execute(
+                "INSERT INTO authority (one, certificate, key, given, chain, server_certificate, server_key)"
+                " VALUES (1, ?, ?, ?, ?, ?, ?)",
+                (row.certificate, row.key, int(row.given), row.chain, row.server_certificate, row.server_key),
+            )
+
+    def renew_authority(self, row: AuthorityRow) -> None:
+        """Keep what changed about who signs certificates, who is the same. Those that were signed go on."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE authority SET key = ?, chain = ?, server_certificate = ?, server_key = ?",
+                (row.key, row.chain, row.server_certificate, row.server_key),
+            )
+
+    def certificates_named(self, name: str) -> tuple[Certificate, ...]:
+        """All certificates from outside with that name, whoever's they are."""
+        query = f"{_CERTIFICATE} WHERE name = ?"
+        return tuple(_certificate(row) for row in self._rows(query, name))
 
     def add_certificate(self, made: Certificate) -> None:
         """Let a certificate in from now on, and forget those of its client that ended before it was issued."""
         with self._transaction() as db:
             db.execute("DELETE FROM certificates WHERE client = ? AND expires <= ?", (made.client, made.issued))
             db.execute(
-                "INSERT INTO certificates (serial, client, issued, expires, revoked) VALUES (?, ?, ?, ?, ?)",
-                (made.serial, made.client, made.issued, made.expires, made.revoked),
+                "INSERT INTO certificates (serial, client, issued, expires, revoked, name) VALUES (?, ?, ?, ?, ?, ?)",
+                (made.serial, made.client, made.issued, made.expires, made.revoked, made.name),
             )
 
     def revoke_certificates(self, client: str, serials: Collection[str], now: float) -> None:
@@ -100,18 +124,19 @@ class ClientRows(Database):
 
     def certificates(self, client: str) -> tuple[Certificate, ...]:
         """A client's certificates, the newest first."""
-        query = "SELECT serial, client, issued, expires, revoked FROM certificates WHERE client = ?"
+        query = f"{_CERTIFICATE} WHERE client = ?"
         return tuple(_certificate(row) for row in self._rows(f"{query} ORDER BY issued DESC, rowid DESC", client))
 
 
 def _certificate(row: Row) -> Certificate:
-    serial, client, issued, expires, revoked = row
+    serial, client, issued, expires, revoked, name = row
     return Certificate(
         serial=str(serial),
         client=str(client),
         issued=float(str(issued)),
         expires=float(str(expires)),
         revoked=moment(revoked),
+        name=text(name),
     )
 
 

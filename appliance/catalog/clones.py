@@ -1,6 +1,7 @@
 """Clones in the catalog."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
@@ -13,7 +14,7 @@ from appliance.model import CloneKind, CloneState, Limits, PoolName, TemplateRef
 
 _CLONE = (
     "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires,"
-    " c.iops, c.bandwidth, s.number FROM clones c JOIN templates t ON t.thin_id = c.template"
+    " c.iops, c.bandwidth, s.number, c.shared, c.shared_until FROM clones c JOIN templates t ON t.thin_id = c.template"
     " LEFT JOIN seeds s ON s.clone = c.name"
 )
 
@@ -101,11 +102,19 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         return self.clone(clone.name)
 
     def set_clone_client(self, thin_id: int, client: str | None) -> None:
-        """Attach a clone to a client, or detach it. Raises NotFound for the client."""
+        """Attach a clone to a client alone, or detach it. Raises NotFound for the client."""
         with self._transaction() as db:
             if client is not None:
                 self.client(client)
-            db.execute("UPDATE clones SET client = ? WHERE thin_id = ?", (client, thin_id))
+            db.execute(
+                "UPDATE clones SET client = ?, shared = NULL, shared_until = NULL WHERE thin_id = ?", (client, thin_id)
+            )
+
+    def share_clone(self, thin_id: int, client: str, until: float) -> None:
+        """Let a second client write to an attached clone until then. Raises NotFound for the client."""
+        with self._transaction() as db:
+            self.client(client)
+            db.execute("UPDATE clones SET shared = ?, shared_until = ? WHERE thin_id = ?", (client, until, thin_id))
 
     def set_clone_clients(self, clients: Mapping[int, str | None]) -> None:
         """Give clones to clients, or to nobody: all of them or none. Raises NotFound for a client."""
@@ -137,9 +146,18 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         return tuple(_clone(row) for row in self._rows(f"{_CLONE} ORDER BY c.name"))
 
     def clones_of_client(self, client: str) -> tuple[Clone, ...]:
-        """The ready clones that are attached to a client, by name."""
-        query = f"{_CLONE} WHERE c.client = ? AND c.state = 'ready' ORDER BY c.name"
-        return tuple(_clone(row) for row in self._rows(query, client))
+        """The ready clones that a client may write to, by name."""
+        # Two halves, so that each has its index.
+        query = (
+            f"{_CLONE} WHERE c.client = ? AND c.state = 'ready' UNION ALL"
+            f" {_CLONE} WHERE c.shared = ? AND c.state = 'ready' ORDER BY 2"
+        )
+        return tuple(_clone(row) for row in self._rows(query, client, client))
+
+    def shared_clones(self, before: float) -> tuple[Clone, ...]:
+        """The ready clones whose second client should have been the only one, or none, by then; by name."""
+        query = f"{_CLONE} WHERE c.shared IS NOT NULL AND c.shared_until <= ? AND c.state = 'ready' ORDER BY c.name"
+        return tuple(_clone(row) for row in self._rows(query, before))
 
     def clone_names_of_client(self, client: str) -> tuple[str, ...]:
         """The names of ``clones_of_client``, at a fraction of the cost."""
@@ -196,9 +214,11 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         return self._number("SELECT count(*) FROM clones WHERE template = ?", template)
 
 
+@lru_cache(maxsize=8192)
 def _clone(row: Row) -> Clone:
+    # Kept, because whatever happens to one clone of a client reads all that the client has.
     thin_id, name, template, template_name, version, kind, state, size, client, created, expires, *more = row
-    iops, bandwidth, seed = more
+    iops, bandwidth, seed, shared, until = more
     return Clone(
         thin_id=integer(thin_id),
         name=str(name),
@@ -212,4 +232,6 @@ def _clone(row: Row) -> Clone:
         expires=moment(expires),
         limits=Limits(None if iops is None else integer(iops), None if bandwidth is None else integer(bandwidth)),
         seed=None if seed is None else integer(seed),
+        shared=text(shared),
+        shared_until=moment(until),
     )

@@ -165,6 +165,21 @@ STEPS: tuple[str, ...] = (
         user_data TEXT
     ) STRICT;
     """,
+    """
+    -- A second client that may write to a clone for a time, while its guest is migrated.
+    ALTER TABLE clones ADD COLUMN shared TEXT REFERENCES clients;
+    ALTER TABLE clones ADD COLUMN shared_until REAL;
+    CREATE INDEX clones_by_second_client ON clones (shared) WHERE shared IS NOT NULL;
+
+    -- An operator's own authority: what is above it, and what the storage daemons show when its key is not here.
+    ALTER TABLE authority ADD COLUMN given INTEGER NOT NULL DEFAULT 0 CHECK (given IN (0, 1));
+    ALTER TABLE authority ADD COLUMN chain TEXT NOT NULL DEFAULT '';
+    ALTER TABLE authority ADD COLUMN server_certificate TEXT;
+    ALTER TABLE authority ADD COLUMN server_key TEXT;
+    -- The name that lets a certificate from outside in; NULL for those that were made here.
+    ALTER TABLE certificates ADD COLUMN name TEXT;
+    CREATE INDEX certificates_by_name ON certificates (name) WHERE name IS NOT NULL;
+    """,
 )
 
 

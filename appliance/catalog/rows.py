@@ -36,13 +36,31 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A certificate that was made for a client. It lets nobody in once it was ``revoked``."""
+    """A certificate of a client. It lets nobody in once it was ``revoked``.
+
+    One from outside has a ``name`` of its own, which others of the same client may have as well; of those that were
+    made here client and serial number are the name.
+    """
 
     serial: str
     client: str
     issued: float
     expires: float
     revoked: float | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityRow:
+    """Who signs certificates, as PEM. An operator's own one (``given``) may have no key here, and then has what the
+    storage daemons show instead. Keys are secret."""
+
+    certificate: str
+    key: str = field(repr=False)
+    given: bool = False
+    chain: str = ""
+    server_certificate: str | None = None
+    server_key: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +143,10 @@ class NewClone:
 
 @dataclass(frozen=True, slots=True)
 class Clone:
-    """A clone; ``template`` is the thin id of the version that it came from, ``seed`` the number of its seed."""
+    """A clone; ``template`` is the thin id of the version that it came from, ``seed`` the number of its seed.
+
+    ``shared`` is a second client who may write to it until ``shared_until``, while its guest is migrated.
+    """
 
     thin_id: int
     name: str
@@ -139,6 +160,13 @@ class Clone:
     expires: float | None = None
     limits: Limits = NO_LIMITS
     seed: int | None = None
+    shared: str | None = None
+    shared_until: float | None = None
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Who may write to it: nobody, one, or two for a time."""
+        return tuple(client for client in (self.client, self.shared) if client is not None)
 
     @property
     def pool(self) -> PoolName:

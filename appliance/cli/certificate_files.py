@@ -74,8 +74,7 @@ def lost(bundle: schema.CertificateBundle, why: str) -> HatcheryError:
 
 
 def _files(bundle: schema.CertificateBundle) -> tuple[tuple[str, bytes], ...]:
-    return (
-        (AUTHORITY, bundle.authority.encode()),
-        (CERTIFICATE, bundle.certificate.encode()),
-        (KEY, bundle.key.get_secret_value().encode()),
-    )
+    files = ((AUTHORITY, bundle.authority.encode()), (CERTIFICATE, bundle.certificate.encode()))
+    key = bundle.key.get_secret_value()
+    # Without one, it is where the request was made.
+    return (*files, (KEY, key.encode())) if key else files

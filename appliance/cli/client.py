@@ -9,11 +9,12 @@ import typer
 from rich.table import Table
 
 from appliance import schema
-from appliance.cli import certificate_files
+from appliance.cli import authority, certificate_files
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import health, out, print_fields, print_json, print_removals, table, when
 from appliance.errors import InvalidInput
 from appliance.model import MAX_CONNECTIONS, check_name
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Clients: hypervisor hosts, or this machine, that may attach clones.")
 
@@ -22,6 +23,12 @@ DAYS = int(schema.CERTIFICATE_SECONDS) // 86400
 NameArgument = Annotated[str, typer.Argument(help="Name of the client.")]
 DirectoryArgument = Annotated[
     str, typer.Argument(metavar="DIRECTORY", help="Where its three files go; '-': a tar archive on standard output.")
+]
+CsrOption = Annotated[
+    Path | None, typer.Option("--csr", metavar="FILE", help="Sign this request (PEM): the key stays where it is.")
+]
+SignedOption = Annotated[
+    Path | None, typer.Option("--signed", metavar="FILE", help="Let this in (PEM), which your authority signed.")
 ]
 DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it is good for.")]
 
@@ -98,10 +105,16 @@ def certificate(
     name: NameArgument,
     directory: DirectoryArgument,
     days: DaysOption = DAYS,
+    csr: CsrOption = None,
+    signed: SignedOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a client's first certificate. Its key is handed out this once and kept nowhere on the appliance."""
-    _issue(session(context, as_json), name, directory, "first", days)
+    """Make a client's first certificate. Its key is handed out this once and kept nowhere on the appliance.
+
+    With --csr the key stays where it is, and with --signed the certificate is one that your own authority signed
+    (`hatchery authority use`). Then there is no key among the files.
+    """
+    _issue(session(context, as_json), name, directory, "first", days, csr, signed)
 
 
 @app.command("rotate")
@@ -110,21 +123,39 @@ def rotate(
     name: NameArgument,
     directory: DirectoryArgument,
     days: DaysOption = DAYS,
+    csr: CsrOption = None,
+    signed: SignedOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a further certificate. Those before go on being good until they end or are revoked; nobody is cut off."""
-    _issue(session(context, as_json), name, directory, "rotation", days)
+    _issue(session(context, as_json), name, directory, "rotation", days, csr, signed)
 
 
-def _issue(run: Session, name: str, directory: str, kind: schema.CertificateKind, days: int) -> None:
+def _issue(
+    run: Session,
+    name: str,
+    directory: str,
+    kind: schema.CertificateKind,
+    days: int,
+    csr: Path | None,
+    signed: Path | None,
+) -> None:
     check_name(name, "client name")
+    if csr is not None and signed is not None:
+        raise InvalidInput("a certificate is signed here or elsewhere", hint="give either --csr or --signed")
+    wanted = schema.CertificateRequest(
+        kind=kind,
+        seconds=days * 86400.0,
+        request=None if csr is None else authority.read(csr),
+        signed=None if signed is None else authority.read(signed),
+    )
     folder = None if directory == "-" else Path(directory)
     if folder is not None:
-        certificate_files.check_folder(folder, replace=kind == "rotation")
+        certificate_files.check_folder(folder, replace=kind == "rotation" or csr is not None or signed is not None)
     elif run.as_json:
         raise InvalidInput("an archive is not JSON", hint="name a directory")
     with run.connect() as connection:
-        made = connection.issue_certificate(name, schema.CertificateRequest(kind=kind, seconds=days * 86400.0))
+        made = connection.issue_certificate(name, wanted)
     if folder is None:
         certificate_files.write_tar(made, sys.stdout.buffer)
         return
@@ -178,13 +209,22 @@ def _print(run: Session, view: schema.ClientView) -> None:
             "address": view.uri,
             "security": _security(view),
             "clones": ", ".join(view.clones) or "-",
-            "connected": _peers(view),
+            "connected": _peers(view) if not view.connections else f"{len(view.connections)}",
             "at most": f"{view.max_connections} connections",
         }
     )
+    for peer in view.connections or ():
+        out().print(f"connected from {peer.peer} since {when(peer.since)}{_moved(peer)}")
     for each in view.certificates:
         # A line each: in a table, the long numbers would be folded.
-        out().print(f"certificate {each.serial}: issued {when(each.issued)}, {_certificate_state(each)}")
+        named = "" if each.name is None else f" ({each.name})"
+        out().print(f"certificate {each.serial}{named}: issued {when(each.issued)}, {_certificate_state(each)}")
+
+
+def _moved(view: schema.ConnectionView) -> str:
+    if view.received_bytes is None or view.sent_bytes is None:
+        return ""
+    return f": {size(view.received_bytes)} from it, {size(view.sent_bytes)} to it"
 
 
 def _security(view: schema.ClientView) -> str:
@@ -202,7 +242,7 @@ def _certificate_state(view: schema.CertificateView) -> str:
 def _peers(view: schema.ClientView) -> str:
     if view.connections is None:
         return "cannot tell"
-    return ", ".join(connection.peer for connection in view.connections) or "-"
+    return ", ".join(f"{each.peer} since {when(each.since)}{_moved(each)}" for each in view.connections) or "-"
 
 
 def clients_table(views: tuple[schema.ClientView, ...]) -> Table:

@@ -121,25 +121,54 @@ app.command("remove")(clone_loss.remove)
 def attach(
     context: typer.Context,
     name: NameArgument,
-    client: Annotated[str, typer.Argument(help="The client that may attach it from now on.")],
+    client: Annotated[str | None, typer.Argument(help="The client that may attach it from now on.")] = None,
+    client_option: Annotated[str | None, typer.Option("--client", metavar="CLIENT", help="The same.")] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Besides the client that has it, while its guest migrates: both may write.")
+    ] = False,
+    time: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="How long it is shared at most, for example 30m: 1h.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Export a clone to a client."""
+    """Export a clone to a client.
+
+    With --shared, a second client may write to it too, for a live migration: QEMU opens the disk on both sides and sees
+    to it that one writes at a time. Give it to the new client alone afterwards, with `hatchery clone move`. When the
+    time is over, a client that is not connected loses it.
+    """
     run = session(context, as_json)
     check_name(name, "clone name")
-    check_name(client, "client name")
+    if (client is None) == (client_option is None):
+        raise InvalidInput("the client is not said, or twice", hint=f"hatchery clone attach {name} --client CLIENT")
+    wanted = check_name(client or client_option or "", "client name")
+    if time is not None and not shared:
+        raise InvalidInput("--for goes with --shared", why="without it the clone stays attached until it is detached")
+    seconds = schema.SHARED_SECONDS if time is None else duration(time)
+    if seconds > schema.MOST_SHARED_SECONDS:
+        raise InvalidInput(f"{time} is too long", why="two may write for a day at most", hint="for example --for 1h")
     with run.connect() as connection:
-        view = connection.attach(name, client)
+        view = connection.share(name, wanted, seconds) if shared else connection.attach(name, wanted)
     _print(run, view)
 
 
 @app.command("detach")
-def detach(context: typer.Context, name: NameArgument, force: ForceOption = False, as_json: JsonOption = False) -> None:
+def detach(
+    context: typer.Context,
+    name: NameArgument,
+    client: Annotated[
+        str | None, typer.Option("--client", help="Of two clients that share it, the one that lets go of it.")
+    ] = None,
+    force: ForceOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Stop exporting a clone; its data stays."""
     run = session(context, as_json)
     check_name(name, "clone name")
+    if client is not None:
+        check_name(client, "client name")
     with run.connect() as connection:
-        view = connection.detach(name, force=force)
+        view = connection.detach(name, client=client, force=force)
     _print(run, view)
 
 
@@ -316,7 +345,7 @@ def _print_list(run: Session, views: Sequence[schema.CloneView]) -> None:
             state(view.state),
             size(view.size),
             size(view.written_bytes),
-            view.client or "-",
+            (view.client or "-") + ("" if view.shared is None else f", {view.shared.client}"),
             view.uri or "-",
             when(view.created),
             "-" if view.expires is None else when(view.expires),
@@ -339,6 +368,9 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "written": f"{size(view.written_bytes)} since it was attached",
             "latency": _latency(view.latencies),
             "client": view.client or "nobody",
+            "shared": "-"
+            if view.shared is None
+            else f"with {view.shared.client} until {when(view.shared.until)}: {view.shared.uri}",
             "address": view.uri or "-",
             "device": view.device,
             "created": when(view.created),
@@ -352,6 +384,9 @@ def _print(run: Session, view: schema.CloneView) -> None:
         out().print(f"\nLatencies of its requests since it was attached, in microseconds:\n{shown}", soft_wrap=True)
     if view.qemu:
         out().print(f"\nBoot it with QEMU:\n{command_line(view.qemu)}", soft_wrap=True)
+    if view.shared is not None:
+        words, where = command_line(view.shared.qemu), view.shared.client
+        out().print(f"\nWhere its guest migrates to, {where}:\n{words} -incoming defer", soft_wrap=True)
     if view.libvirt:
         out().print(f"\nIn a libvirt domain:\n{view.libvirt}", soft_wrap=True)
 

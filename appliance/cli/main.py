@@ -12,7 +12,21 @@ import typer
 from rich.logging import RichHandler
 
 from appliance import __version__
-from appliance.cli import client, clone, doctor, events, gc, measure, operation, status, store, support, template, top
+from appliance.cli import (
+    authority,
+    client,
+    clone,
+    doctor,
+    events,
+    gc,
+    measure,
+    operation,
+    status,
+    store,
+    support,
+    template,
+    top,
+)
 from appliance.cli.options import Session
 from appliance.cli.output import err, print_error
 from appliance.errors import HatcheryError, NotReady
@@ -57,6 +71,7 @@ app.command("support-bundle")(support.support_bundle)
 app.add_typer(template.app, name="template")
 app.add_typer(clone.app, name="clone")
 app.add_typer(client.app, name="client")
+app.add_typer(authority.app, name="authority")
 app.add_typer(store.app, name="store")
 app.command("gc")(gc.gc)
 app.add_typer(operation.app, name="operation")

@@ -154,13 +154,21 @@ class Client(Requests):
         """Remove a clone. Raises InUse while somebody is connected, unless forced."""
         return self._send("DELETE", f"/clones/{name}", schema.Removal, force=force)
 
+    def share(self, name: str, client: str, seconds: float = schema.SHARED_SECONDS) -> schema.CloneView:
+        """Let a second client write to a clone for a time. Raises InUse when another one is that already."""
+        wanted = schema.Attachment(client=client, shared=True, seconds=seconds)
+        return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, wanted)
+
     def attach(self, name: str, client: str) -> schema.CloneView:
         """Export a clone to ``client``. Raises InUse when another client has it."""
         return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, schema.Attachment(client=client))
 
-    def detach(self, name: str, *, force: bool = False) -> schema.CloneView:
-        """Stop exporting a clone. Raises InUse while somebody is connected, unless forced."""
-        return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force)
+    def detach(self, name: str, *, client: str | None = None, force: bool = False) -> schema.CloneView:
+        """Stop exporting a clone; of two clients that share it, to one of them.
+
+        Raises InUse while somebody is connected, unless forced.
+        """
+        return self._send("DELETE", f"/clones/{name}/attachment", schema.CloneView, force=force, client=client)
 
     def move_clones(self, names: Sequence[str], client: str, *, force: bool = False) -> tuple[schema.CloneView, ...]:
         """Give clones to ``client``, all or none. Raises InUse while somebody is connected, unless forced."""
@@ -235,6 +243,18 @@ class Client(Requests):
     def revoke(self, name: str, request: schema.Revocation) -> schema.ClientView:
         """Let certificates in no more, and cut off who is connected. Raises NotFound, Refused."""
         return self._send("POST", f"/clients/{name}/revocations", schema.ClientView, request)
+
+    def authority(self) -> schema.AuthorityView:
+        """Who signs certificates."""
+        return self._get("/authority", schema.AuthorityView)
+
+    def use_authority(self, spec: schema.AuthoritySpec, *, force: bool = False) -> schema.AuthorityView:
+        """Have an operator's own authority. Raises InvalidInput, InUse while certificates are good, unless forced."""
+        return self._send("PUT", "/authority", schema.AuthorityView, spec, force=force)
+
+    def renew_authority(self, *, force: bool = False) -> schema.AuthorityView:
+        """Have a new authority of the appliance's own. Raises InUse while certificates are good, unless forced."""
+        return self._send("POST", "/authority/renewal", schema.AuthorityView, force=force)
 
     def put_client(self, name: str, spec: schema.ClientSpec) -> schema.ClientView:
         """Make a client, or change it to ``spec``."""

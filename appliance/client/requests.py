@@ -73,8 +73,10 @@ class Requests:
     def _get(self, path: str, kind: type[M]) -> M:
         return self._send("GET", path, kind)
 
-    def _send(self, method: str, path: str, kind: type[M], body: BaseModel | None = None, **words: bool) -> M:
-        """One request; those ``words`` that are true go into its query."""
+    def _send(
+        self, method: str, path: str, kind: type[M], body: BaseModel | None = None, **words: bool | str | None
+    ) -> M:
+        """One request; those ``words`` that are true, or text, go into its query."""
         headers = {"Content-Type": "application/json"} if body else {}
         try:
             response = self._http.request(
@@ -82,7 +84,7 @@ class Requests:
                 path,
                 content=body.model_dump_json().encode() if body else None,
                 headers=headers,
-                params={word: "true" for word, wanted in words.items() if wanted} or None,
+                params={word: "true" if wanted is True else wanted for word, wanted in words.items() if wanted} or None,
             )
         except httpx.ConnectError as error:
             raise not_running(str(error)) from error

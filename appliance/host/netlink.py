@@ -13,17 +13,27 @@ from typing import Any
 
 from appliance.errors import CannotTell
 
+_COUNTERS = 1 << 1
+"""Asks for TCP's counters: INET_DIAG_INFO, whose number is 2 (linux/inet_diag.h)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """An open connection: ``peer`` is ADDRESS:PORT, or 'pid N (NAME)' of the process behind a unix socket."""
+    """An open connection: ``peer`` is ADDRESS:PORT, or 'pid N (NAME)' of the process behind a unix socket.
+
+    ``identity`` tells it from others for as long as it is open. ``received`` and ``sent`` are bytes that came from the
+    peer and that it has acknowledged; the kernel counts those of TCP, TLS's own included, and of no unix socket.
+    """
 
     peer: str
+    identity: str
+    received: int | None = None
+    sent: int | None = None
 
 
 def tcp_connections(port: int) -> tuple[Connection, ...]:
     """Established TCP connections to a local port. Raises CannotTell."""
-    found: list[str] = []
+    found: list[Connection] = []
     for family in (socket.AF_INET, socket.AF_INET6):
         for sock in _dump(family):
             if sock["idiag_sport"] == port:
@@ -31,8 +41,12 @@ def tcp_connections(port: int) -> tuple[Connection, ...]:
                 if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
                     address = address.ipv4_mapped
                 shown = f"[{address}]" if address.version == 6 else str(address)
-                found.append(f"{shown}:{sock['idiag_dport']}")
-    return tuple(Connection(peer) for peer in sorted(found))
+                peer, counted = f"{shown}:{sock['idiag_dport']}", sock.get_attr("INET_DIAG_INFO")
+                received, sent = (
+                    (None, None) if counted is None else (counted["tcpi_bytes_received"], counted["tcpi_bytes_acked"])
+                )
+                found.append(Connection(peer, peer, received, sent))
+    return tuple(sorted(found, key=lambda each: each.peer))
 
 
 def unix_connections(path: Path) -> tuple[Connection, ...]:
@@ -45,7 +59,8 @@ def unix_connections(path: Path) -> tuple[Connection, ...]:
             peer = sock.get_attr("UNIX_DIAG_PEER")
             peers.add(int(peer) if peer is not None else 0)
     owners = _socket_owners(peers) if peers else {}
-    return tuple(Connection(owners.get(inode, "a process that is gone or hidden")) for inode in sorted(peers))
+    hidden = "a process that is gone or hidden"
+    return tuple(Connection(owners.get(inode, hidden), str(inode)) for inode in sorted(peers))
 
 
 def _dump(family: int) -> list[Any]:
@@ -57,7 +72,9 @@ def _dump(family: int) -> list[Any]:
     try:
         with DiagSocket() as diag:
             diag.bind()
-            return list(diag.get_sock_stats(family=family, states=1 << SS_ESTABLISHED, show=show))
+            wanted = 0 if family == socket.AF_UNIX else _COUNTERS
+            states = 1 << SS_ESTABLISHED
+            return list(diag.get_sock_stats(family=family, states=states, show=show, extensions=wanted))
     except NetlinkError as error:
         if error.code == errno.ENOENT:
             return []  # the kernel has no sockets of this family

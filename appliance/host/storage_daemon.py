@@ -12,6 +12,7 @@ in its group, because members of a group share its limits and take turns.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +163,14 @@ class Files:
         return self.folder / "log"
 
 
-def command(config: ServerConfig, files: Files, aio: str, credentials: Path | None = None) -> tuple[str, ...]:
+def command(
+    config: ServerConfig, files: Files, aio: str, credentials: Path | None = None, listener: int | None = None
+) -> tuple[str, ...]:
     """The daemon's command line. It stays in the foreground: in the background QEMU throws its messages away.
 
     Its process id is in its file once it listens, with all its exports. ``credentials`` is the folder of its key and
-    certificates; with TLS there must be one.
+    certificates; with TLS there must be one. ``listener`` is the descriptor of the socket that it gets; without one it
+    makes its own.
     """
     words = ["qemu-storage-daemon", "--pidfile", str(files.pid)]
     for event in TOLD:
@@ -175,7 +179,7 @@ def command(config: ServerConfig, files: Files, aio: str, credentials: Path | No
     # Without polling: a daemon that looks for work all the time takes the processor from the other clients' daemons.
     words += ["--object", f"iothread,id={IOTHREAD},poll-max-ns=0"]
     server: dict[str, Any] = {
-        "addr": config.listen.words(),
+        "addr": config.listen.words() if listener is None else {"type": "fd", "str": str(listener)},
         "max-connections": config.max_connections,
         "handshake-max-seconds": HANDSHAKE,
     }
@@ -218,36 +222,36 @@ def aio_engine(io_uring_disabled: Path = Path("/proc/sys/kernel/io_uring_disable
 
 
 def render(config: ServerConfig) -> str:
-    """``server.json`` as text, stable for equal settings."""
+    """``server.json`` as text, stable for equal settings: a line for each export."""
     listen = config.listen
-    return (
-        json.dumps(
-            {
-                "client": config.client,
-                "listen": {
-                    "path": None if listen.path is None else str(listen.path),
-                    "address": listen.address,
-                    "port": listen.port,
-                    "tls": listen.tls,
-                },
-                "allowed": list(config.allowed),
-                "max_connections": config.max_connections,
-                "exports": [
-                    {
-                        "node": e.node,
-                        "name": e.name,
-                        "device": str(e.device),
-                        "iops": e.limits.iops,
-                        "bandwidth": e.limits.bandwidth,
-                        "writable": e.writable,
-                        "file": e.file,
-                    }
-                    for e in config.exports
-                ],
-            },
-            indent=1,
-        )
-        + "\n"
+    head = {
+        "client": config.client,
+        "listen": {
+            "path": None if listen.path is None else str(listen.path),
+            "address": listen.address,
+            "port": listen.port,
+            "tls": listen.tls,
+        },
+        "allowed": list(config.allowed),
+        "max_connections": config.max_connections,
+    }
+    exports = ",\n".join(map(_line, config.exports))
+    return f'{json.dumps(head)[:-1]}, "exports": [\n{exports}\n]}}\n'
+
+
+@lru_cache(maxsize=8192)
+def _line(export: Export) -> str:
+    # Kept, because the file is written for every export that comes or goes, with all the others.
+    return json.dumps(
+        {
+            "node": export.node,
+            "name": export.name,
+            "device": str(export.device),
+            "iops": export.limits.iops,
+            "bandwidth": export.limits.bandwidth,
+            "writable": export.writable,
+            "file": export.file,
+        }
     )
 
 
@@ -324,8 +328,10 @@ class StorageDaemon:
     def add(self, exports: Iterable[Export]) -> None:
         """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
-            present = _exports(qmp)
-            self._add(qmp, [export for export in exports if export.node not in present])
+            new = [(export, _has_group(qmp, export.node)) for export in exports]
+            # What has no group is not exported. The list of all that is grows long, and is read only if it matters.
+            present = _exports(qmp) if any(begun for _, begun in new) else frozenset()
+            self._add(qmp, [export for export, _ in new if export.node not in present])
 
     def limit(self, export: Export) -> None:
         """Hold an export to its limits from now on; who is connected stays so. Fine when it is not exported.

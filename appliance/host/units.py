@@ -3,6 +3,7 @@
 import logging
 import os
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from typing import Protocol
 from appliance import wait
 from appliance.config import Paths
 from appliance.errors import CommandFailed, HatcheryError, NotReady, Unhealthy
+from appliance.host.daemon_users import DaemonUsers
 from appliance.host.storage_daemon import Files
 from appliance.run import Runner
 
@@ -36,6 +38,9 @@ class Units(Protocol):
 
     def describe(self, client: str) -> str:
         """Its state in words, for an operator."""
+
+    def user(self, client: str) -> int:
+        """The user that it runs as, and no other daemon does. Raises NoSpace."""
 
     def close(self) -> None:
         """Stop looking after the daemons; they go on."""
@@ -86,6 +91,7 @@ class Systemd:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self._users = DaemonUsers()
 
     def start(self, client: str) -> None:
         """See Units."""
@@ -101,15 +107,24 @@ class Systemd:
 
     def describe(self, client: str) -> str:
         """See Units."""
-        unit = unit_name(client)
+        unit = self._unit(client)
         shown = self._runner.run(["systemctl", "show", "--property=ActiveState,SubState,Result", unit], check=False)
         return describe_show(shown.stdout)
+
+    def user(self, client: str) -> int:
+        """See Units."""
+        return self._users.of(client)
 
     def close(self) -> None:
         """See Units."""
 
+    def _unit(self, client: str) -> str:
+        """The unit, whose drop-in is there before systemd looks at it: it would not see one that came later."""
+        self._users.of(client)
+        return unit_name(client)
+
     def _verb(self, verb: str, client: str) -> None:
-        unit = unit_name(client)
+        unit = self._unit(client)
         try:
             if verb != "stop":
                 # One that failed too often is refused until its counter is reset.
@@ -137,11 +152,15 @@ def describe_show(text: str) -> str:
 
 
 class Direct:
-    """Daemons without a service manager, for the User-Mode Linux lab. One that ends is started again."""
+    """Daemons without a service manager, for the User-Mode Linux lab. One that ends is started again.
+
+    What the unit does for a daemon is done here: it runs as its own user, who finds his own files alone.
+    """
 
     def __init__(self, runner: Runner, paths: Paths) -> None:
         self._runner = runner
         self._paths = paths
+        self._users = DaemonUsers(paths.run / "units")
         self._lock = threading.RLock()
         self._pidfds: dict[str, int] = {}
         self._wake_reader, self._wake_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -186,6 +205,10 @@ class Direct:
             return "stopped"
         return "ended, about to be restarted" if ended else "running"
 
+    def user(self, client: str) -> int:
+        """See Units."""
+        return self._users.of(client)
+
     def close(self) -> None:
         """See Units."""
         self._closed.set()
@@ -203,11 +226,32 @@ class Direct:
             return
 
     def _launch(self, client: str) -> int:
+        user = self._users.of(client)
+        credentials = self._hand_over(client, user)
+        words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--inh-caps=-all"]
+        # Nobody keeps its socket here.
+        words += ["env", "--unset=NOTIFY_SOCKET", f"CREDENTIALS_DIRECTORY={credentials}"]
         try:
-            self._runner.run([sys.executable, "-m", "appliance.nbd_server", client], timeout=30)
+            self._runner.run([*words, sys.executable, "-m", "appliance.nbd_server", client], timeout=30)
         except CommandFailed as error:
             raise NotReady(f"the storage daemon of client {client} does not start", why=error.why) from error
         return wait.until(lambda: self._find(client), f"the storage daemon of {client}", deadline=5)
+
+    def _hand_over(self, client: str, user: int) -> Path:
+        """Give a daemon its folder, and its seeds to read; the folder of its key, which is a copy (LoadCredential=)."""
+        folder, seeds = self._paths.nbd(client), self._paths.seeds(client)
+        credentials, source = folder / "credentials", self._paths.tls(client)
+        shutil.rmtree(credentials, ignore_errors=True)
+        if source.is_dir():
+            shutil.copytree(source, credentials)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, user, user, follow_symlinks=False)
+        folder.chmod(0o2750)
+        for path in (seeds, *seeds.rglob("*")) if seeds.is_dir() else ():
+            os.chown(path, 0, user)
+        if seeds.is_dir():
+            seeds.chmod(0o2750)
+        return credentials
 
     def _find(self, client: str) -> int | None:
         """A pidfd of the client's running daemon, found by its pid file."""

@@ -38,8 +38,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
     GET    /clones/{name}                   -> CloneView
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
-    PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it
-    DELETE /clones/{name}/attachment?force=BOOL  -> CloneView
+    PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it, unless shared
+    DELETE /clones/{name}/attachment?force=BOOL&client=NAME  -> CloneView; with a client, one of two lets go of it
     POST   /moves?force=BOOL   Move         -> CloneList: all or none; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/size  Resize      -> CloneView; only larger; in-use while somebody is connected
     PUT    /clones/{name}/lease  Lease      -> CloneView
@@ -56,6 +56,9 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /clients                         -> ClientList
     GET    /clients/{name}                  -> ClientView
     POST   /clients/{name}/certificates  CertificateRequest -> CertificateBundle (201), with a key that is kept nowhere
+    GET    /authority                       -> AuthorityView
+    PUT    /authority?force=BOOL  AuthoritySpec -> AuthorityView; in-use while certificates are good, unless forced
+    POST   /authority/renewal?force=BOOL    -> AuthorityView
     POST   /clients/{name}/revocations  Revocation -> ClientView; who is connected is cut off
     PUT    /clients/{name}     ClientSpec   -> ClientView (201 when new, 200 when changed or as it was)
     DELETE /clients/{name}                  -> Removal; in-use while clones are attached to it
@@ -85,6 +88,9 @@ from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import (
     CERTIFICATE_SECONDS,
     MOST_CONNECTIONS,
+    PEM_MOST,
+    AuthoritySpec,
+    AuthorityView,
     CertificateBundle,
     CertificateKind,
     CertificateRequest,
@@ -102,6 +108,8 @@ from appliance.schema.clones import (
     LEAST_IOPS,
     MOST_BANDWIDTH,
     MOST_IOPS,
+    MOST_SHARED_SECONDS,
+    SHARED_SECONDS,
     Attachment,
     CloneCreate,
     CloneLimits,
@@ -113,6 +121,7 @@ from appliance.schema.clones import (
     Resize,
     SeedSpec,
     SeedView,
+    SharedView,
 )
 from appliance.schema.doctor import CheckState, CheckView, Examination
 from appliance.schema.events import HEARTBEAT, Event, EventKind
@@ -165,9 +174,14 @@ __all__ = [
     "MOST_BANDWIDTH",
     "MOST_CONNECTIONS",
     "MOST_IOPS",
+    "MOST_SHARED_SECONDS",
+    "PEM_MOST",
     "PROBLEM_TYPE",
+    "SHARED_SECONDS",
     "ArrayView",
     "Attachment",
+    "AuthoritySpec",
+    "AuthorityView",
     "BootSetSummary",
     "BootSetView",
     "BootTimes",
@@ -230,6 +244,7 @@ __all__ = [
     "RevocationKind",
     "SeedSpec",
     "SeedView",
+    "SharedView",
     "Source",
     "Status",
     "StepView",

@@ -19,6 +19,9 @@ CERTIFICATE_SECONDS = 365 * 86400.0
 """How long a client's certificate is good for unless something else is said."""
 
 
+PEM_MOST = 65536
+"""Characters of what is given in PEM."""
+
 MOST_CONNECTIONS = 10_000
 """How many connections a client may be given: each takes one of the files that its daemon may open."""
 
@@ -43,12 +46,16 @@ class ConnectionView(Model):
     """An open NBD connection."""
 
     peer: str = Field(description="ADDRESS:PORT, or 'pid N (NAME)' for a unix socket")
+    since: float = Field(description="When it was first seen: up to ten seconds late, and not before hatcheryd started")
+    received_bytes: int | None = Field(description="From the client; None: a unix socket, of which nobody counts them")
+    sent_bytes: int | None = Field(description="To the client")
 
 
 class CertificateView(Model):
     """A client's certificate, without what is secret."""
 
     serial: str = Field(description="40 hexadecimal digits")
+    name: str | None = Field(default=None, description="What lets in one that was signed elsewhere; None: made here")
     issued: float
     expires: float
     revoked: float | None = Field(description="None: it was not")
@@ -85,6 +92,41 @@ class CertificateRequest(Model):
         default=CERTIFICATE_SECONDS, ge=60, le=10 * CERTIFICATE_SECONDS, description="How long it is good for"
     )
 
+    request: str | None = Field(
+        default=None, max_length=PEM_MOST, description="PKCS #10 in PEM: it is for that key, which stays where it is"
+    )
+    signed: str | None = Field(
+        default=None, max_length=PEM_MOST, description="In PEM: the operator's own authority signed it already"
+    )
+
+
+class AuthoritySpec(Model):
+    """An operator's own authority, in PEM. With its key it signs as the appliance's own does."""
+
+    certificate: str = Field(max_length=PEM_MOST)
+    key: SecretStr | None = Field(default=None, description="None: all certificates are signed elsewhere")
+    chain: str = Field(default="", max_length=PEM_MOST, description="The certificates above it")
+    server_certificate: str | None = Field(
+        default=None, max_length=PEM_MOST, description="What the storage daemons show, if nothing is signed here"
+    )
+    server_key: SecretStr | None = None
+
+    @field_serializer("key", "server_key", when_used="json")
+    def _reveal(self, key: SecretStr | None) -> str | None:
+        return None if key is None else key.get_secret_value()
+
+
+class AuthorityView(Model):
+    """Who signs certificates, without what is secret."""
+
+    subject: str
+    expires: float
+    given: bool = Field(description="An operator's; else the appliance's own")
+    signs: bool = Field(description="Whether its key is here")
+    certificate: str
+    chain: str
+    server_expires: float | None = Field(description="Of what the storage daemons show, if it was signed elsewhere")
+
 
 class CertificateBundle(Model):
     """A new certificate with its key, which is nowhere else, and with its authority's; all as PEM."""
@@ -95,7 +137,7 @@ class CertificateBundle(Model):
     expires: float
     authority: str
     certificate: str
-    key: SecretStr = Field(description="Shown as it is in JSON and nowhere else")
+    key: SecretStr = Field(description="Shown as it is in JSON and nowhere else; empty: it never was here")
 
     @field_serializer("key", when_used="json")
     def _reveal(self, key: SecretStr) -> str:

@@ -11,6 +11,10 @@ LEAST_BANDWIDTH, MOST_BANDWIDTH = MIB, KIB * KIB * MIB
 """What a limit may be. With less, a request may take so long that a guest takes its disk for dead."""
 
 
+SHARED_SECONDS, MOST_SHARED_SECONDS = 3600.0, 86400.0
+"""How long two clients may write to a clone, unless something else is said; and at most."""
+
+
 class CloneLimits(Model):
     """What a clone may do in a second, reads and writes together. None: no limit."""
 
@@ -70,6 +74,16 @@ class CloneCreate(Model):
     )
 
 
+class SharedView(Model):
+    """The second client of a clone whose guest migrates, and how it is reached from there."""
+
+    client: str
+    until: float = Field(description="When a client that is not connected loses the clone")
+    uri: str
+    qemu: tuple[str, ...] = Field(description="QEMU command line words, as for the first client")
+    libvirt: str = Field(description="The disk's XML for libvirt, as for the first client")
+
+
 class CloneView(Model):
     """A clone, and how to reach it."""
 
@@ -89,6 +103,7 @@ class CloneView(Model):
         default=None, description="The disk's XML for libvirt, and after it its seed's; None while detached"
     )
     seed: SeedView | None = None
+    shared: SharedView | None = Field(default=None, description="A second writer, for a time; None: there is none")
     device: str = Field(description="Its block device on the appliance; exists while it is attached")
     mapped_bytes: int | None = Field(description="Blocks mapped, those shared with the template included")
     written_bytes: int | None = Field(description="Written by its guest since the clone was activated")
@@ -106,9 +121,13 @@ class CloneList(Model):
 
 
 class Attachment(Model):
-    """The client that a clone is exported to."""
+    """The client that a clone is exported to, or a second one for as long as its guest migrates."""
 
     client: str
+    shared: bool = Field(default=False, description="Another client has it, and goes on writing meanwhile")
+    seconds: float = Field(
+        default=SHARED_SECONDS, gt=0, le=MOST_SHARED_SECONDS, description="How long that is declared for, if shared"
+    )
 
 
 class Move(Model):

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from appliance import pki
 from appliance.catalog import Certificate, Client
-from appliance.errors import AlreadyExists, HatcheryError, NotFound, Refused
+from appliance.errors import AlreadyExists, HatcheryError, InvalidInput, NotFound, Refused
+from appliance.pki import given
 from appliance.schema import CertificateKind, RevocationKind
 from appliance.service.core import Core
 from appliance.service.exports import Exports
@@ -35,23 +36,19 @@ class Certificates:
         self._core = core
         self._exports = exports
 
-    def issue(self, name: str, kind: CertificateKind, seconds: float) -> Bundle:
+    def issue(self, name: str, kind: CertificateKind, seconds: float, request: str | None = None) -> Bundle:
         """Make a certificate for a client, good for ``seconds``. Its key is in the answer and nowhere else.
 
         A first one is only made while there is none that is good; after a rotation the older ones go on being good.
-        Raises NotFound, Refused, AlreadyExists, Unhealthy.
+        With a ``request`` (PKCS #10, PEM) it is for the key of that, which never was here.
+        Raises NotFound, InvalidInput, Refused, AlreadyExists, Unhealthy.
         """
+        public = None if request is None else given.request(request)
         with self._core.lock:
             client, now = self._client(name), time.time()
-            good = [each for each in self._core.catalog.certificates(name) if is_good(each, now)]
-            if kind == "first" and good:
-                raise AlreadyExists(
-                    f"client {name} has a certificate",
-                    why=f"{good[0].serial} is good, and its key was handed out",
-                    hint=f"make a further one with `hatchery client rotate {name}`",
-                )
+            self._refuse_second(name, kind, now)
             authority = self._exports.credentials.authority()
-            made = pki.client(authority, name, now, seconds)
+            made = pki.client(authority, name, now, seconds, public)
             self._core.catalog.add_certificate(Certificate(made.serial, name, made.issued, made.expires))
             try:
                 self._exports.admit(client)
@@ -61,7 +58,48 @@ class Certificates:
                 self._core.catalog.record_cut(name)
                 raise
         log.info("client %s: issued the certificate %s", name, made.serial)
-        return Bundle(authority.certificate, made)
+        return Bundle(authority.trusted, made)
+
+    def accept(self, name: str, kind: CertificateKind, certificate: str) -> Bundle:
+        """Let in a certificate that the operator's own authority signed for a client. Its key never was here.
+
+        Raises NotFound, InvalidInput when it would not work, Refused for a name that is another client's or that was
+        revoked, AlreadyExists.
+        """
+        with self._core.lock:
+            client, now = self._client(name), time.time()
+            authority, catalog = self._exports.credentials.authority(), self._core.catalog
+            if not authority.given:
+                raise InvalidInput(
+                    "a certificate from outside cannot be used",
+                    why="the appliance's own authority signs all of them",
+                    hint="give a request to be signed (--csr), or use your authority: hatchery authority use",
+                )
+            found = given.client(certificate, authority, now)
+            self._refuse_second(name, kind, now)
+            for other in catalog.certificates_named(found.name):
+                if other.client != name or other.revoked is not None:
+                    why = f"client {other.client} has it" if other.client != name else "it was revoked with that name"
+                    hint = "have one with another name signed: names are what lets in"
+                    raise Refused(f"the certificate's name {found.name} cannot be used", why=why, hint=hint)
+                if other.serial == found.serial:
+                    raise AlreadyExists(
+                        f"client {name} has that certificate", hint=f"see `hatchery client show {name}`"
+                    )
+            catalog.add_certificate(Certificate(found.serial, name, now, found.expires, name=found.name))
+            self._exports.admit(client)
+        log.info("client %s: lets in the certificate %s, %s", name, found.serial, found.name)
+        return Bundle(authority.trusted, pki.Issued(found.serial, now, found.expires, found.certificate, ""))
+
+    def _refuse_second(self, name: str, kind: CertificateKind, now: float) -> None:
+        """A first certificate is for who has none. Raises AlreadyExists."""
+        good = [each for each in self._core.catalog.certificates(name) if is_good(each, now)]
+        if kind == "first" and good:
+            raise AlreadyExists(
+                f"client {name} has a certificate",
+                why=f"{good[0].serial} is good, and its key was handed out",
+                hint=f"make a further one with `hatchery client rotate {name}`",
+            )
 
     def revoke(self, name: str, which: RevocationKind, serials: Sequence[str] = ()) -> None:
         """Let certificates in no more, and cut off everybody who is connected to the client's daemon: guests whose
@@ -83,6 +121,10 @@ class Certificates:
                 doomed = [serial for serial in open_ones if serial in serials]
             else:
                 doomed = open_ones[1:] if which == "older" else open_ones
+            # A name lets in: those that share one go together.
+            names = {each.name for each in known if each.serial in doomed and each.name is not None}
+            namesakes = {each.serial for each in known if each.name in names}
+            doomed = [serial for serial in open_ones if serial in {*doomed, *namesakes}]
             if doomed:
                 self._core.catalog.revoke_certificates(name, doomed, time.time())
                 log.warning("client %s: revoked %s", name, ", ".join(doomed))

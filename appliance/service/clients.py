@@ -72,6 +72,8 @@ class Clients:
             if before == client:
                 return False
             check_address(client)
+            if client.tls:
+                self._exports.credentials.check_covered(client)
             for other in catalog.clients():
                 if other.name != name and client.port is not None and _collide(other, client):
                     raise InUse(

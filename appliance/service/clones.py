@@ -101,8 +101,10 @@ class Clones:
             if clone is None:
                 return False
             self._check_idle(clone)
-            if clone.client is not None:
-                self._exports.withdraw(clone.client, clone, cut_off=force)
+            if clone.shared is not None and not force:
+                self.ready(name)  # which says why not
+            for client in clone.clients:
+                self._exports.withdraw(client, clone, cut_off=force)
             templates = self._core.catalog.remove_clones([clone], why, self._core.now())
             self._core.lost -= {clone.thin_id}
             self._core.untaught.discard(clone.thin_id)
@@ -122,7 +124,8 @@ class Clones:
                 raise InUse(
                     f"clone {name} is attached to client {clone.client}",
                     why="a clone is exported to one client at a time",
-                    hint=f"move it: hatchery clone move {name} --client {client}",
+                    hint=f"move it: hatchery clone move {name} --client {client}; or, while its guest migrates, share"
+                    f" it: hatchery clone attach {name} --client {client} --shared",
                 )
             if clone.client is None:
                 self._core.catalog.set_clone_client(clone.thin_id, client)
@@ -147,8 +150,8 @@ class Clones:
 
     # What the other verbs on clones share
 
-    def ready(self, name: str) -> Clone:
-        """A clone that can be used. Raises NotFound, NotReady, InUse."""
+    def ready(self, name: str, *, shared: bool = False) -> Clone:
+        """A clone that can be used, by one client alone unless ``shared``. Raises NotFound, NotReady, InUse."""
         clone = self._core.catalog.clone(name)
         if clone.state is not CloneState.READY:
             raise NotReady(f"clone {name} cannot be used", why=f"it is {clone.state}")
@@ -157,6 +160,12 @@ class Clones:
                 f"clone {name} is lost", why="its NVMe drive is gone", hint=f"hatchery clone reset {name}, or remove it"
             )
         self._check_idle(clone)
+        if clone.shared is not None and not shared:
+            raise InUse(
+                f"clone {name} is in use",
+                why=f"clients {' and '.join(clone.clients)} share it, for its guest migrates",
+                hint=f"give it to one of them first: hatchery clone move {name} --client CLIENT",
+            )
         return clone
 
     def hold(self, clone: Clone, words: str) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import ContextVar
 
 from appliance.errors import InUse
 from appliance.schema import Event, EventKind
@@ -22,11 +23,14 @@ READERS = 32
 BATCH = 100
 """Events that a reader takes at once, at most."""
 
+ASKED: ContextVar[bool] = ContextVar("asked", default=False)
+"""Whether what is done now is what a request of the API asked for."""
+
 _MISSED = "some events are missing: look at everything anew"
 
 
 class Events:
-    """The ring. Thread-safe."""
+    """The ring. Thread-safe. ``unasked`` hears of what no request of the API did."""
 
     def __init__(self, kept: int = KEPT) -> None:
         self._lock = threading.Lock()
@@ -35,10 +39,13 @@ class Events:
         self._began = f"{int(time.time()):x}"
         self._count = 0
         self._readers: set[Reader] = set()
+        self.unasked: Callable[[EventKind, str, str, str], object] = lambda *_: None
         self._closed = False
 
     def tell(self, kind: EventKind, subject: str, state: str, words: str = "") -> None:
         """Something has changed. Takes no time."""
+        if not ASKED.get():
+            self.unasked(kind, subject, state, words)
         with self._lock:
             self._count += 1
             self._ring.append(self._event(kind, subject, state, words))

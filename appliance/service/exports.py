@@ -9,17 +9,18 @@ import logging
 import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from appliance import pki
 from appliance.catalog import Client, Clone
 from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
-from appliance.host import netlink, storage_daemon
+from appliance.host import device_access, netlink, storage_daemon
 from appliance.host.files import replace as write_file
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
-from appliance.model import CloneKind
+from appliance.model import Access, CloneKind, Limits
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.credentials import Credentials
@@ -38,10 +39,15 @@ _CLONE = "clone-"
 
 def export_of(clone: Clone) -> Export:
     """The export of a clone. Thin ids are never used twice, so neither are the nodes' names."""
+    return _export(clone.kind, clone.thin_id, clone.name, clone.limits)
+
+
+@lru_cache(maxsize=8192)
+def _export(kind: CloneKind, thin_id: int, name: str, limits: Limits) -> Export:
     # An ephemeral clone's drive is its only copy, so it has no retry layer.
-    layer = names.Layer.CLONE if clone.kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
-    device = Path("/dev/mapper") / names.layer(layer, clone.thin_id)
-    return Export(node=f"{_CLONE}{clone.thin_id}", name=clone.name, device=device, limits=clone.limits)
+    layer = names.Layer.CLONE if kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
+    device = Path("/dev/mapper") / names.layer(layer, thin_id)
+    return Export(node=f"{_CLONE}{thin_id}", name=name, device=device, limits=limits)
 
 
 class Exports:
@@ -122,7 +128,19 @@ class Exports:
         """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
         clones = tuple(clones)
         self.before_offer(clones)
+        self.let_in(clones)
         self._add(client, [export for clone in clones for export in self._all_of(client, clone)])
+
+    def share(self, client: str, clone: Clone) -> None:
+        """Export a clone, which is exported to its first client, to its second one too. Raises NotReady, Unhealthy."""
+        self.let_in([clone])
+        self._add(client, self._all_of(client, clone))
+
+    def let_in(self, clones: Iterable[Clone]) -> None:
+        """Let the daemons of those who have clones open their devices, and no other daemon. Raises Unhealthy."""
+        for clone in clones:
+            users = {self._units.user(client): Access.READ_WRITE for client in clone.clients}
+            device_access.grant(export_of(clone).device, users)
 
     def offer_seed(self, client: str, clone: Clone) -> None:
         """Export the seed of a clone that is exported already; fine when it has none. Raises NotReady, Unhealthy."""
@@ -265,11 +283,13 @@ class Exports:
         else:
             self.credentials.remove(client.name)
         self._write(client)
+        self.let_in(self._clones(client.name))
 
     def _allowed(self, client: Client) -> tuple[str, ...]:
         """Distinguished names of the certificates that let in."""
         found = self._catalog.certificates(client.name)
-        return tuple(pki.distinguished_name(client.name, each.serial) for each in found if each.revoked is None)
+        names = (each.name or pki.distinguished_name(client.name, each.serial) for each in found if not each.revoked)
+        return tuple(dict.fromkeys(names))
 
     def _write(self, client: Client, without: Collection[int] = (), unseeded: int | None = None) -> None:
         """Write down what a client's daemon serves: all that the catalog says ``without`` some, one of them without

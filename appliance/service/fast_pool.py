@@ -61,7 +61,7 @@ class FastPool:
         self._core.lost |= {clone.thin_id for clone in clones}
         for clone in clones:
             self._core.events.tell("clone", clone.name, "lost", "its NVMe drive is gone")
-        clients = {clone.client for clone in clones if clone.client is not None}
+        clients = {client for clone in clones for client in clone.clients}
         for client in sorted(clients):
             try:
                 self._exports.serve(catalog.client(client))

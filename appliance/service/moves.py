@@ -19,6 +19,7 @@ from appliance.errors import HatcheryError
 from appliance.service.clones import Clones
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.sharing import Sharing
 
 log = logging.getLogger(__name__)
 
@@ -26,21 +27,24 @@ log = logging.getLogger(__name__)
 class Moves:
     """The verb that gives clones to another client."""
 
-    def __init__(self, core: Core, clones: Clones, exports: Exports) -> None:
+    def __init__(self, core: Core, clones: Clones, exports: Exports, sharing: Sharing) -> None:
         self._core = core
         self._clones = clones
         self._exports = exports
+        self._sharing = sharing
 
     def move(self, names: Sequence[str], client: str, *, force: bool) -> tuple[Clone, ...]:
         """Give clones to a client, whoever has them now: all or none; fine when it has them already.
 
-        A clone that nobody has is attached. Raises NotFound, NotReady, InUse while somebody is connected to one of
+        A clone that nobody has is attached; of one that it shares with another client, that one lets go, each clone
+        for itself. Raises NotFound, NotReady, InUse while somebody is connected to one of
         them, unless forced.
         """
         with self._core.lock:
             catalog = self._core.catalog
             catalog.client(client)
-            found = [self._clones.ready(name) for name in dict.fromkeys(names)]
+            found = [self._clones.ready(name, shared=True) for name in dict.fromkeys(names)]
+            found = [self._settled(clone, client, force=force) for clone in found]
             leaving = [clone for clone in found if clone.client != client]
             if leaving:
                 self._take(leaving, cut_off=force)
@@ -51,6 +55,13 @@ class Moves:
                 log.info("clone %s moved from %s to client %s", clone.name, origin, client, extra={"about": moved})
                 self._core.events.tell("clone", clone.name, "moved", f"from {origin} to client {client}")
             return tuple(catalog.clone(clone.name) for clone in found)
+
+    def _settled(self, clone: Clone, client: str, *, force: bool) -> Clone:
+        """A clone that one client has alone. Of two, the one that is not to have it lets go of it."""
+        others = [each for each in clone.clients if each != client]
+        if clone.shared is None or len(others) == len(clone.clients):
+            return self._clones.ready(clone.name)
+        return self._sharing.leave(clone.name, others[0], force=force)
 
     def _take(self, clones: Sequence[Clone], *, cut_off: bool) -> None:
         """Take clones from the clients that have them; when that fails, they have them all again."""

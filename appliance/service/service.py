@@ -18,6 +18,7 @@ from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
 from appliance.schema import (
+    Attachment,
     BootSetView,
     CertificateBundle,
     CertificateRequest,
@@ -43,12 +44,14 @@ from appliance.schema import (
     TemplateView,
 )
 from appliance.service import recorded_boots, recovery
+from appliance.service.authority import Authorities
 from appliance.service.bootsets import BootSets
 from appliance.service.certificates import Certificates
 from appliance.service.clients import Clients
 from appliance.service.clone_life import CloneLife
 from appliance.service.clones import Clones
 from appliance.service.collector import Asked, Collector
+from appliance.service.connected import Connections
 from appliance.service.core import Core
 from appliance.service.doctor import Doctor
 from appliance.service.exports import Exports
@@ -63,6 +66,7 @@ from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
 from appliance.service.seeds import Seeds, Wish
+from appliance.service.sharing import Sharing
 from appliance.service.stills import Stills
 from appliance.service.templates import Templates
 from appliance.service.views import Detail, Views, client_problems, garbage_report
@@ -97,7 +101,8 @@ class Service:
         self._units = units
         self._converter = converter
         self._exports = Exports(self.core, units, paths)
-        self._views = Views(self.core, self._exports)
+        self._connections = Connections(catalog, self._exports)
+        self._views = Views(self.core, self._exports, self._connections)
         self._doctor = Doctor(self.core, store, self._exports)
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
@@ -121,13 +126,22 @@ class Service:
         self.stills = Stills(self.core, self.clones, units, paths)
         self.templates = Templates(self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_))
         self.life = CloneLife(self.core, self.clones, self._exports, self.imports, self.operations)
-        self.moves = Moves(self.core, self.clones, self._exports)
+        self.sharing = Sharing(self.core, self.clones, self._exports)
+        self.moves = Moves(self.core, self.clones, self._exports, self.sharing)
         self.seeds = Seeds(self.core, self.clones, self._exports)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
+        self.authorities = Authorities(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
-        hooks = (self.check_fast_pool, store.finish_growth, store.count_latencies, self.stills.sweep)
+        hooks = (
+            self.check_fast_pool,
+            store.finish_growth,
+            store.count_latencies,
+            self.stills.sweep,
+            self.sharing.sweep,
+            self._connections.look,
+        )
         self.monitor = Monitor(store, hooks, self._tell, self._tell_problem, urgent=store.remember_loss)
         self._words = ""
 
@@ -163,7 +177,8 @@ class Service:
     def status(self) -> Status:
         """The appliance in one look."""
         view, problems = self._store.look()
-        found = self._views.status(view, (*self._problems, *silence(self.monitor.seen.silent), *problems))
+        known = (*self._problems, *self.sharing.problems(), *silence(self.monitor.seen.silent), *problems)
+        found = self._views.status(view, known)
         return found.model_copy(update={"disks": self.measure.coarse()})
 
     def examine(self) -> Examination:
@@ -334,6 +349,23 @@ class Service:
             raise NotFound(f"clone {clone.name} has no seed", why="it was removed at this moment")
         return view
 
+    def attach(self, name: str, request: Attachment) -> CloneView:
+        """Export a clone to a client, or to a second one. Raises as ``Clones.attach`` and ``Sharing.share``."""
+        if request.shared:
+            self.sharing.share(name, request.client, request.seconds)
+        else:
+            self.clones.attach(name, request.client)
+        return self.show_clone(name)
+
+    def detach(self, name: str, client: str | None, *, force: bool) -> CloneView:
+        """Stop exporting a clone, or to one of its two clients. Raises as ``Clones.detach`` and ``Sharing.leave``."""
+        clone = self._catalog.clone(name)
+        if client is None or clone.clients == (client,):
+            self.clones.detach(name, force=force)
+        else:
+            self.sharing.leave(name, client, force=force)
+        return self.show_clone(name)
+
     def move_clones(self, request: Move, *, force: bool) -> CloneList:
         """Give clones to another client. Raises as ``Moves.move``."""
         moved = self.moves.move(request.clones, request.client, force=force)
@@ -349,7 +381,10 @@ class Service:
 
     def issue_certificate(self, name: str, request: CertificateRequest) -> CertificateBundle:
         """Make a certificate for a client. Raises as ``Certificates.issue``."""
-        made = self.certificates.issue(name, request.kind, request.seconds)
+        if request.signed is not None:
+            made = self.certificates.accept(name, request.kind, request.signed)
+        else:
+            made = self.certificates.issue(name, request.kind, request.seconds, request.request)
         return CertificateBundle(
             client=name,
             serial=made.issued.serial,
@@ -372,7 +407,13 @@ class Service:
         clients = {client.name: client for client in self._catalog.clients()}
         return CloneList(
             clones=tuple(
-                self._views.clone(c, clients.get(c.client) if c.client else None, written.get(c.name), detail)
+                self._views.clone(
+                    c,
+                    clients.get(c.client or ""),
+                    written.get(c.name),
+                    second=clients.get(c.shared or ""),
+                    detail=detail,
+                )
                 for c in clones
             )
         )

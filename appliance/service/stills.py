@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from appliance.catalog import Clone
 from appliance.config import Paths
 from appliance.errors import HatcheryError, InUse, NotReady
-from appliance.host import storage_daemon
+from appliance.host import device_access, storage_daemon
 from appliance.host.files import replace
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
@@ -179,6 +179,7 @@ class Stills:
             # It begins without exports: a daemon that was killed must not wait for devices that went meanwhile.
             empty = ServerConfig(DAEMON, Listen(path=self._files.socket), ())
             replace(self._files.config, storage_daemon.render(empty), 0o644)
+            device_access.grant(export.device, {self._units.user(DAEMON): Access.READ_ONLY})
             self._units.start(DAEMON)
             self._daemon.add([export])
         except BaseException:
@@ -199,6 +200,8 @@ class Stills:
                 self._daemon.remove(still.export)
         except NotReady:
             log.info("%s: the storage daemon is down", still.view.subject)
+        # A template's device stays when its still goes.
+        device_access.grant(still.export.device, {})
         del self._stills[still.view.id]
         self._core.stills = frozenset(each.thin_id for each in self._stills.values())
         self._dismiss_if_idle()

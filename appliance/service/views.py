@@ -21,6 +21,7 @@ from appliance.schema import (
     PrefetchView,
     ProblemView,
     SeedView,
+    SharedView,
     Status,
     StoreView,
     TemplateView,
@@ -29,6 +30,7 @@ from appliance.schema import (
 )
 from appliance.service import addresses
 from appliance.service.certificates import is_good
+from appliance.service.connected import Connections
 from appliance.service.core import Core
 from appliance.service.exports import Exports, export_of
 from appliance.service.gc import Entry, State
@@ -104,9 +106,10 @@ class Detail(Enum):
 class Views:
     """Makes the API's answers."""
 
-    def __init__(self, core: Core, exports: Exports) -> None:
+    def __init__(self, core: Core, exports: Exports, connections: Connections) -> None:
         self._core = core
         self._exports = exports
+        self._connections = connections
 
     def template(
         self,
@@ -137,8 +140,19 @@ class Views:
             learning=learning,
         )
 
-    def clone(self, clone: Clone, client: Client | None, written: int | None, detail: Detail = Detail.ALL) -> CloneView:
-        """A clone; ``client`` is the one it is attached to, ``written`` what its guest wrote (bytes), if known."""
+    def clone(
+        self,
+        clone: Clone,
+        client: Client | None,
+        written: int | None,
+        *,
+        second: Client | None = None,
+        detail: Detail = Detail.ALL,
+    ) -> CloneView:
+        """A clone; ``client`` is the one it is attached to, ``written`` what its guest wrote (bytes), if known.
+
+        ``second`` is who may write to it besides, while its guest migrates.
+        """
         shown = detail is Detail.ALL
         where = None if client is None else self._exports.listen(client)
         lost = clone.thin_id in self._core.lost
@@ -160,6 +174,17 @@ class Views:
             written_bytes=written,
             limits=CloneLimits(iops=clone.limits.iops, bandwidth=clone.limits.bandwidth),
             seed=self._seed(clone, where),
+            shared=None if second is None else self._shared(clone, second),
+        )
+
+    def _shared(self, clone: Clone, second: Client) -> SharedView:
+        where = self._exports.listen(second)
+        return SharedView(
+            client=second.name,
+            until=clone.shared_until or 0.0,
+            uri=addresses.uri(where, clone.name),
+            qemu=addresses.qemu_words(clone, where),
+            libvirt=addresses.libvirt_disk(clone, where),
         )
 
     def _seed(self, clone: Clone, where: Listen | None) -> SeedView | None:
@@ -194,7 +219,15 @@ class Views:
             detail += ", and no certificate lets anybody in"
         connections: tuple[ConnectionView, ...] | None
         try:
-            connections = tuple(ConnectionView(peer=c.peer) for c in self._exports.connections(client))
+            connections = tuple(
+                ConnectionView(
+                    peer=each.connection.peer,
+                    since=each.since,
+                    received_bytes=each.connection.received,
+                    sent_bytes=each.connection.sent,
+                )
+                for each in self._connections.of(client)
+            )
             if len(connections) >= client.max_connections:
                 detail += f", all of its {client.max_connections} connections taken: others wait"
         except CannotTell:
@@ -212,7 +245,7 @@ class Views:
             clones=clones,
             connections=connections,
             certificates=tuple(
-                CertificateView(serial=c.serial, issued=c.issued, expires=c.expires, revoked=c.revoked)
+                CertificateView(serial=c.serial, name=c.name, issued=c.issued, expires=c.expires, revoked=c.revoked)
                 for c in certificates
             ),
         )

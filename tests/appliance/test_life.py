@@ -1,8 +1,13 @@
 """The life of an appliance: built, booted, refused, deployed, used, misused, cut off from power, rebooted."""
 
+import json
 import os
+import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,6 +25,9 @@ CLONE = "web"
 KEPT = "kept over the power cut"
 KEPT_AT = 1 << 30
 """A place on the clone's disk, in bytes, where the guest's system has nothing."""
+
+WRITTEN_AT = KEPT_AT + (4 << 20)
+"""Another one, where somebody writes while the appliance starts anew."""
 
 
 def test_the_image_boots_with_no_failed_unit(site: Site) -> None:
@@ -222,6 +230,40 @@ def qemu_io(site: Site, clone: str, *commands: str) -> str:
     return said
 
 
+@contextmanager
+def writing(site: Site, clone: str) -> Iterator[None]:
+    """Somebody writes, flushes and verifies all the time, by QEMU's client as guests have it, and sees no error."""
+    server = {"type": "inet", "host": LOOPBACK, "port": str(site.vm.port(NBD_PORT))}
+    disk = {"driver": "nbd", "server": server, "export": clone, "reconnect-delay": 600}
+    image = f"json:{json.dumps({'driver': 'raw', 'file': disk})}"
+    with tempfile.TemporaryFile() as said:
+        guest = site.runner.start(["qemu-io", image], stdin=subprocess.PIPE, stdout=said, stderr=said)
+        told, over = guest.popen.stdin, threading.Event()
+        assert told is not None
+
+        def work() -> None:
+            number = 0
+            while not over.is_set():
+                number = number % 250 + 1
+                place = f"-P {number} {WRITTEN_AT + number * 65536} 64k"
+                told.write(f"write -q {place}\nflush\nread -q {place}\n".encode())
+                told.flush()
+            told.close()
+
+        worker = threading.Thread(target=work)
+        worker.start()
+        try:
+            yield
+        finally:
+            over.set()
+            # What waits in the pipe is done first.
+            status = guest.wait(900)
+            worker.join()
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    assert (status, "rror" in words, "failed" in words) == (0, False, False), words
+
+
 @pytest.mark.heavy
 def test_a_power_cut_loses_nothing_and_leaves_the_cache_warm(clone: str, site: Site) -> None:
     with site.api() as api:
@@ -254,8 +296,9 @@ def test_a_guest_that_boots_again_finds_its_file(clone: str, site: Site) -> None
 
 @pytest.mark.heavy  # a clean end and a start are the kernel tier's too, and here the power cut is harder
 def test_a_clean_reboot_brings_everything_back(clone: str, site: Site) -> None:
-    site.vm.reboot(deadline=BOOT_DEADLINE)
-    serves(site)
+    with writing(site, clone):
+        site.vm.reboot(deadline=BOOT_DEADLINE)
+        serves(site)
     with site.commands() as hatchery:
         status = hatchery.get("status")
         assert status["health"] == "ok", status["problems"]

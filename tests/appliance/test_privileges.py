@@ -5,6 +5,7 @@ that was not deployed yet.
 """
 
 import hashlib
+import json
 import random
 import threading
 from collections.abc import Iterator
@@ -87,6 +88,82 @@ def test_the_group_may_use_the_local_clients_socket_and_no_other(site: Site) -> 
     assert site.vm.ssh(words).stdout.splitlines() == ["hatchery 770", "hatchery 750"]
 
 
+def user_of(site: Site, client: str) -> int:
+    """The user that a client's storage daemon runs as."""
+    words = ["ps", "-o", "uid=", "-p", main_pid(site, f"hatchery-nbd@{client}")]
+    return int(site.vm.ssh(words).stdout)
+
+
+def main_pid(site: Site, unit: str) -> str:
+    return site.vm.ssh(["systemctl", "show", "--property=MainPID", "--value", unit]).stdout.strip()
+
+
+def test_a_storage_daemon_may_open_its_own_clones_and_no_others(site: Site) -> None:
+    with site.api() as api:
+        template = api.templates()[0].ref
+        devices = {}
+        for client in (CLIENT, "local"):
+            name = f"of-{client}"
+            (made,) = api.create_clones(CloneCreate(name=name, template=template, client=client, learn=False))
+            devices[client] = made.device
+        mine, other = user_of(site, CLIENT), user_of(site, "local")
+        assert mine != other
+        # What udev does to a device of its own accord leaves that alone.
+        site.vm.ssh(["udevadm", "trigger", "--settle", "--action=change", devices[CLIENT]], timeout=300)
+        for user, device, may in (
+            (mine, devices[CLIENT], True),
+            (mine, devices["local"], False),
+            (mine, "/dev/mapper/hatchery-pool-durable", False),
+            (other, devices["local"], True),
+            (other, devices[CLIENT], False),
+        ):
+            words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "head", "--bytes=1", device]
+            done = site.vm.ssh(words, check=False)
+            assert (done.returncode == 0, "Permission denied" in done.stderr) == (may, not may), (user, device)
+        for client in devices:
+            api.remove_clone(f"of-{client}", force=True)
+
+
+def test_who_changed_what_is_in_the_journal(site: Site) -> None:
+    with site.api() as api:
+        api.put_client("audited", ClientSpec(transport="unix"))
+        api.remove_client("audited")
+        with pytest.raises(NotFound):
+            api.attach("none", "local")
+    words = ["journalctl", "--quiet", "--output=json", "--lines=100", "--identifier=hatchery-audit"]
+    lines = [json.loads(line) for line in site.vm.ssh(words).stdout.splitlines()]
+    told = [(line.get("HATCHERY_METHOD"), line.get("HATCHERY_PATH"), line.get("HATCHERY_RESULT")) for line in lines]
+    for wanted in (
+        ("PUT", "/v1/clients/audited", "done"),
+        ("DELETE", "/v1/clients/audited", "done"),
+        ("PUT", "/v1/clones/none/attachment", "refused"),
+    ):
+        assert wanted in told
+        line = lines[told.index(wanted)]
+        assert (line["HATCHERY_USER"], line["_SYSTEMD_UNIT"]) == ("root", "hatcheryd.service")
+
+
+KILL_AND_CONNECT = """
+import os, pathlib, signal, socket, sys, time
+pid, port = int(sys.argv[1]), int(sys.argv[2])
+os.kill(pid, signal.SIGKILL)
+while pathlib.Path(f"/proc/{pid}/fd").exists() and any(pathlib.Path(f"/proc/{pid}/fd").iterdir()):
+    time.sleep(0.001)
+with socket.create_connection(("127.0.0.1", port), timeout=60) as guest:
+    print(guest.recv(8).decode())
+"""
+
+
+def test_who_connects_while_a_storage_daemon_restarts_waits(site: Site) -> None:
+    unit = f"hatchery-nbd@{CLIENT}"
+    pid = main_pid(site, unit)
+    words = ["python3", "-c", KILL_AND_CONNECT, pid, str(NBD_PORT)]
+    assert site.vm.ssh(words, timeout=120).stdout.strip() == "NBDMAGIC"
+    assert main_pid(site, unit) != pid
+    kept = ["systemctl", "show", "--property=NFileDescriptorStore", "--value", unit]
+    assert site.vm.ssh(kept).stdout.strip() == "1"
+
+
 @pytest.mark.heavy
 def test_a_storage_daemon_sees_its_own_key_and_folder_alone(site: Site) -> None:
     with site.api() as api:
@@ -160,8 +237,8 @@ def test_a_seed_is_its_clients_to_read_also_after_the_daemon_started_anew(site: 
         spec = SeedSpec(hostname="seeded.example")
         wanted = CloneCreate(name="seeded", template=api.templates()[0].ref, client=CLIENT, seed=spec)
         api.create_clones(wanted)
-        folder = site.vm.ssh(["stat", "--format=%U:%G %a", f"/run/hatchery/seeds/{CLIENT}"]).stdout.strip()
-        assert folder == "root:hatchery-nbd 2750"
+        folder = site.vm.ssh(["stat", "--format=%U:%g %a", f"/run/hatchery/seeds/{CLIENT}"]).stdout.strip()
+        assert folder == f"root:{user_of(site, CLIENT)} 2750"
         for name in ("first", "again"):
             site.runner.run(["qemu-img", "convert", "-f", "raw", "-O", "raw", source, tmp_path / name], timeout=120)
             assert b"seeded.example" in (tmp_path / name).read_bytes()

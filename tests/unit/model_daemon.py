@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from appliance.host import storage_daemon
+from appliance.host.daemon_users import FIRST
 from appliance.host.storage_daemon import Files
 
 Reply = dict[str, Any]
@@ -132,6 +133,9 @@ class ModelUnits:
     def restart(self, client: str) -> None:
         self.stop(client)
         self.start(client)
+
+    def user(self, client: str) -> int:
+        return FIRST + sum(client.encode())
 
     def describe(self, client: str) -> str:
         return "running" if client in self.daemons else "stopped"

@@ -11,13 +11,16 @@ from appliance.bootset import file
 from appliance.bootset.boot_set import BootSet
 from appliance.model import MIB, Extent
 from appliance.service.service import Service
+from tests import own_authority
 from tests.unit.api_server import serving
 from tests.unit.service_harness import IMAGE, Box, box
 
+OWN = own_authority.authority("CN=own")
 BOOT_SET = file.dump(file.BootSetFile("debian@1", None, BootSet((Extent(0, MIB),), len(IMAGE), 1)))
 
 AGAIN: dict[tuple[str, str], tuple[str, object]] = {
     ("put", "/v1/clients/{name}"): ("/v1/clients/lab", {"transport": "unix"}),
+    ("put", "/v1/authority"): ("/v1/authority", {"certificate": OWN.certificate, "key": OWN.key}),
     ("put", "/v1/clones/{name}/attachment"): ("/v1/clones/web/attachment", {"client": "lab"}),
     ("put", "/v1/clones/{name}/size"): ("/v1/clones/web/size", {"size": 8 * MIB}),
     ("put", "/v1/clones/{name}/lease"): ("/v1/clones/web/lease", {"seconds": None}),
@@ -51,7 +54,7 @@ def send(api: Client, method: str, path: str, body: object) -> Any:
 
 def state(api: Client) -> list[object]:
     """All that the requests can change, but for the moment of a change."""
-    found = [api.get(f"/v1/{kind}").json() for kind in ("templates", "clones", "clients", "stills")]
+    found = [api.get(f"/v1/{kind}").json() for kind in ("templates", "clones", "clients", "stills", "authority")]
     for template in found[0]["templates"]:
         template["prefetch"] = None
         if template["boot_set"] is not None:
@@ -99,9 +102,9 @@ def test_what_is_refused_changes_nothing(tmp_path: Path) -> None:
                 wrong += [api.request(method, path, content=content) for content in bad]
                 wrong.append(api.request(method, path, json={**body, "colour": "red"}))
                 wrong += [api.request(method, path, json={**body, name: [{}]}) for name in body]
-            wrong.append(
-                send(api, method, path.replace("web", "Web_").replace("lab", "-").replace("debian", "De bian"), body)
-            )
+            bad_name = path.replace("web", "Web_").replace("lab", "-").replace("debian", "De bian")
+            if bad_name != path:
+                wrong.append(send(api, method, bad_name, body))
             for response in wrong[: len(wrong) - (method == "delete")]:
                 assert 400 <= response.status_code < 500, (response.request.method, path, response.text)
                 details = schema.ProblemDetails.model_validate_json(response.content)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench import boots, store, suite
+from bench import access, boots, store, suite
 from bench.report import Limit, Report, Row, at_least, at_most, number, paired, ratio
 from tests.kernel.inside import lvm
 
@@ -103,6 +103,43 @@ def test_numbers_have_the_digits_that_mean_something(value: float, text: str) ->
 def test_one_outlier_does_not_decide() -> None:
     assert ratio([2, 2, 90], [1, 1, 50]) == 2
     assert paired([9, 18, 1], [10, 20, 10]) == pytest.approx(0.9)
+
+
+def test_rows_of_access() -> None:
+    exports = {
+        "first": [0.1, 0.2],
+        "last": [0.2, 0.25],
+        "connected": [500.0],
+        "memory": [38e6],
+        "memory_connected": [44e6],
+    }
+    clients = {"connected": [50.0], "memory": [700e6]}
+    requests = {
+        "qd1": {"device": [10000.0, 10000.0], "unix": [5000.0, 5000.0]},
+        "qd16": {"device": [100.0, 200.0, 100.0], "unix": [60.0, 120.0, 10.0]},
+        "tls": {"plain": [100.0], "tls": [70.0]},
+    }
+    slow = {kind: {each: [value / 2 for value in values] if each == "unix" else values for each, values in pair.items()}
+            for kind, pair in requests.items()}  # fmt: skip
+    rows = {row.name: row for row in access.rows(exports, clients, slow, requests)}
+    assert {row.name: str(row.held_to) for row in rows.values() if row.held_to} == {
+        "export_ms_500_over_1": "<= 1.5",
+        "exports_per_daemon": ">= 500",
+        "clients_at_once": ">= 50",
+        "nbd_qd16_over_device": ">= 0.55",
+        "nbd_qd1_over_device": ">= 0.4",
+    }
+    assert all(row.ok for row in rows.values())
+    expected = {
+        "export_ms_500_over_1": 1.5,
+        "daemon_500_mb": 44.0,
+        "daemons_50_mb": 700.0,
+        "nbd_qd16_over_device": 0.6,
+        "uml_nbd_qd16_over_device": 0.3,
+        "tls_over_plain": 0.7,
+        "nbd_adds_us": 100.0,
+    }
+    assert {name: rows[name].value for name in expected} == pytest.approx(expected)
 
 
 def test_rows_of_the_store() -> None:

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from appliance.catalog import BootRun, Catalog, Certificate, Client, NewClone, NewTemplate, PoolRow, StoredBootSet
+from appliance.catalog import (
+    AuthorityRow,
+    BootRun,
+    Catalog,
+    Certificate,
+    Client,
+    NewClone,
+    NewTemplate,
+    PoolRow,
+    StoredBootSet,
+)
 from appliance.catalog.boot_sets import CHECKS_KEPT, RUNS_KEPT
 from appliance.catalog.clones import _CLONE as CLONE_QUERY
 from appliance.catalog.migrations import STEPS, migrate
@@ -110,9 +120,9 @@ def test_the_catalog_is_for_its_owner_alone(tmp_path: Path, mode: int | None) ->
     if mode is not None:
         path.touch(mode)
     catalog = Catalog(path)
-    catalog.set_authority("certificate", "key")
+    catalog.set_authority(AuthorityRow("certificate", "key"), 1.0)
     assert {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {0o600}
-    assert catalog.authority() == ("certificate", "key")
+    assert catalog.authority() == AuthorityRow("certificate", "key")
     catalog.close()
 
 
@@ -316,12 +326,16 @@ def test_leases_end(catalog: Catalog) -> None:
 def test_questions_about_one_thing_do_not_read_all_clones(catalog: Catalog) -> None:
     for query in (
         f"{CLONE_QUERY} WHERE c.name = 'a'",
-        f"{CLONE_QUERY} WHERE c.client = 'a' AND c.state = 'ready' ORDER BY c.name",
+        (
+            f"{CLONE_QUERY} WHERE c.client = 'a' AND c.state = 'ready' UNION ALL"
+            f" {CLONE_QUERY} WHERE c.shared = 'a' AND c.state = 'ready' ORDER BY 2"
+        ),
+        f"{CLONE_QUERY} WHERE c.shared IS NOT NULL AND c.shared_until <= 1.0 AND c.state = 'ready' ORDER BY c.name",
         f"{CLONE_QUERY} WHERE c.state <> 'ready'",
         f"{CLONE_QUERY} WHERE c.expires IS NOT NULL AND c.expires <= 1.0 AND c.state = 'ready' ORDER BY c.expires",
         "SELECT count(*) FROM clones WHERE template = 1",
         "SELECT name FROM clones WHERE template = 1 ORDER BY thin_id LIMIT 5",
-        "SELECT name FROM clones WHERE client = 'a' ORDER BY name",
+        "SELECT name FROM clones WHERE client = 'a' OR shared = 'a' ORDER BY name",
         "DELETE FROM clones WHERE thin_id = 1",
     ):
         plan = [str(row[3]) for row in catalog._db.execute(f"EXPLAIN QUERY PLAN {query}")]

@@ -47,7 +47,7 @@ def certificate(box: Box) -> str:
 def authority(box: Box) -> pki.Authority:
     found = box.service.core.catalog.authority()
     assert found
-    return pki.Authority(*found)
+    return pki.Authority(found.certificate, found.key)
 
 
 def test_a_tls_client_has_a_door_that_nobody_passes_yet(client: Box) -> None:

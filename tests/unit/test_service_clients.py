@@ -106,6 +106,23 @@ def test_connections_that_cannot_be_told_are_not_none_at_all(appliance: Box, mon
     assert appliance.service.list_clients().clients[0].connections is None
 
 
+def test_a_connection_is_as_old_as_the_look_that_found_it(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = netlink.Connection("pid 7 (qemu)", "1001"), netlink.Connection("192.0.2.9:50000", "1002", 700, 9000)
+    found = [first]
+    monkeypatch.setattr(netlink, "unix_connections", lambda _: tuple(found))
+    connections = appliance.service._connections
+    times = iter((100.0, 100.0, 100.0, 103.0, 120.0, 120.0, 120.0, 121.0))
+    monkeypatch.setattr(connections, "_clock", lambda: next(times))
+    connections.look()
+    connections.look()  # was done just now
+    found.append(second)
+    connections.look()
+    (old, new) = appliance.service.list_clients().clients[0].connections or ()
+    assert (old.peer, old.since, old.received_bytes) == ("pid 7 (qemu)", 100.0, None)
+    assert (new.peer, new.since, new.received_bytes, new.sent_bytes) == ("192.0.2.9:50000", 120.0, 700, 9000)
+    assert set(connections._since["local"]) == {"1001", "1002"}
+
+
 def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     appliance.service.put_client("hv1", tcp())
     assert appliance.units.daemons["hv1"].config.max_connections == 1000
@@ -117,7 +134,7 @@ def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatc
     assert appliance.service.put_client("hv1", few)[1] is False
     assert appliance.units.daemons["hv1"] is daemon
     assert "others wait" not in appliance.service.show_client("hv1").detail
-    both = (netlink.Connection("10.0.0.1:1"), netlink.Connection("10.0.0.1:2"))
+    both = (netlink.Connection("10.0.0.1:1", "1"), netlink.Connection("10.0.0.1:2", "2"))
     monkeypatch.setattr(netlink, "tcp_connections", lambda _: both)
     assert appliance.service.show_client("hv1").detail.endswith("all of its 2 connections taken: others wait")
 

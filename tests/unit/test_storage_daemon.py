@@ -11,7 +11,7 @@ from appliance.host import storage_daemon
 from appliance.host.qmp import Qmp, QmpError
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.model import MIB, Limits
-from appliance.nbd_server import prepare
+from appliance.nbd_server import prepare, settings
 from tests.unit.model_daemon import ModelDaemon
 
 WEB = Export("clone-1", "web", Path("/dev/mapper/hatchery-clone-1"))
@@ -216,10 +216,12 @@ def test_a_starting_daemon_leaves_out_what_is_missing(tmp_path: Path, caplog: py
     files.config.write_text(storage_daemon.render(ServerConfig("local", Listen(path=files.socket), (WEB, there))))
     for left in (files.socket, files.qmp, files.pid):
         left.touch()
-    words = prepare("local", paths)
+    words = prepare(settings("local", paths), paths, 7)
     assert [json.loads(words[at + 1])["name"] for at, word in enumerate(words) if word == "--export"] == ["there"]
     assert "web is not exported" in caplog.text
-    assert not any(left.exists() for left in (files.socket, files.qmp, files.pid))
+    assert json.loads(words[words.index("--nbd-server") + 1])["addr"] == {"type": "fd", "str": "7"}
+    assert not any(left.exists() for left in (files.qmp, files.pid))
+    assert files.socket.exists(), "it is the listener's to remove, which may have been kept"
 
 
 def test_a_daemons_key_is_where_systemd_put_it_or_where_root_left_it(tmp_path: Path) -> None:
@@ -229,10 +231,10 @@ def test_a_daemons_key_is_where_systemd_put_it_or_where_root_left_it(tmp_path: P
     config = ServerConfig("hv1", Listen(address="::1", port=1, tls=True), ())
     files.config.write_text(storage_daemon.render(config))
     for environment, folder in (({}, paths.tls("hv1")), ({"CREDENTIALS_DIRECTORY": "/run/c"}, Path("/run/c"))):
-        found = [json.loads(word) for word in prepare("hv1", paths, environment) if "tls-creds-x509" in word]
+        found = [json.loads(word) for word in prepare(config, paths, 7, environment) if "tls-creds-x509" in word]
         assert [Path(each["dir"]) for each in found] == [folder]
 
 
 def test_a_daemon_without_settings_says_who_writes_them(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="hatcheryd writes them"):
-        prepare("local", Paths(run=tmp_path))
+        settings("local", Paths(run=tmp_path))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -24,11 +24,14 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from appliance.errors import Unhealthy
+from appliance.errors import Refused, Unhealthy
 
 AUTHORITY_SECONDS = 20 * 365 * 86400.0
 """How long the authority and the servers' certificates are good for. Who has a server's key has the appliance itself,
 so a short life of it would protect nothing, and its renewal would disturb guests."""
+
+Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+Public = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 CLOCK_SECONDS = 86400.0
 """How far another machine's clock may be behind."""
@@ -36,10 +39,20 @@ CLOCK_SECONDS = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A certificate authority, as PEM. ``key`` is secret."""
+    """A certificate authority, as PEM. ``key`` is secret.
+
+    An operator's own (``given``) may have a ``chain`` of certificates above it, and no key here: then it signs nothing.
+    """
 
     certificate: str
     key: str = field(repr=False)
+    chain: str = ""
+    given: bool = False
+
+    @property
+    def trusted(self) -> str:
+        """What both sides believe: this authority and those above it."""
+        return self.certificate + self.chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +102,11 @@ def server(authority: Authority, host_name: str, addresses: Iterable[str], now: 
     return _issue(authority, subject, purpose, now, _end(authority), x509.random_serial_number(), alternatives)
 
 
-def client(authority: Authority, name: str, now: float, seconds: float) -> Issued:
+def client(authority: Authority, name: str, now: float, seconds: float, public: Public | None = None) -> Issued:
     """A certificate for a client, good for ``seconds`` from now, and no longer than the authority.
 
-    Raises Unhealthy when the authority cannot be read.
+    With a ``public`` key it is for who has the other half, and there is none in the answer. Raises Unhealthy when the
+    authority cannot be read, Refused when its key is not here.
     """
     number = x509.random_serial_number()
     subject = x509.Name(
@@ -104,10 +118,10 @@ def client(authority: Authority, name: str, now: float, seconds: float) -> Issue
     # A name of its own kind, so that nobody falls back to the common name when looking for a host's.
     alternatives = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(f"urn:hatchery:client:{name}")])
     expires = min(now + seconds, _end(authority))
-    return _issue(authority, subject, ExtendedKeyUsageOID.CLIENT_AUTH, now, expires, number, alternatives)
+    return _issue(authority, subject, ExtendedKeyUsageOID.CLIENT_AUTH, now, expires, number, alternatives, public)
 
 
-def serves(certificate: str, authority: Authority, host_name: str, addresses: Iterable[str], now: float) -> bool:
+def serves(certificate: str, authority: Authority, host_name: str | None, addresses: Iterable[str], now: float) -> bool:
     """Whether a server's certificate is of this authority, still good, and covers all that it is reached by."""
     try:
         found = x509.load_pem_x509_certificate(certificate.encode())
@@ -116,7 +130,9 @@ def serves(certificate: str, authority: Authority, host_name: str, addresses: It
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         # Damaged, of another authority, or not one that was made here.
         return False
-    wanted = [_general(f"dns:{host_name}"), *(_general(f"ip:{address}") for address in addresses)]
+    wanted = [_general(f"ip:{address}") for address in addresses]
+    if host_name is not None:
+        wanted.append(_general(f"dns:{host_name}"))
     return found.not_valid_after_utc.timestamp() > now and all(name in list(covered) for name in wanted)
 
 
@@ -138,18 +154,20 @@ def _issue(
     expires: float,
     number: int,
     alternatives: x509.SubjectAlternativeName,
+    public: Public | None = None,
 ) -> Issued:
     signer, signer_key = _load(authority)
-    key = ec.generate_private_key(ec.SECP256R1())
+    key, own = ec.generate_private_key(ec.SECP256R1()), public is None
+    public = public or key.public_key()
     certificate = (
-        _builder(subject, signer.subject, key.public_key(), number, now, expires)
+        _builder(subject, signer.subject, public, number, now, expires)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         # Not critical: QEMU up to 10.1 would demand key encipherment, which is RSA's.
         .add_extension(_usage(sign=True), critical=False)
         .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         .add_extension(alternatives, critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer_key.public_key()), critical=False)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .sign(signer_key, hashes.SHA256())
     )
     return Issued(
@@ -157,17 +175,23 @@ def _issue(
         issued=now,
         expires=certificate.not_valid_after_utc.timestamp(),
         certificate=_pem(certificate),
-        key=_key_pem(key),
+        key=_key_pem(key) if own else "",
     )
 
 
-def _load(authority: Authority) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _load(authority: Authority) -> tuple[x509.Certificate, Key]:
+    if not authority.key:
+        raise Refused(
+            "no certificate can be signed here",
+            why="the authority is your own, and its key is not on the appliance",
+            hint="have it signed, and give it: hatchery client certificate CLIENT --signed FILE",
+        )
     try:
         certificate = x509.load_pem_x509_certificate(authority.certificate.encode())
         key = load_pem_private_key(authority.key.encode(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise Unhealthy("the certificate authority cannot be read", why=str(error)) from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise Unhealthy("the certificate authority cannot be read", why="its key is of another kind")
     return certificate, key
 
@@ -176,8 +200,24 @@ def _end(authority: Authority) -> float:
     return _load(authority)[0].not_valid_after_utc.timestamp()
 
 
+def expires(certificate: str) -> float:
+    """When a certificate ends, seconds since the epoch. Raises Unhealthy when it cannot be read."""
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc.timestamp()
+    except (ValueError, TypeError) as error:
+        raise Unhealthy("a certificate cannot be read", why=str(error)) from error
+
+
+def described(certificate: str) -> str:
+    """Whose a certificate is, in words. Raises Unhealthy when it cannot be read."""
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).subject.rfc4514_string()
+    except (ValueError, TypeError) as error:
+        raise Unhealthy("a certificate cannot be read", why=str(error)) from error
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, number: int, now: float, expires: float
+    subject: x509.Name, issuer: x509.Name, key: Public, number: int, now: float, expires: float
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()

@@ -1,0 +1,166 @@
+"""The audit log: every request that would change something, with who sent it and what became of it.
+
+Each is a line of ``hatchery-audit`` in the journal, with fields of its own; ``journalctl -t hatchery-audit``. Whoever
+has the API's socket is known by the kernel's word: user and process at the other end of it. By SSH that is the login's
+shell, and its own log says whose key it was.
+
+What changes without a request, as when a lease or an operation ends, is there too, with ``hatcheryd`` for a user.
+
+Of a request's body only what names things is kept. Keys and user data are never among it.
+"""
+
+import contextlib
+import json
+import logging
+import pwd
+import socket
+import struct
+from asyncio import Transport
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from appliance.host import journal
+from appliance.service.events import ASKED
+
+log = logging.getLogger(__name__)
+
+TAG = "hatchery-audit"
+"""What the lines are called in the journal."""
+
+NAMES = ("name", "template", "clones", "client", "count", "kind", "shared", "size", "which", "serials", "transport")
+"""What of a body names things, in the order in which it is told."""
+
+MOST = 64 * 1024
+"""Bytes of a body that are looked at; what is larger names nothing."""
+
+MOST_PATH = 500
+"""Characters of a path that are told: nothing that exists has a longer one."""
+
+_LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
+_PEER = struct.Struct("3i")
+
+Tell = Callable[[Mapping[str, str]], object]
+
+
+class Protocol(H11Protocol):
+    """HTTP on a unix socket that knows who is at the other end."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # asyncio's own is wider
+        """Ask the kernel, which noted it when the other end connected."""
+        super().connection_made(transport)
+        found: socket.socket | None = transport.get_extra_info("socket")
+        if found is not None and found.family == socket.AF_UNIX:
+            pid, user, _ = _PEER.unpack(found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+            self.client = (str(user), pid)
+
+
+def audited(app: ASGIApp, tell: Tell = journal.send) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The application, each request that would change something written down when it was answered."""
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in _LOOKING:
+            await app(scope, receive, send)
+            return
+        ASKED.set(True)  # in this request's own context
+        begun = _who(scope)
+        seen = _Body(receive, _is_json(scope))
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, seen.receive, answer)
+        finally:
+            _write(scope, begun, seen.names(), status, str(state.get("problem", "")), tell)
+
+    return watched
+
+
+def unasked(kind: str, subject: str, state: str, words: str, tell: Tell = journal.send) -> None:
+    """Write down a change that nobody asked for at that moment: a lease that ended, an operation that did."""
+    said = f"hatcheryd: {kind} {subject}: {state}" + (f", {words}" if words else "")
+    fields = {"HATCHERY_KIND": kind, "HATCHERY_NAMES": subject, "HATCHERY_RESULT": state}
+    tell({"MESSAGE": said, "PRIORITY": "6", "SYSLOG_IDENTIFIER": TAG, "HATCHERY_USER": "hatcheryd", **fields})
+
+
+class _Body:
+    """What comes in, kept while it is small."""
+
+    def __init__(self, receive: Receive, wanted: bool) -> None:
+        self._receive = receive
+        self._kept: bytearray | None = bytearray() if wanted else None
+
+    async def receive(self) -> Message:
+        """The next message, as it is."""
+        message = await self._receive()
+        if self._kept is not None and message["type"] == "http.request":
+            self._kept += message.get("body", b"")
+            if len(self._kept) > MOST:
+                self._kept = None
+        return message
+
+    def names(self) -> str:
+        """What it names, in words."""
+        try:
+            found = json.loads(self._kept or b"")
+        except (ValueError, RecursionError):
+            return ""
+        if not isinstance(found, dict):
+            return ""
+        told = [(key, found[key]) for key in NAMES if found.get(key) not in (None, False)]
+        return " ".join(f"{key}={_short(value)}" for key, value in told)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list):
+        return ",".join(_short(each) for each in value[:20]) + (",..." if len(value) > 20 else "")
+    return str(value)[:200] if isinstance(value, str | int | float) else "..."
+
+
+def _is_json(scope: Scope) -> bool:
+    return any(name == b"content-type" and b"json" in value for name, value in scope["headers"])
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """Who sent a request, before he may have gone."""
+    user, pid = scope.get("client") or ("", 0)
+    if not str(user).isdigit():
+        return {"HATCHERY_USER": "unknown"}
+    found = {"HATCHERY_UID": str(user), "HATCHERY_PID": str(pid), "HATCHERY_USER": str(user)}
+    with contextlib.suppress(KeyError):
+        found["HATCHERY_USER"] = pwd.getpwuid(int(user)).pw_name
+    with contextlib.suppress(OSError):
+        found["HATCHERY_PROGRAM"] = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    return found
+
+
+def _write(scope: Scope, who: Mapping[str, str], names: str, status: int, problem: str, tell: Tell) -> None:
+    query = scope.get("query_string", b"").decode("ascii", errors="replace")
+    path = (scope["path"] + (f"?{query}" if query else ""))[:MOST_PATH]
+    result = "done" if 200 <= status < 300 else "failed" if status >= 500 or not status else "refused"
+    program = f" ({who['HATCHERY_PROGRAM']}, process {who['HATCHERY_PID']})" if "HATCHERY_PROGRAM" in who else ""
+    what = " ".join(filter(None, (scope["method"], path, names)))
+    words = f"{who['HATCHERY_USER']}{program}: {what}: {result}" + (f", {problem}" if problem else "")
+    fields = {
+        "MESSAGE": words,
+        "PRIORITY": "5" if result == "done" else "4",
+        "SYSLOG_IDENTIFIER": TAG,
+        **who,
+        "HATCHERY_METHOD": scope["method"],
+        "HATCHERY_PATH": path,
+        "HATCHERY_NAMES": names,
+        "HATCHERY_RESULT": result,
+        "HATCHERY_STATUS": str(status),
+        "HATCHERY_PROBLEM": problem,
+    }
+    if not tell(fields):
+        log.info("%s", words)

@@ -1,0 +1,168 @@
+"""``script/bench access``: what it costs to offer clones and to use them, in User-Mode Linux; ratios alone count."""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from appliance.errors import NotReady
+from appliance.model import GIB
+from bench import store
+from bench.report import Report, Row, at_least, at_most, paired, ratio
+from tests.kernel import native, requirements
+from tests.kernel.lab import Lab, Options
+
+SUMMARY = "exports: the 500th against the first, 500 and 50 clients at once, requests a second over NBD and with TLS"
+
+INSIDE = "tests.kernel.inside.bench_access"
+OPTIONS = Options(nvme_bytes=GIB, disk_bytes=GIB, disk_count=3, memory_bytes=3 * GIB)
+Figures = Mapping[str, Sequence[float]]
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Arguments of this bench."""
+    parser.add_argument("--runs", type=int, default=15, help="how many exports of each kind to make (default: 15)")
+    parser.add_argument("--turns", type=int, default=7, help="how many runs of fio on each target (default: 7)")
+    parser.add_argument("--seconds", type=int, default=2, help="how long a run of fio measures (default: 2)")
+
+
+def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
+    """Everything, in one machine that is removed afterwards. Raises LabError, InsideError, NotReady."""
+    if min(chosen.runs, chosen.turns) < 5:
+        raise NotReady("too few runs", why="a median is made of at least 5", hint="raise --runs or --turns")
+    reason = requirements.unmet()
+    if reason:
+        raise NotReady("the bench cannot run", why=reason)
+    begin, load = time.monotonic(), os.getloadavg()[0]
+    tell("reading from the storage daemon here, without the emulated machine")
+    here = native.measure(requirements.tree(), chosen.turns, chosen.seconds)
+    tell("starting the machine and setting up the store")
+    with Lab(requirements.tree(), OPTIONS) as lab:
+        store.prepare(lab)
+        inside: Mapping[str, str] = lab.call("tests.kernel.inside.bench_access:facts", timeout=300)
+
+        def run(verb: str, *words: int) -> Any:
+            return store.follow(lab.begin_call(f"{INSIDE}:{verb}", *words, timeout=store.DEADLINE), tell)
+
+        requests = run("requests", chosen.turns, chosen.seconds)
+        exports = run("exports", chosen.runs)
+        clients = run("clients")
+    took = time.monotonic() - begin
+    about = {**store.host(load), **inside, "took": f"{took / 60:.1f} minutes"}
+    return Report("access", about, rows(exports, clients, requests, here))
+
+
+def rows(
+    exports: Figures, clients: Figures, inside: Mapping[str, Figures], here: Mapping[str, Figures]
+) -> tuple[Row, ...]:
+    """The rows from what was measured ``inside`` the emulated machine and ``here``, outside of it. Pure."""
+    return (*_exports(exports, clients), *_requests(inside, here))
+
+
+def _exports(exports: Figures, clients: Figures) -> tuple[Row, ...]:
+    return (
+        Row(
+            "export_ms_500_over_1",
+            ratio(exports["last"], exports["first"]),
+            "ratio",
+            "one request to the API that attaches a clone, devices made and exported when it is answered: to a client"
+            " that has 499 exports, over the same to one that has none; they take turns",
+            at_most(1.5),
+            {"first, s": exports["first"], "500th, s": exports["last"]},
+        ),
+        Row(
+            "exports_per_daemon",
+            exports["connected"][0],
+            "exports",
+            "how many exports of one client answer a read while each has a connection of its own",
+            at_least(500),
+        ),
+        Row(
+            "daemon_500_mb",
+            exports["memory_connected"][0] / 1e6,
+            "MB",
+            "memory of that storage daemon in RAM (VmRSS, 10^6 bytes) meanwhile; before anybody was connected:"
+            f" {exports['memory'][0] / 1e6:.1f}",
+            None,
+            {"exported, bytes": exports["memory"], "connected, bytes": exports["memory_connected"]},
+        ),
+        Row(
+            "clients_at_once",
+            clients["connected"][0],
+            "clients",
+            "how many clients, each with its own storage daemon and a clone, answer a read while all are connected",
+            at_least(50),
+        ),
+        Row(
+            "daemons_50_mb",
+            clients["memory"][0] / 1e6,
+            "MB",
+            "memory of their 50 storage daemons together (Pss, 10^6 bytes: what they share counts once)",
+            None,
+            {"bytes": clients["memory"]},
+        ),
+    )
+
+
+def _requests(inside: Mapping[str, Figures], here: Mapping[str, Figures]) -> tuple[Row, ...]:
+    one, many, tls = here["qd1"], here["qd16"], here["tls"]
+    reads = (
+        "fio, 4 KiB random reads, the export over its unix socket (engine nbd) over the disk itself (libaio, O_DIRECT),"
+    )
+    outside = (
+        "by the appliance's storage daemon, started with its words on this machine itself, a file of it read past the"
+        " page cache in the place of the clone's device; they take turns, median of the ratios of the pairs"
+    )
+    clone = (
+        "in User-Mode Linux, of the clone's device that is exported, 48 MiB that are all in the cache: there a system"
+        " call and a switch between processes cost more than the read"
+    )
+    return (
+        Row(
+            "nbd_qd16_over_device",
+            paired(many["unix"], many["device"]),
+            "ratio",
+            f"{reads} 16 at a time, {outside}",
+            at_least(0.55),
+            {"device, requests/s": many["device"], "unix socket, requests/s": many["unix"]},
+        ),
+        Row(
+            "nbd_qd1_over_device",
+            paired(one["unix"], one["device"]),
+            "ratio",
+            "the same with one request at a time",
+            at_least(0.4),
+            {"device, requests/s": one["device"], "unix socket, requests/s": one["unix"]},
+        ),
+        Row(
+            "nbd_adds_us",
+            1e6 * (1 / median(one["unix"]) - 1 / median(one["device"])),
+            "us",
+            "what NBD adds to one read there, from the medians of the row above",
+        ),
+        Row(
+            "tls_over_plain",
+            paired(tls["tls"], tls["plain"]),
+            "ratio",
+            "the same reads, 16 at a time, over TCP on this machine: TLS 1.3 over plain",
+            None,
+            {"plain, requests/s": tls["plain"], "TLS, requests/s": tls["tls"]},
+        ),
+        *(
+            Row(
+                f"uml_{name}",
+                paired(inside[kind][above], inside[kind][below]),
+                "ratio",
+                f"as {name}, {clone}",
+                None,
+                {f"{each}, requests/s": inside[kind][each] for each in (below, above)},
+            )
+            for name, kind, above, below in (
+                ("nbd_qd16_over_device", "qd16", "unix", "device"),
+                ("nbd_qd1_over_device", "qd1", "unix", "device"),
+                ("tls_over_plain", "tls", "tls", "plain"),
+            )
+        ),
+    )
