@@ -161,7 +161,11 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
 
     def clone_names_of_client(self, client: str) -> tuple[str, ...]:
         """The names of ``clones_of_client``, at a fraction of the cost."""
-        rows = self._rows("SELECT name FROM clones WHERE client = ? AND state = 'ready' ORDER BY name", client)
+        query = (
+            "SELECT name FROM clones WHERE client = ? AND state = 'ready' UNION ALL"
+            " SELECT name FROM clones WHERE shared = ? AND state = 'ready' ORDER BY 1"
+        )
+        rows = self._rows(query, client, client)
         return tuple(str(name) for (name,) in rows)
 
     def clones_of_kind(self, kind: CloneKind) -> tuple[Clone, ...]:
