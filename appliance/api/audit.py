@@ -59,7 +59,7 @@ class Protocol(H11Protocol):
 
 
 def audited(app: ASGIApp, tell: Tell = journal.send) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """The application, each request that would change something written down when it was answered."""
+    """The application, each request that would change something written down just before it is answered."""
 
     async def watched(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in _LOOKING:
@@ -69,18 +69,23 @@ def audited(app: ASGIApp, tell: Tell = journal.send) -> Callable[[Scope, Receive
         begun = _who(scope)
         seen = _Body(receive, _is_json(scope))
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        status = 0
+        written = False
+
+        def write(status: int) -> None:
+            nonlocal written
+            if not written:
+                written = True
+                _write(scope, begun, seen.names(), status, str(state.get("problem", "")), tell)
 
         async def answer(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                write(message["status"])
             await send(message)
 
         try:
             await app(scope, seen.receive, answer)
         finally:
-            _write(scope, begun, seen.names(), status, str(state.get("problem", "")), tell)
+            write(0)  # it has no answer
 
     return watched
 
