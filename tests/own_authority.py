@@ -46,6 +46,7 @@ def authority(words: str, above: Made | None = None, *, strong: bool = True) -> 
         (x509.BasicConstraints(ca=True, path_length=None), True),
         (_usage(signs=True), True),
     )
+    # A Made without a certificate stands for one that signs itself.
     return Made(_sign(words, key, above or Made(None, key), extensions, words if above is None else ""), key)  # type: ignore[arg-type]
 
 
@@ -60,6 +61,7 @@ def leaf(words: str, above: Made, purpose: str, addresses: Sequence[str] = (), *
     if addresses:
         names = [x509.IPAddress(ipaddress.ip_address(each)) for each in addresses]
         extensions.append((x509.SubjectAlternativeName(names), False))
+    # A Made without a certificate stands for one that signs itself.
     return Made(_sign(words, key, above, extensions, "", days), key)
 
 
@@ -67,6 +69,7 @@ def request(words: str) -> tuple[str, str]:
     """A certificate request and its key."""
     key = _fresh()
     made = x509.CertificateSigningRequestBuilder().subject_name(name(words)).sign(key, hashes.SHA256())
+    # Only for its words: there is no certificate yet.
     return made.public_bytes(Encoding.PEM).decode("ascii"), Made(None, key).key  # type: ignore[arg-type]
 
 
