@@ -46,9 +46,9 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
         def run(verb: str, *words: int) -> Any:
             return store.follow(lab.begin_call(f"{INSIDE}:{verb}", *words, timeout=store.DEADLINE), tell)
 
-        requests = run("requests", chosen.turns, chosen.seconds)
         exports = run("exports", chosen.runs)
         clients = run("clients")
+        requests = run("requests", chosen.turns, chosen.seconds)
     took = time.monotonic() - begin
     about = {**store.host(load), **inside, "took": f"{took / 60:.1f} minutes"}
     return Report("access", about, rows(exports, clients, requests, here))

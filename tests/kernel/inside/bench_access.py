@@ -61,6 +61,7 @@ def exports(runs: int) -> Figures:
                 if number >= 0:
                     found[name].append(took)
         api.attach("extra", MANY)
+        print(f"first {median(found['first']):.3f} s, 500th {median(found['last']):.3f} s", flush=True)
         print(f"reading from {MOST} exports at once", flush=True)
         names.append("extra")
         found["memory"].append(_resident(MANY))
