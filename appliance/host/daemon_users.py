@@ -1,6 +1,7 @@
 """Users of the storage daemons: a number for each, of its own, from its first start until the machine goes down.
 
-No name is needed for it, and none would do: a client's name may be longer than a user's, and hold dots. The number
+A client's name would not do for it: it may be longer than a user's, and hold dots. The image names each number
+(mkosi.postinst.d/25-daemon-users.chroot), because systemd starts nothing as one that has no name. Which is whose
 stands in a drop-in of the daemon's unit in a folder in memory, and nowhere else, so that a daemon that systemd starts
 again while hatcheryd is away is the same user. A name keeps its number when its client goes, because systemd may still
 know the unit; what the client had, files and devices, is gone then.
@@ -16,7 +17,7 @@ FIRST = 200_000
 """The first of the numbers. systemd's table of users (UIDS-GIDS.md) gives 65536 to 524287 to nobody, and users who log
 in have subordinate ones from 100000: there are none on the appliance."""
 
-MOST = 65_536
+MOST = 1024
 """How many there are."""
 
 UNITS = Path("/run/systemd/system")
