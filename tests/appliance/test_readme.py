@@ -69,6 +69,7 @@ class Shell:
         return log.read_text(errors="replace")
 
 
+@pytest.mark.heavy  # a guest's boot takes minutes
 def test_six_commands_lead_to_a_booted_clone_of_ones_own_image(shell: Shell) -> None:
     begin, *lines, end = block("## Your own image, without a box")
     assert (begin, end) == ("script/demo --keep", 'script/demo --stop "$DEMO"'), "what test_demo and these tests do"
@@ -80,6 +81,7 @@ def test_six_commands_lead_to_a_booted_clone_of_ones_own_image(shell: Shell) -> 
             shell.run(line.replace("--client demo", f"--client {CLIENT}"))
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("deployed")
 def test_the_commands_for_a_real_box_do_what_they_say(shell: Shell) -> None:
     lines = [line for line in block("## On a real box") if line.startswith(("hatchery clone", "hatchery status"))]
