@@ -127,7 +127,7 @@ class Endless:
         self.closed = threading.Event()
 
     def size(self) -> int | None:
-        return 512 * MIB
+        return 64 * MIB
 
     def chunks(self) -> Iterator[bytes]:
         while not self.closed.wait(0.001):
