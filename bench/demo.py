@@ -174,13 +174,13 @@ def built(steps: Steps, kind: str) -> Path:
 
 
 @contextmanager
-def machine(folder: Path, image: Path, *, outlive: bool) -> Iterator[VM]:
+def machine(folder: Path, image: Path, *, outlive: bool, nvme: Drive = NVME) -> Iterator[VM]:
     """The appliance's machine, switched off; it ends with the block unless it is to outlive this process."""
     runner = Runner()
     with VM(
         folder=folder,
         system=image,
-        drives=(NVME, *DISKS),
+        drives=(nvme, *DISKS),
         key=Key.create(folder, runner),
         runner=runner,
         hardware=Hardware(memory_mib=2048, cpus=2),

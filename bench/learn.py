@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from appliance.bootset.boot_set import merge
@@ -17,7 +17,7 @@ from appliance.client import Client, connect
 from appliance.errors import CannotTell
 from appliance.measure import guest
 from appliance.measure.serial import MachineFault
-from appliance.model import MIB
+from appliance.model import GIB, MIB
 from appliance.schema import BootSetSummary, CloneCreate, Operation, PrefetchView
 from appliance.wait import until
 from bench import demo
@@ -56,6 +56,9 @@ LARGE = demo.ROOT / "bench" / "traces" / "debian-13-uefi.trace"
 
 LARGE_BYTES = 100 * MIB
 """A prefetch that takes less from the backend says nothing about large sets."""
+
+NVME = replace(demo.NVME, size=64 * GIB)
+"""As small as NVMe drives are. Of a cache of 6 GiB, as the demo has, bcache keeps 16 buckets free for a prefetch."""
 
 COMMENT = "Reads of one boot of a Debian 13 guest (UEFI) to its login prompt, in order: offset, length, microseconds"
 
@@ -136,7 +139,7 @@ def deployed(log: Path) -> Iterator["Bench"]:
         stack.callback(steps.close)
         images = {kind: demo.built(steps, kind) for kind in ("guest", "appliance")}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatchery-bench-", dir="/var/tmp")))
-        vm = stack.enter_context(demo.machine(folder, images["appliance"], outlive=False))
+        vm = stack.enter_context(demo.machine(folder, images["appliance"], outlive=False, nvme=NVME))
         with steps.step("Boot the appliance"):
             vm.start()
             vm.wait_ssh(deadline=demo.BOOT_DEADLINE)
