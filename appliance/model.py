@@ -25,10 +25,16 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
 
 class TemplateState(StrEnum):
-    """Life of a template version."""
+    """Life of a template version. FETCHING: it is cloned already, while its rest comes from another server."""
 
     IMPORTING = "importing"
+    FETCHING = "fetching"
     READY = "ready"
+
+    @property
+    def usable(self) -> bool:
+        """Whether clones are made of it."""
+        return self is not TemplateState.IMPORTING
 
 
 class CloneState(StrEnum):

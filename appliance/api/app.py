@@ -136,7 +136,7 @@ def _templates(service: Service) -> APIRouter:
     @router.post("/templates", status_code=status.HTTP_202_ACCEPTED)
     def add(request: schema.TemplateCreate) -> schema.Operation:
         """Begin an import."""
-        return service.imports.begin(request).operation
+        return service.import_template(request).operation
 
     @router.put("/templates/{name}/content", openapi_extra=description.body("application/octet-stream"))
     async def content(name: str, request: Request) -> schema.Operation:
@@ -152,6 +152,16 @@ def _templates(service: Service) -> APIRouter:
     def remove(ref: str, when_unused: WhenUnused = False) -> schema.TemplateRemoval:
         """Remove a template version."""
         return service.templates.remove(ref, Removing.WHEN_UNUSED if when_unused else Removing.NOW)
+
+    @router.put("/templates/{ref}/offers/{client}")
+    def offer(ref: str, client: str) -> schema.OfferView:
+        """Let a client read a template, with its boot set."""
+        return service.offers.put(ref, client)
+
+    @router.delete("/templates/{ref}/offers/{client}")
+    def withdraw(ref: str, client: str, force: Force = False) -> schema.Removal:
+        """Let a client read a template no more."""
+        return service.offers.remove(ref, client, force=force)
 
     @router.post("/templates/{ref}/warm", status_code=status.HTTP_202_ACCEPTED)
     def warm(ref: str) -> schema.Operation:

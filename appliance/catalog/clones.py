@@ -6,20 +6,23 @@ from functools import lru_cache
 from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
 from appliance.catalog.database import Row, integer, moment, text
+from appliance.catalog.fetches import FetchRows
+from appliance.catalog.offers import OfferRows
 from appliance.catalog.pools import agree, condemn
-from appliance.catalog.rows import Clone, NewClone
+from appliance.catalog.rows import Clone, NewClone, Template
 from appliance.catalog.seeds import SeedRows
 from appliance.errors import AlreadyExists, NotFound, NotReady
 from appliance.model import CloneKind, CloneState, Limits, PoolName, TemplateRef, TemplateState
 
 _CLONE = (
     "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires,"
-    " c.iops, c.bandwidth, s.number, c.shared, c.shared_until FROM clones c JOIN templates t ON t.thin_id = c.template"
+    " c.iops, c.bandwidth, s.number, c.shared, c.shared_until, c.overlay"
+    " FROM clones c JOIN templates t ON t.thin_id = c.template"
     " LEFT JOIN seeds s ON s.clone = c.name"
 )
 
 
-class CloneRows(BootSetRows, ClientRows, SeedRows):
+class CloneRows(BootSetRows, ClientRows, FetchRows, OfferRows, SeedRows):
     """The clones."""
 
     def add_clones(self, ref: TemplateRef, new: Sequence[NewClone]) -> tuple[Clone, ...]:
@@ -30,7 +33,7 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         """
         with self._transaction() as db:
             template = self.template(ref)
-            if template.state is not TemplateState.READY:
+            if not template.state.usable:
                 raise NotReady(f"template {template.ref} cannot be cloned", why=f"it is {template.state}")
             if template.retired:
                 raise NotReady(
@@ -46,8 +49,8 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
             ids = self._take_ids(db, len(new))
             db.executemany(
                 "INSERT INTO clones"
-                " (thin_id, name, template, kind, state, size, client, created, expires, iops, bandwidth)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " (thin_id, name, template, kind, state, size, client, created, expires, iops, bandwidth,"
+                " overlay) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         thin_id,
@@ -61,6 +64,7 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
                         clone.expires,
                         clone.limits.iops,
                         clone.limits.bandwidth,
+                        overlay(template, clone.kind),
                     )
                     for thin_id, clone in zip(ids, new, strict=True)
                 ],
@@ -92,14 +96,17 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
                     templates.add(clone.template)
             return self._sweep(db, templates, now)
 
-    def replace_volume(self, clone: Clone, thin_id: int, size: int, why: str, now: float, transaction_id: int) -> Clone:
-        """Give a clone the volume ``thin_id``, which was garbage until now; its old one becomes that."""
+    def replace_volume(self, old: Clone, new: Clone, why: str, now: float, transaction_id: int) -> Clone:
+        """Give a clone the volume of ``new``, which was garbage until now, with its size; its old one becomes that."""
         with self._transaction() as db:
-            db.execute("DELETE FROM garbage WHERE thin_id = ?", (thin_id,))
-            db.execute("UPDATE clones SET thin_id = ?, size = ? WHERE thin_id = ?", (thin_id, size, clone.thin_id))
-            condemn(db, clone.thin_id, clone.pool, f"clone {clone.name} {why}", now)
-            agree(db, clone.pool, transaction_id)
-        return self.clone(clone.name)
+            db.execute("DELETE FROM garbage WHERE thin_id = ?", (new.thin_id,))
+            db.execute(
+                "UPDATE clones SET thin_id = ?, size = ?, overlay = ? WHERE thin_id = ?",
+                (new.thin_id, new.size, new.overlay, old.thin_id),
+            )
+            condemn(db, old.thin_id, old.pool, f"clone {old.name} {why}", now)
+            agree(db, old.pool, transaction_id)
+        return self.clone(old.name)
 
     def set_clone_client(self, thin_id: int, client: str | None) -> None:
         """Attach a clone to a client alone, or detach it. Raises NotFound for the client."""
@@ -218,11 +225,16 @@ class CloneRows(BootSetRows, ClientRows, SeedRows):
         return self._number("SELECT count(*) FROM clones WHERE template = ?", template)
 
 
+def overlay(template: Template, kind: CloneKind) -> bool:
+    """Whether a clone that is made now is an overlay: a snapshot would never see what comes later."""
+    return kind is CloneKind.DURABLE and template.state is TemplateState.FETCHING
+
+
 @lru_cache(maxsize=8192)
 def _clone(row: Row) -> Clone:
     # Kept, because whatever happens to one clone of a client reads all that the client has.
     thin_id, name, template, template_name, version, kind, state, size, client, created, expires, *more = row
-    iops, bandwidth, seed, shared, until = more
+    iops, bandwidth, seed, shared, until, over = more
     return Clone(
         thin_id=integer(thin_id),
         name=str(name),
@@ -238,4 +250,5 @@ def _clone(row: Row) -> Clone:
         seed=None if seed is None else integer(seed),
         shared=text(shared),
         shared_until=moment(until),
+        overlay=bool(over),
     )

@@ -180,6 +180,31 @@ STEPS: tuple[str, ...] = (
     ALTER TABLE certificates ADD COLUMN name TEXT;
     CREATE INDEX certificates_by_name ON certificates (name) WHERE name IS NOT NULL;
     """,
+    """
+    CREATE TABLE fetches (
+        -- Templates that are ready for clones while their rest is fetched: from where, and up to which byte all is in.
+        template INTEGER PRIMARY KEY REFERENCES templates ON DELETE CASCADE,
+        uri TEXT NOT NULL,
+        fetched INTEGER NOT NULL DEFAULT 0,
+        -- In PEM, where the server takes TLS. The key is secret.
+        authority TEXT,
+        certificate TEXT,
+        key TEXT
+    ) STRICT;
+    -- Clones that were made meanwhile: no snapshots. What their volume has not is read from the template's device.
+    ALTER TABLE clones ADD COLUMN overlay INTEGER NOT NULL DEFAULT 0 CHECK (overlay IN (0, 1));
+    """,
+    """
+    CREATE TABLE offers (
+        -- Templates that a client may read, another appliance above all. A number is never used for another offer.
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        template INTEGER NOT NULL REFERENCES templates,
+        client TEXT NOT NULL REFERENCES clients ON DELETE CASCADE,
+        -- The template's boot set when it was offered, which travels with it.
+        boot_set TEXT,
+        UNIQUE (template, client)
+    ) STRICT;
+    """,
 )
 
 

@@ -111,6 +111,36 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """What a client shows and believes over TLS, in PEM: its certificate, its key, and the authority of servers."""
+
+    authority: str
+    certificate: str
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A template's rest that is being fetched over NBD. All before the byte ``fetched`` is in, and durable."""
+
+    template: int
+    uri: str
+    fetched: int = 0
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A template that a client may read, and the boot set that goes with it. Its number is never used for another."""
+
+    number: int
+    template: int
+    ref: str
+    client: str
+    boot_set: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class NewSeed:
     """What the guest of a clone is told when it first boots. ``user_data`` may hold secrets, so no log shows it."""
 
@@ -146,6 +176,8 @@ class Clone:
     """A clone; ``template`` is the thin id of the version that it came from, ``seed`` the number of its seed.
 
     ``shared`` is a second client who may write to it until ``shared_until``, while its guest is migrated.
+    An ``overlay`` is a durable clone that was made while its template was fetched: its volume is no snapshot, and what
+    was never written is read from the template's device, as with an ephemeral one.
     """
 
     thin_id: int
@@ -162,6 +194,7 @@ class Clone:
     seed: int | None = None
     shared: str | None = None
     shared_until: float | None = None
+    overlay: bool = False
 
     @property
     def clients(self) -> tuple[str, ...]:

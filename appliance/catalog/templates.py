@@ -8,7 +8,10 @@ from appliance.catalog.rows import NewTemplate, Staging, StoredBootSet, Template
 from appliance.errors import AlreadyExists, InUse, NotFound
 from appliance.model import ImageFormat, PoolName, TemplateRef, TemplateState
 
-_TEMPLATE = "SELECT thin_id, name, version, state, size, format, source, sha256, created, retired FROM templates"
+_TEMPLATE = (
+    "SELECT thin_id, name, version, state, size, format, source, sha256, created, retired,"
+    " EXISTS (SELECT 1 FROM fetches WHERE template = thin_id) FROM templates"
+)
 
 
 class TemplateRows(PoolRows):
@@ -45,15 +48,8 @@ class TemplateRows(PoolRows):
     ) -> None:
         """A template is whole and sealed: ready, with the pool at that transaction id (None: as before)."""
         with self._transaction() as db:
-            db.execute(
-                "UPDATE templates SET state = ?, size = ?, sha256 = ? WHERE thin_id = ?",
-                (TemplateState.READY, size, sha256, thin_id),
-            )
-            db.execute(
-                "INSERT INTO versions SELECT name, version FROM templates WHERE thin_id = ?"
-                " ON CONFLICT (name) DO UPDATE SET last = max(last, excluded.last)",
-                (thin_id,),
-            )
+            ready(db, thin_id, size, sha256)
+            db.execute("DELETE FROM fetches WHERE template = ?", (thin_id,))
             if transaction_id is not None:
                 agree(db, PoolName.DURABLE, transaction_id)
             if boot_set is not None:
@@ -62,7 +58,7 @@ class TemplateRows(PoolRows):
     def remove_template(self, thin_id: int, why: str, now: float) -> None:
         """A template is no more, its volume is to be deleted; so are the staging volumes of its import.
 
-        Raises InUse while clones depend on it.
+        Raises InUse while clones depend on it, or it is offered to a client.
         """
         with self._transaction() as db:
             count, names = _dependents(db, thin_id)
@@ -71,6 +67,13 @@ class TemplateRows(PoolRows):
                     "the template is in use",
                     why=f"{count} clone(s) depend on it: {_some(names, count)}",
                     hint="remove the clones first, or say that it goes when they have gone (--when-unused)",
+                )
+            offered = [row[0] for row in db.execute("SELECT client FROM offers WHERE template = ?", (thin_id,))]
+            if offered:
+                raise InUse(
+                    "the template is in use",
+                    why=f"it is offered to {', '.join(sorted(offered))}",
+                    hint="withdraw it first: hatchery template withdraw",
                 )
             for (staging,) in db.execute("SELECT thin_id FROM stagings WHERE template = ?", (thin_id,)).fetchall():
                 condemn(db, staging, PoolName.DURABLE, why, now)
@@ -86,12 +89,13 @@ class TemplateRows(PoolRows):
 
     @staticmethod
     def _sweep(db: sqlite3.Connection, thin_ids: set[int], now: float) -> tuple[int, ...]:
-        """Remove those of the templates that are retired and have no clone, and return their ids."""
+        """Remove those of the templates that are retired, have no clone and are not offered; return their ids."""
         swept = []
         for thin_id in thin_ids:
             row = db.execute(
                 "SELECT name, version FROM templates WHERE thin_id = ? AND retired = 1 AND state = 'ready'"
-                " AND NOT EXISTS (SELECT 1 FROM clones WHERE template = templates.thin_id)",
+                " AND NOT EXISTS (SELECT 1 FROM clones WHERE template = templates.thin_id)"
+                " AND NOT EXISTS (SELECT 1 FROM offers WHERE template = templates.thin_id)",
                 (thin_id,),
             ).fetchone()
             if row:
@@ -158,6 +162,19 @@ class TemplateRows(PoolRows):
                 condemn(db, thin_id, PoolName.DURABLE, why, now)
 
 
+def ready(db: sqlite3.Connection, thin_id: int, size: int, sha256: str | None) -> None:
+    """Say within a transaction that a template may be cloned."""
+    db.execute(
+        "UPDATE templates SET state = ?, size = ?, sha256 = ? WHERE thin_id = ?",
+        (TemplateState.READY, size, sha256, thin_id),
+    )
+    db.execute(
+        "INSERT INTO versions SELECT name, version FROM templates WHERE thin_id = ?"
+        " ON CONFLICT (name) DO UPDATE SET last = max(last, excluded.last)",
+        (thin_id,),
+    )
+
+
 def put_boot_set(db: sqlite3.Connection, new: StoredBootSet) -> None:
     """In a transaction of the caller's. What boots used of the one before tells nothing of this."""
     db.execute("DELETE FROM boot_checks WHERE template = ?", (new.template,))
@@ -181,12 +198,12 @@ def _some(names: list[str], count: int) -> str:
 
 
 def _template(row: Row) -> Template:
-    thin_id, name, version, state, size, kind, source, sha256, created, retired = row
+    thin_id, name, version, state, size, kind, source, sha256, created, retired, fetching = row
     return Template(
         thin_id=integer(thin_id),
         name=str(name),
         version=integer(version),
-        state=TemplateState(str(state)),
+        state=TemplateState.FETCHING if fetching else TemplateState(str(state)),
         size=integer(size),
         format=ImageFormat(str(kind)),
         source=str(source),

@@ -8,7 +8,7 @@ import typer
 from rich.text import Text
 
 from appliance import client, schema
-from appliance.cli import boot_set, image_export, image_file, learn, losing
+from appliance.cli import boot_set, image_export, image_file, learn, losing, nbd_source, offers
 from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
@@ -18,6 +18,8 @@ from appliance.words import size
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
 app.add_typer(boot_set.app, name="boot-set")
 app.command("learn")(learn.learn)
+app.command("offer")(offers.offer)
+app.command("withdraw")(offers.withdraw)
 
 IMPORT_DEADLINE = 4 * 3600.0
 """Seconds after which an import counts as hung: a terabyte on slow disks takes hours."""
@@ -28,8 +30,12 @@ def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Name of the template.")],
     source: Annotated[
-        str, typer.Argument(metavar="FILE|URL", help="A disk image here, or an http(s) URL; - is the standard input.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="FILE|URL",
+            help="A disk image here; an http(s) URL; nbd(s)://HOST[:PORT]/EXPORT; - is the standard input.",
+        ),
+    ] = None,
     kind: Annotated[
         ImageFormat | None,
         typer.Option("--format", help="Format of the image; by default what its name ends in (.raw, .img, .qcow2)."),
@@ -39,16 +45,39 @@ def add(
     given: Annotated[
         str | None, typer.Option("--boot-set", metavar="FILE", help="A boot set, fetched into the cache at once.")
     ] = None,
+    lazy: Annotated[
+        bool,
+        typer.Option("--lazy", help="With nbd(s)://: clone it at once, while its rest is fetched in the background."),
+    ] = False,
+    from_clone: Annotated[
+        str | None, typer.Option("--from-clone", metavar="CLONE", help="Of a clone, as `hatchery clone promote` does.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import a disk image as a template: a name that is there gets a new version."""
+    """Import a disk image as a template: a name that is there gets a new version.
+
+    What another appliance offers comes with its boot set. Of nbds:// the certificate's folder is here:
+    nbds://HOST/EXPORT?tls-certificates=FOLDER.
+    """
     run = session(context, as_json)
     check_name(name, "template name")
+    if source is None or from_clone is not None:
+        if source is not None or from_clone is None or (kind, sha256, given) != (None, None, None) or lazy:
+            hint = "give FILE, or URL, or --from-clone CLONE without anything else"
+            raise InvalidInput("it is not clear what to import", hint=hint)
+        _promote(run, from_clone, name)
+        return
+    remote = nbd_source.is_one(source)
+    if lazy and not remote:
+        raise InvalidInput("--lazy is for nbd:// and nbds:// alone", hint="elsewhere, all of an image is fetched first")
     elsewhere = on_appliance or source.startswith(("http://", "https://"))
-    chosen = kind or image_file.stated_format(source if elsewhere else image_file.inner_name(source))
+    raw = ImageFormat.RAW if remote else None
+    chosen = kind or raw or image_file.stated_format(source if elsewhere else image_file.inner_name(source))
     more = _More(sha256, None if given is None else boot_set.read(given))
     with run.connect() as connection:
-        if source.startswith(("http://", "https://")):
+        if remote:
+            operation = connection.import_template(_create(name, chosen, nbd_source.read(source, lazy=lazy), more))
+        elif source.startswith(("http://", "https://")):
             wanted = _create(name, chosen, schema.UrlSource(url=source), more)
             operation = connection.import_template(wanted)
         elif on_appliance:
@@ -177,6 +206,15 @@ def _loss(view: schema.TemplateView) -> losing.Loss:
     return losing.Loss(f"template {view.ref}", f"its disk of {size(view.size)}, from {view.source}; {clones}")
 
 
+def _promote(run: Session, clone: str, name: str) -> None:
+    """Make a version of a clone, and show it."""
+    with run.connect() as connection:
+        operation = connection.promote_clone(clone, name)
+        done = follow(connection, operation, deadline=IMPORT_DEADLINE, show=not run.as_json)
+        view = connection.template(done.subject)
+    _print(run, view)
+
+
 def shown_state(view: schema.TemplateView) -> Text:
     """A version's state in its colour; a retired one says so."""
     return Text("retired") if view.retired else state(view.state)
@@ -231,6 +269,8 @@ def _print(run: Session, view: schema.TemplateView) -> None:
             "created": when(view.created),
             "boot set": "-" if view.boot_set is None else boot_set.words(view.boot_set),
             "prefetch": "-" if view.prefetch is None else boot_set.prefetch_words(view.prefetch),
+            **({} if view.fetch is None else {"fetched": nbd_source.words(view)}),
+            **({"offered to": ", ".join(view.offered_to)} if view.offered_to else {}),
             "learning": "-" if view.learning is None else learn.words(view.learning),
         }
     )

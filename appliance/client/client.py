@@ -99,6 +99,14 @@ class Client(Requests):
         """Remove a template version, now or when its clones have gone. Raises InUse while there are some, if now."""
         return self._send("DELETE", f"/templates/{ref}", schema.TemplateRemoval, when_unused=when_unused)
 
+    def offer_template(self, ref: str, client: str) -> schema.OfferView:
+        """Let a client read a template, with its boot set. Raises NotFound, NotReady while it is not whole."""
+        return self._send("PUT", f"/templates/{ref}/offers/{client}", schema.OfferView)
+
+    def withdraw_template(self, ref: str, client: str, *, force: bool = False) -> schema.Removal:
+        """Let a client read a template no more. Raises InUse while it is read, unless forced."""
+        return self._send("DELETE", f"/templates/{ref}/offers/{client}", schema.Removal, force=force)
+
     def warm(self, ref: str) -> schema.Operation:
         """Begin to fetch a template's boot set into the cache; all of a template without one."""
         return self._send("POST", f"/templates/{ref}/warm", schema.Operation)

@@ -42,6 +42,23 @@ def grant(device: Path, users: Mapping[int, Access]) -> bool:
     return True
 
 
+def let_in(device: Path, user: int, access: Access) -> None:
+    """Let one user more open a device; nothing when it is not there. Raises Unhealthy."""
+    grant(device, {**_known(device), user: access})
+
+
+def shut_out(device: Path, user: int) -> None:
+    """Let a user open a device no more, and leave the others. Raises Unhealthy."""
+    grant(device, {number: access for number, access in _known(device).items() if number != user})
+
+
+def _known(device: Path) -> dict[int, Access]:
+    try:
+        return granted(device)
+    except FileNotFoundError:
+        return {}
+
+
 def granted(device: Path) -> dict[int, Access]:
     """The users who may open a device. Raises FileNotFoundError."""
     try:

@@ -19,6 +19,7 @@ MODULES = (
     "raid10",
     "raid456",
     "bcache",
+    "nbd",
     "ext4",
 )
 """What the store needs, loaded ahead, so that nothing has to be loaded while a system disk dies."""

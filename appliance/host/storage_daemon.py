@@ -16,15 +16,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import InUse, Unhealthy
+from appliance.errors import InUse, NotFound, Unhealthy
 from appliance.host.qmp import Qmp, QmpError
 from appliance.model import MAX_CONNECTIONS, NO_LIMITS, Limits
 
 IOTHREAD = "io0"
 """Id of the thread that serves all exports of a daemon."""
 
-TLS, DOOR = "tls0", "door0"
-"""Ids of a daemon's TLS settings and of its list of who is let in."""
+TLS, DOOR, SHOWN = "tls0", "door0", "shown0"
+"""Ids of a daemon's TLS settings, of its list of who is let in, and of what it shows to a server that it asks."""
 
 PRIORITY = "NORMAL:-VERS-ALL:+VERS-TLS1.3"
 """What GnuTLS may agree on: TLS 1.3 and nothing older."""
@@ -38,6 +38,9 @@ long for one. Of both it says nothing by itself, of plain text on a TLS port for
 
 CREDENTIALS = ("ca-cert.pem", "server-cert.pem", "server-key.pem")
 """The files that QEMU reads its TLS settings from, in one folder."""
+
+CLIENT_CREDENTIALS = ("ca-cert.pem", "client-cert.pem", "client-key.pem")
+"""The same of a daemon that asks another server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +120,59 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True)
+class Server:
+    """An export of another NBD server, by TCP; with ``tls`` the daemon shows its client's certificate."""
+
+    host: str
+    port: int
+    export: str
+    tls: bool = False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"nbd{'s' if self.tls else ''}://{host}:{self.port}/{self.export}"
+
+
+@dataclass(frozen=True, slots=True)
+class Passed(Export):
+    """What another server exports, passed on read-only. Its ``device`` is none.
+
+    A request waits up to ``patience`` seconds for a server that went away, and fails then; those that follow fail at
+    once until it is back. ``opening``: seconds in which it must be reached at first.
+    """
+
+    server: Server = Server("", 0, "")
+    patience: int = 0
+    opening: int = 0
+
+    @property
+    def far(self) -> str:
+        """The name of the node that asks the server."""
+        return f"{self.node}-far"
+
+    def disk(self, aio: str) -> dict[str, Any]:  # noqa: ARG002  nothing is opened here
+        """The options of the node that asks. That it may be written, if the server allows it, only shows if it does."""
+        words = {
+            "driver": "nbd",
+            "node-name": self.far,
+            "server": {"type": "inet", "host": self.server.host, "port": str(self.server.port)},
+            "export": self.server.export,
+            "read-only": False,
+            "auto-read-only": True,
+            "reconnect-delay": self.patience,
+            "open-timeout": self.opening,
+            "cache": {"direct": True, "no-flush": False},
+        }
+        return words | ({"tls-creds": SHOWN} if self.server.tls else {})
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """All that a client's daemon is started with; kept in ``server.json``.
 
     ``allowed`` are the distinguished names of the certificates that are let in, where it listens with TLS. Of
-    connections beyond ``max_connections`` none is taken in until another one ends.
+    connections beyond ``max_connections`` none is taken in until another one ends. ``asks``: it is a client of other
+    servers itself, and shows them its certificate.
     """
 
     client: str
@@ -129,6 +180,7 @@ class ServerConfig:
     exports: tuple[Export, ...]
     allowed: tuple[str, ...] = ()
     max_connections: int = MAX_CONNECTIONS
+    asks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +239,8 @@ def command(
         for made in _tls(config.allowed, credentials):
             words += ["--object", json.dumps(made)]
         server |= {"tls-creds": TLS, "tls-authz": DOOR}
+    if config.asks:
+        words += ["--object", json.dumps(_identity("client", SHOWN, credentials))]
     words += ["--nbd-server", json.dumps(server)]
     for export in config.exports:
         words += ["--object", json.dumps(export.group()), "--blockdev", json.dumps(export.blockdev(aio))]
@@ -196,17 +250,22 @@ def command(
 
 def _tls(allowed: Iterable[str], credentials: Path | None) -> tuple[dict[str, Any], ...]:
     """The objects that a daemon with TLS has: its credentials, and who is let in."""
+    door = {"qom-type": "authz-list", "id": DOOR, "policy": "deny", "rules": _rules(allowed)}
+    return _identity("server", TLS, credentials), door
+
+
+def _identity(endpoint: str, name: str, credentials: Path | None) -> dict[str, Any]:
+    """What it is to others over TLS, as ``endpoint`` of a connection."""
     if credentials is None:
         raise Unhealthy("a storage daemon has no certificate", hint="restart hatcheryd: it makes one")
-    settings = {
+    return {
         "qom-type": "tls-creds-x509",
-        "id": TLS,
-        "endpoint": "server",
+        "id": name,
+        "endpoint": endpoint,
         "dir": str(credentials),
         "verify-peer": True,
         "priority": PRIORITY,
     }
-    return settings, {"qom-type": "authz-list", "id": DOOR, "policy": "deny", "rules": _rules(allowed)}
 
 
 def _rules(allowed: Iterable[str]) -> list[dict[str, str]]:
@@ -234,6 +293,7 @@ def render(config: ServerConfig) -> str:
         },
         "allowed": list(config.allowed),
         "max_connections": config.max_connections,
+        "asks": config.asks,
     }
     exports = ",\n".join(map(_line, config.exports))
     return f'{json.dumps(head)[:-1]}, "exports": [\n{exports}\n]}}\n'
@@ -270,6 +330,8 @@ def parse(text: str) -> ServerConfig:
             ),
             allowed=tuple(data["allowed"]),
             max_connections=data["max_connections"],
+            # A former release's file has it not.
+            asks=data.get("asks", False),
             exports=tuple(
                 Export(
                     e["node"],
@@ -313,6 +375,14 @@ class StorageDaemon:
             for node in sorted(present & set(by_node)):
                 _limit(qmp, by_node[node])
             self._add(qmp, [export for node, export in by_node.items() if node not in present])
+
+    def read_only(self, node: str) -> bool:
+        """Whether a node can only be read. Raises NotReady, NotFound."""
+        with Qmp(self._files.qmp) as qmp:
+            for found in qmp.execute("query-named-block-nodes", {"flat": True}):
+                if found["node-name"] == node:
+                    return bool(found["ro"])
+        raise NotFound(f"the storage daemon has no node {node}", why="it was started anew")
 
     def allow(self, names: Iterable[str]) -> None:
         """Let in the certificates of these distinguished names, and no others, from the next handshake on.

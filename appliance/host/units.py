@@ -1,5 +1,6 @@
 """Starting and stopping the storage daemons: by systemd, or as children where there is no service manager."""
 
+import contextlib
 import logging
 import os
 import select
@@ -35,6 +36,9 @@ class Units(Protocol):
 
     def restart(self, client: str) -> None:
         """Stop and start it. Raises NotReady."""
+
+    def kill(self, client: str) -> None:
+        """End it whatever it waits for; it is started again by itself. Fine when it does not run."""
 
     def describe(self, client: str) -> str:
         """Its state in words, for an operator."""
@@ -104,6 +108,10 @@ class Systemd:
     def restart(self, client: str) -> None:
         """See Units."""
         self._verb("restart", client)
+
+    def kill(self, client: str) -> None:
+        """See Units. The service manager does it: hatcheryd may not send signals to others."""
+        self._runner.run(["systemctl", "kill", "--signal=KILL", unit_name(client)], check=False)
 
     def describe(self, client: str) -> str:
         """See Units."""
@@ -184,7 +192,8 @@ class Direct:
                 pidfd = self._find(client)
             if pidfd is None:
                 return
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                signal.pidfd_send_signal(pidfd, signal.SIGTERM)
             if not select.select([pidfd], [], [], 10)[0]:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                 select.select([pidfd], [], [], 10)
@@ -195,6 +204,14 @@ class Direct:
         """See Units."""
         self.stop(client)
         self.start(client)
+
+    def kill(self, client: str) -> None:
+        """See Units."""
+        with self._lock:
+            pidfd = self._pidfds.get(client)
+            if pidfd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def describe(self, client: str) -> str:
         """See Units."""

@@ -3,8 +3,8 @@
 What a server sends is read by many lines of code, TLS and HTTP, before the first byte of the file. So it is done
 without hatcheryd's rights, and hatcheryd has no network. The process gets a line of JSON on its standard input, the URL
 and how it is asked for (``sources.Manner``), and answers on its standard output: a line of JSON, ``{"size": BYTES or
-null, "begins": BYTES}`` or ``{"error": {"code", "what", "why", "hint"}}``, and then the bytes as they are. Its exit
-status says whether they came whole.
+null, "begins": BYTES, "mark": TEXT}`` or ``{"error": {"code", "what", "why", "hint"}}``, and then the bytes as they
+are. Its exit status says whether they came whole.
 """
 
 import contextlib
@@ -67,6 +67,7 @@ class FetchedSource:
         self._transfer: Transfer | None = None
         self._size: int | None = None
         self._begins = 0
+        self._mark = ""
 
     def size(self) -> int | None:
         """See Source. Begins to fetch."""
@@ -77,6 +78,11 @@ class FetchedSource:
         """See WebSource. Begins to fetch."""
         self._open()
         return self._begins
+
+    def mark(self) -> str:
+        """See WebSource. Begins to fetch."""
+        self._open()
+        return self._mark
 
     def chunks(self) -> Iterator[bytes]:
         """See Source."""
@@ -100,6 +106,7 @@ class FetchedSource:
                 said = answer.get("error")
                 self._size = answer.get("size")
                 self._begins = answer.get("begins", 0)
+                self._mark = answer.get("mark", "")
             except (ValueError, AttributeError):
                 why = self._transfer.end() or "its fetching said nothing"
                 raise NotReady(f"{self._url} cannot be fetched", why=why) from None
@@ -193,7 +200,7 @@ def serve(line: str, output: IO[bytes], open_url: Opener = open_url) -> None:
     url, manner = parse_order(line)
     try:
         source = open_url(url, manner)
-        answer: dict[str, object] = {"size": source.size(), "begins": source.begins()}
+        answer: dict[str, object] = {"size": source.size(), "begins": source.begins(), "mark": source.mark()}
     except HatcheryError as error:
         words = {"code": error.code, "what": error.what, "why": error.why, "hint": error.hint}
         output.write(json.dumps({"error": words}).encode() + b"\n")

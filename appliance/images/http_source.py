@@ -37,6 +37,8 @@ class UrlSource:
         headers = {"Accept-Encoding": "identity"}
         if manner.begin:
             headers["Range"] = f"bytes={manner.begin}-"
+            if manner.mark:
+                headers["If-Range"] = manner.mark
         self._request = self._client.build_request("HEAD" if manner.look else "GET", url, headers=headers)
         self._response: httpx.Response | None = None
 
@@ -48,6 +50,11 @@ class UrlSource:
     def begins(self) -> int:
         """See WebSource. Sends the request."""
         return self._manner.begin if self._open().status_code == httpx.codes.PARTIAL_CONTENT else 0
+
+    def mark(self) -> str:
+        """See WebSource. Sends the request. A weak tag is none: it may stand for other bytes."""
+        tag = self._open().headers.get("ETag", "")
+        return tag if tag.startswith('"') and tag.isprintable() else ""
 
     def chunks(self) -> Iterator[bytes]:
         """See Source."""

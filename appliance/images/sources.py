@@ -133,12 +133,14 @@ def check_url(url: str) -> str:
 class Manner:
     """How a URL is asked for.
 
-    ``begin`` bytes are there already: a server that can begins after them. ``encrypted``: by https alone, wherever the
+    ``begin`` bytes are there already: a server that can begins after them, if the file is still the one with the
+    ``mark``, where that is known. ``encrypted``: by https alone, wherever the
     server sends on to. ``authority``: in PEM, the one authority whose certificates count; empty: those that the
     machine knows. ``look``: only the size is wanted.
     """
 
     begin: int = 0
+    mark: str = ""
     encrypted: bool = False
     authority: str = ""
     look: bool = False
@@ -153,6 +155,9 @@ class WebSource(Source, Protocol):
 
     def begins(self) -> int:
         """Where in the file the bytes begin: 0 if the server cannot go on where somebody stopped."""
+
+    def mark(self) -> str:
+        """What the server knows this content by: another one has another mark; empty if it says nothing of it."""
 
 
 class Opener(Protocol):

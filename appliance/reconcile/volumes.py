@@ -41,16 +41,19 @@ class Devices(StrEnum):
     IMPORT = "import"
     """A template's device that its image is written to."""
     STAGING = "staging"
+    FETCHING = "fetching"
+    """A template's device, read-only, that shows what is in the volume already and what another server still has."""
     EXPORTED = "exported"
     """A durable clone with its retry layer, or an ephemeral clone over its template."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The sealed template that a clone comes from; ``size`` in bytes."""
+    """The template that a clone comes from; ``size`` in bytes. It is ``whole`` unless it is still being fetched."""
 
     thin_id: int
     size: int
+    whole: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Volume:
     """A volume that there should be, ``size`` in bytes. ``owner`` is whose it is, in words.
 
     ``origin`` is what a snapshot is taken of, and what an ephemeral clone's device shows where nothing was written.
+    So does that of an ``overlay``, which is a durable clone without a snapshot.
     """
 
     thin_id: int
@@ -67,6 +71,7 @@ class Volume:
     devices: Devices = Devices.NONE
     birth: Birth = Birth.NEVER
     origin: Origin | None = None
+    overlay: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +138,17 @@ class Pool(Protocol):
     def activate_template(self, thin_id: int, size: int, access: Access) -> Path:
         """Make a template's device."""
 
+    def activate_fetching(self, thin_id: int, size: int) -> Path:
+        """Make the devices of a template that is being fetched; the one to write to."""
+
+    def origin(self, thin_id: int, size: int, *, whole: bool) -> Path:
+        """The template's device that clones show. Raises NotReady for one that is being fetched and has none."""
+
     def activate_staging(self, thin_id: int, size: int) -> Path:
         """Make a staging volume's device."""
 
-    def activate_clone(self, thin_id: int, size: int) -> Path:
-        """Make a durable clone's devices."""
+    def activate_clone(self, thin_id: int, size: int, origin: Path | None = None) -> Path:
+        """Make a durable clone's devices; an overlay shows ``origin`` where nothing was written."""
 
     def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
         """Make an ephemeral clone's device."""
@@ -237,14 +248,24 @@ class Activate:
                 pool.activate_template(volume.thin_id, volume.size, Access.READ_WRITE)
             case Devices.STAGING:
                 pool.activate_staging(volume.thin_id, volume.size)
-            case Devices.EXPORTED if volume.pool is PoolName.FAST and volume.origin is not None:
-                durable = machine.pool_of(PoolName.DURABLE)
-                origin = durable.activate_template(volume.origin.thin_id, volume.origin.size, Access.READ_ONLY)
-                pool.activate_ephemeral(volume.thin_id, volume.size, origin)
+            case Devices.FETCHING:
+                pool.activate_fetching(volume.thin_id, volume.size)
             case Devices.EXPORTED:
-                pool.activate_clone(volume.thin_id, volume.size)
+                activate(volume, machine)
             case Devices.NONE:
                 pool.deactivate(volume.thin_id)
+
+
+def activate(clone: Volume, machine: Machine) -> Path:
+    """Make a clone's devices, and return the one that is exported. Raises NotReady, NotFound, InUse, Refused."""
+    pool, template = machine.pool_of(clone.pool), clone.origin
+    if template is None or (clone.pool is PoolName.DURABLE and not clone.overlay):
+        return pool.activate_clone(clone.thin_id, clone.size)
+    durable = machine.pool_of(PoolName.DURABLE)
+    origin = durable.origin(template.thin_id, template.size, whole=template.whole)
+    if clone.pool is PoolName.FAST:
+        return pool.activate_ephemeral(clone.thin_id, clone.size, origin)
+    return pool.activate_clone(clone.thin_id, clone.size, origin)
 
 
 @dataclass(frozen=True, slots=True)

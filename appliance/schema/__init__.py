@@ -21,6 +21,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /templates/{ref}                 -> TemplateView
     DELETE /templates/{ref}?when_unused=BOOL -> TemplateRemoval; in-use while clones of it exist, unless it may go later
     POST   /templates/{ref}/warm            -> Operation (202)
+    PUT    /templates/{ref}/offers/{client} -> OfferView: the client may read it; again, with the boot set of now
+    DELETE /templates/{ref}/offers/{client}?force=BOOL -> Removal; in-use while it is read, unless forced
     POST   /templates/{ref}/learn  LearnRequest -> Operation (202), until that many boots were recorded
     GET    /templates/{ref}/boot-set        -> BootSetView; not-found when it has none
     GET    /templates/{ref}/boot-set/file   -> the boot set as a file, to be put elsewhere
@@ -65,6 +67,8 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
 
 Upload of a template: ``POST /templates`` with ``source.kind = "upload"`` and the size; then ``PUT .../content`` with
 exactly that many bytes; then follow the operation. A short or aborted upload leaves nothing behind.
+Of ``source.kind = "nbd"`` with ``lazy`` the operation ends when the template can be cloned; another one, of the kind
+``fetch``, ends when all of it is here.
 DELETE of what is not there succeeds with ``removed = false``.
 
 To copy a disk out: ``POST .../stills``, read what is at the still's URI, and delete it. A still that nobody reads goes
@@ -154,6 +158,10 @@ from appliance.schema.store import (
     StoreView,
 )
 from appliance.schema.templates import (
+    ClientIdentity,
+    FetchView,
+    NbdSource,
+    OfferView,
     PathSource,
     Source,
     TemplateCreate,
@@ -193,6 +201,7 @@ __all__ = [
     "CertificateView",
     "CheckState",
     "CheckView",
+    "ClientIdentity",
     "ClientList",
     "ClientSpec",
     "ClientView",
@@ -209,6 +218,7 @@ __all__ = [
     "Event",
     "EventKind",
     "Examination",
+    "FetchView",
     "GarbageReport",
     "GivenBack",
     "HistogramView",
@@ -225,6 +235,8 @@ __all__ = [
     "MemberView",
     "Model",
     "Move",
+    "NbdSource",
+    "OfferView",
     "Operation",
     "OperationError",
     "OperationKind",

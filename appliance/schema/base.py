@@ -39,7 +39,7 @@ class OperationError(Model):
     hint: str = ""
 
 
-OperationKind = Literal["import", "warm", "learn", "cold", "promote", "gc"]
+OperationKind = Literal["import", "warm", "learn", "cold", "promote", "gc", "fetch"]
 OperationState = Literal["running", "succeeded", "failed", "cancelled"]
 
 

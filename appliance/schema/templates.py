@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_serializer
 
 from appliance.model import ImageFormat, TemplateState
 from appliance.schema.base import Model, Removal
@@ -30,7 +30,30 @@ class PathSource(Model):
     path: str
 
 
-Source = Annotated[UploadSource | UrlSource | PathSource, Field(discriminator="kind")]
+class ClientIdentity(Model):
+    """What an NBD server with TLS is shown, and believed by; in PEM."""
+
+    authority: str
+    certificate: str
+    key: SecretStr
+
+    @field_serializer("key", when_used="json")
+    def _reveal(self, key: SecretStr) -> str:
+        return key.get_secret_value()
+
+
+class NbdSource(Model):
+    """A disk of another NBD server, another appliance above all; its boot set travels with it if that offers one."""
+
+    kind: Literal["nbd"] = "nbd"
+    uri: str = Field(description="nbd://HOST[:PORT]/EXPORT, or nbds:// for TLS")
+    identity: ClientIdentity | None = Field(default=None, description="Needed for nbds://")
+    lazy: bool = Field(
+        default=False, description="It can be cloned at once, while its rest is fetched; it must be served read-only"
+    )
+
+
+Source = Annotated[UploadSource | UrlSource | PathSource | NbdSource, Field(discriminator="kind")]
 
 
 class TemplateCreate(Model):
@@ -42,6 +65,22 @@ class TemplateCreate(Model):
     size: int | None = Field(default=None, gt=0)
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", description="Of the image file as it is sent")
     boot_set: str | None = Field(default=None, description="A boot set as a file, to be prefetched from the beginning")
+
+
+class FetchView(Model):
+    """How far a template is that is cloned already while its rest is fetched."""
+
+    done_bytes: int = Field(description="Of its virtual size")
+    waiting: str | None = Field(description="Why it does not get on; None while it does")
+
+
+class OfferView(Model):
+    """A template that a client may read; another appliance fetches it from there."""
+
+    template: str = Field(description="NAME@VERSION")
+    client: str
+    uri: str = Field(description="NBD URI; under its name with `:boot-set` behind it is the boot set, if there is one")
+    boot_set: bool = Field(description="Whether a boot set goes with it: that of the moment of the offer")
 
 
 class TemplateView(Model):
@@ -63,6 +102,8 @@ class TemplateView(Model):
     boot_set: BootSetSummary | None = Field(description="None until one was learned or given")
     prefetch: PrefetchView | None = Field(description="The last one; None since the service began")
     learning: LearningView | None = Field(default=None, description="None when no boots are wanted")
+    fetch: FetchView | None = Field(default=None, description="None when all of it is here")
+    offered_to: tuple[str, ...] = Field(default=(), description="Clients that may read it, to fetch it")
 
 
 class TemplateRemoval(Removal):

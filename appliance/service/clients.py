@@ -10,6 +10,7 @@ from appliance.model import check_name
 from appliance.schema import LOCAL_CLIENT, ClientSpec
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.remotes import PREFIX
 from appliance.service.stills import DAEMON
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,10 @@ log = logging.getLogger(__name__)
 def check(name: str, spec: ClientSpec) -> Client:
     """The client that a request describes. Raises InvalidInput, Refused. Pure."""
     check_name(name, "client name")
-    if name == DAEMON:
-        raise Refused(f"no client can be named {DAEMON}", why="what is copied out is offered under that name")
+    if name == DAEMON or name.startswith(PREFIX):
+        raise Refused(
+            f"no client can be named {name}", why="what is copied in and out has storage daemons of that name"
+        )
     if spec.transport == "unix":
         if spec.address is not None or spec.port is not None or spec.plain:
             raise InvalidInput(

@@ -4,11 +4,11 @@ import logging
 from dataclasses import replace
 
 from appliance.catalog import Clone, NewTemplate
+from appliance.catalog.clones import overlay
 from appliance.errors import HatcheryError, InvalidInput
 from appliance.images.sources import DeviceSource
 from appliance.model import (
     SECTOR,
-    Access,
     CloneKind,
     CloneState,
     ImageFormat,
@@ -17,7 +17,7 @@ from appliance.model import (
     TemplateRef,
     check_name,
 )
-from appliance.reconcile.volumes import Birth, Origin
+from appliance.reconcile.volumes import Birth, Origin, activate
 from appliance.service import admission, bootsets
 from appliance.service.clones import Clones
 from appliance.service.core import Core
@@ -101,12 +101,17 @@ class CloneLife:
             if not lost:
                 self._clones.take_down(old, cut_off=force)
             fresh = catalog.add_garbage(old.pool, f"the reset of clone {name} was not finished", self._core.now())
-            new = replace(old, thin_id=fresh, size=template.size, state=CloneState.CREATING, client=None)
+            new = replace(
+                old,
+                thin_id=fresh,
+                size=template.size,
+                state=CloneState.CREATING,
+                client=None,
+                overlay=overlay(template, old.kind),
+            )
             try:
                 advanced = self._core.carry_out([of_clone(new, template)])
-                reset = catalog.replace_volume(
-                    old, fresh, template.size, "was reset", self._core.now(), advanced[old.pool]
-                )
+                reset = catalog.replace_volume(old, new, "was reset", self._core.now(), advanced[old.pool])
             except BaseException:
                 self._core.discard_quietly([fresh])
                 if not lost:
@@ -147,9 +152,10 @@ class CloneLife:
     def promote(self, name: str, template: str | None) -> Job:
         """Make a clone's content a new template version: of the name ``template``, or of the clone's own template.
 
-        A durable clone becomes one at once; an ephemeral one is copied, and cannot be used until that is done. The
-        clone goes on as it was. Raises NotFound, NotReady, InvalidInput, AlreadyExists, NoSpace, InUse while its
-        client is connected: what it has not written yet would be missing (rule 11).
+        A durable clone becomes one at once; an ephemeral one, and one that was made while its template was fetched, is
+        copied, and cannot be used until that is done. The clone goes on as it was. Raises NotFound, NotReady,
+        InvalidInput, AlreadyExists, NoSpace, InUse while its client is connected: what it has not written yet would be
+        missing (rule 11).
         """
         with self._core.lock:
             clone = self._clones.ready(name)
@@ -160,7 +166,7 @@ class CloneLife:
             self._clones.take_down(clone, cut_off=False)
             try:
                 wanted = NewTemplate(target, ImageFormat.RAW, f"clone {name}", self._core.now())
-                if clone.kind is CloneKind.EPHEMERAL:
+                if clone.kind is CloneKind.EPHEMERAL or clone.overlay:
                     return self._copy(clone, wanted)
                 job = self._snapshot(clone, wanted)
             except BaseException:
@@ -189,10 +195,8 @@ class CloneLife:
         return job
 
     def _copy(self, clone: Clone, wanted: NewTemplate) -> Job:
-        """Copy an ephemeral clone, whose blocks are in two pools, in the background."""
-        template = self._core.catalog.template_of_id(clone.template)
-        origin = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
-        device = self._core.pool_of(clone.pool).activate_ephemeral(clone.thin_id, clone.size, origin)
+        """Copy a clone whose blocks are in two volumes, in the background."""
+        device = activate(self._clones.volume(clone), self._core)
         made = self._core.catalog.add_template(wanted)
         self._clones.hold(clone, f"it is being copied to template {made.ref}")
         source = DeviceSource(device, clone.size)

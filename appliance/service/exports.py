@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from appliance import pki
-from appliance.catalog import Client, Clone
+from appliance.catalog import Client, Clone, Offer
 from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
 from appliance.host import device_access, netlink, storage_daemon
@@ -24,6 +24,7 @@ from appliance.model import Access, CloneKind, Limits
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.credentials import Credentials
+from appliance.service.offer_files import OfferFiles
 from appliance.service.seed_files import SeedFiles
 from appliance.store import names
 
@@ -64,6 +65,7 @@ class Exports:
         self._aio = storage_daemon.aio_engine()
         self.credentials = Credentials(core.catalog, paths)
         self.seeds = SeedFiles(core.catalog, paths)
+        self.offered = OfferFiles(core.catalog, paths)
         self.before_offer: Callable[[Collection[Clone]], None] = lambda _: None
         self.after_withdrawal: Callable[[Clone], None] = lambda _: None
 
@@ -141,6 +143,38 @@ class Exports:
         for clone in clones:
             users = {self._units.user(client): Access.READ_WRITE for client in clone.clients}
             device_access.grant(export_of(clone).device, users)
+
+    def offer_template(self, offer: Offer) -> None:
+        """Export a template, and its boot set, to be read. Raises NotReady, Unhealthy."""
+        self._let_at_templates(offer.client)
+        self._add(offer.client, self.offered.of(offer))
+
+    def _let_at_templates(self, client: str) -> None:
+        for offer in self._catalog.offers_to(client):
+            disk, *_ = self.offered.of(offer)
+            device_access.let_in(disk.device, self._units.user(client), Access.READ_ONLY)
+
+    def withdraw_template(self, offer: Offer, *, cut_off: bool) -> None:
+        """Stop exporting a template. Raises InUse while somebody reads it, unless they are to be cut off."""
+        daemon, owner = self._daemon(offer.client), self._catalog.client(offer.client)
+        self._write(owner, unoffered=offer.number)
+        disk, *more = self.offered.of(offer)
+        try:
+            if cut_off:
+                daemon.cut_off(disk)
+            else:
+                daemon.remove(disk)
+            for each in more:
+                daemon.cut_off(each)
+            device_access.shut_out(disk.device, self._units.user(offer.client))
+        except InUse as error:
+            self._write(owner)
+            raise self._in_use(f"template {offer.ref}", owner) from error
+        except NotReady:
+            log.info("%s: the storage daemon of client %s is down", offer.ref, offer.client)
+        except HatcheryError:
+            self._write(owner)
+            raise
 
     def offer_seed(self, client: str, clone: Clone) -> None:
         """Export the seed of a clone that is exported already; fine when it has none. Raises NotReady, Unhealthy."""
@@ -275,7 +309,8 @@ class Exports:
         return tuple(clone for clone in self._catalog.clones_of_client(client) if clone.thin_id not in left_out)
 
     def _wanted(self, client: str) -> tuple[Export, ...]:
-        return tuple(export for clone in self._clones(client) for export in self._all_of(client, clone))
+        clones = (export for clone in self._clones(client) for export in self._all_of(client, clone))
+        return (*clones, *self.offered.exports(client))
 
     def _prepare(self, client: Client) -> None:
         if client.tls:
@@ -284,6 +319,7 @@ class Exports:
             self.credentials.remove(client.name)
         self._write(client)
         self.let_in(self._clones(client.name))
+        self._let_at_templates(client.name)
 
     def _allowed(self, client: Client) -> tuple[str, ...]:
         """Distinguished names of the certificates that let in."""
@@ -291,9 +327,15 @@ class Exports:
         names = (each.name or pki.distinguished_name(client.name, each.serial) for each in found if not each.revoked)
         return tuple(dict.fromkeys(names))
 
-    def _write(self, client: Client, without: Collection[int] = (), unseeded: int | None = None) -> None:
-        """Write down what a client's daemon serves: all that the catalog says ``without`` some, one of them without
-        its seed."""
+    def _write(
+        self,
+        client: Client,
+        without: Collection[int] = (),
+        unseeded: int | None = None,
+        unoffered: int | None = None,
+    ) -> None:
+        """Write down what a client's daemon serves: all that the catalog says ``without`` some clones, one of them
+        without its seed, and without one offer."""
         files = self.files(client.name)
         # Its owner and its mode are its unit's to set, which may.
         files.folder.mkdir(parents=True, exist_ok=True)
@@ -303,6 +345,8 @@ class Exports:
         exports = tuple(export for clone in clones for export in self._all_of(client.name, clone))
         seeds = [clone.seed for clone in clones if clone.seed is not None]
         self.seeds.make(client.name, seeds)
+        boot_sets = self.offered.make(client.name, unoffered)
+        exports += self.offered.exports(client.name, unoffered)
         config = ServerConfig(client.name, self.listen(client), exports, allowed, client.max_connections)
         write_file(files.config, storage_daemon.render(config), 0o644)
-        self.seeds.keep(client.name, seeds)
+        self.seeds.keep(client.name, seeds, boot_sets)

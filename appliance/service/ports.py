@@ -102,13 +102,30 @@ class Pool(Protocol):
         """All volumes that the pool has. Slow."""
 
     def activate_template(self, thin_id: int, size: int, access: Access) -> Path:
-        """Make a template's device, or change its access."""
+        """Make a template's device, or change its access. One that was fetched is sealed under whoever reads it."""
+
+    def activate_fetching(self, thin_id: int, size: int) -> Path:
+        """Make the devices of a template that is being fetched; the one to write to. Until ``show_source`` what is
+        not in its volume cannot be read, and fails. What there is already stays as it is.
+        """
+
+    def show_source(self, thin_id: int, source: Path | None) -> None:
+        """Read from ``source`` what is not in the volume of a template that is being fetched; from none, errors.
+
+        Raises NotFound.
+        """
+
+    def origin(self, thin_id: int, size: int, *, whole: bool) -> Path:
+        """The template's device that clones show. Raises NotReady for one that is being fetched and has none."""
 
     def activate_staging(self, thin_id: int, size: int) -> Path:
         """Make a staging volume's device."""
 
-    def activate_clone(self, thin_id: int, size: int) -> Path:
-        """Make a clone's device with its retry layer."""
+    def activate_still(self, thin_id: int, size: int, origin: Path | None) -> Path:
+        """Make a read-only device of a clone's snapshot, over ``origin`` if that is the snapshot of an overlay."""
+
+    def activate_clone(self, thin_id: int, size: int, origin: Path | None = None) -> Path:
+        """Make a clone's device with its retry layer; an overlay shows ``origin`` where nothing was written."""
 
     def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
         """Make an ephemeral clone's device over its sealed template's device. Raises Refused, NotFound."""

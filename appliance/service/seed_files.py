@@ -48,10 +48,10 @@ class SeedFiles:
                 # Its group is the folder's, so that the daemon may read it.
                 replace(path, images.image(seed), 0o640)
 
-    def keep(self, client: str, numbers: Collection[int]) -> None:
-        """Remove the files of all seeds but these."""
+    def keep(self, client: str, numbers: Collection[int], others: Collection[Path] = ()) -> None:
+        """Remove the files of all seeds but these; ``others`` stay, too."""
         folder = self._paths.seeds(client)
-        kept = {self._path(client, number).name for number in numbers}
+        kept = {self._path(client, number).name for number in numbers} | {path.name for path in others}
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name not in kept:
                 path.unlink(missing_ok=True)

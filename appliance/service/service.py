@@ -1,7 +1,7 @@
 """The service: all use cases over one catalog, one pool, one store and the storage daemons."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import SecretStr
 
@@ -13,7 +13,8 @@ from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
 from appliance.images.convert import Converter
-from appliance.images.sources import Source, open_url
+from appliance.images.resuming import ResumingSource
+from appliance.images.sources import Opener, open_url
 from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
@@ -31,6 +32,7 @@ from appliance.schema import (
     Examination,
     GarbageReport,
     Move,
+    NbdSource,
     Operation,
     ProblemView,
     Reconciliation,
@@ -40,6 +42,7 @@ from appliance.schema import (
     Status,
     StepView,
     StoreView,
+    TemplateCreate,
     TemplateList,
     TemplateView,
 )
@@ -56,15 +59,18 @@ from appliance.service.core import Core
 from appliance.service.doctor import Doctor
 from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
+from appliance.service.fetches import Fetches
 from appliance.service.imports import Imports
 from appliance.service.learning import Keep, Learning, Tracer
 from appliance.service.measure import Measure
 from appliance.service.measured import Measurements
 from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
 from appliance.service.moves import Moves
+from appliance.service.offers import Offers
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store
 from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.remotes import NbdRemotes, Remotes
 from appliance.service.seeds import Seeds, Wish
 from appliance.service.sharing import Sharing
 from appliance.service.stills import Stills
@@ -90,7 +96,8 @@ class Service:
         settings: StoreConfig | None = None,
         find_fast: Find | None = None,
         tracer: Tracer | None = None,
-        open_url: Callable[[str], Source] = open_url,
+        open_url: Opener = open_url,
+        sources: Remotes | None = None,
     ) -> None:
         settings = settings or StoreConfig()
         self.core = Core(catalog, pools, settings.overcommit_percent)
@@ -108,7 +115,7 @@ class Service:
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
         self.measurements = Measurements(catalog, paths.measurements)
-        self.imports = Imports(self.core, self.operations, converter, open_url)
+        self.imports = Imports(self.core, self.operations, converter, lambda url: ResumingSource(url, open_url))
         self.boot_sets = BootSets(self.core)
         ports = Ports(
             store.flow,
@@ -124,10 +131,14 @@ class Service:
         self._exports.after_withdrawal = self.learning.withdrawn
         self.clones = Clones(self.core, self._exports)
         self.stills = Stills(self.core, self.clones, units, paths)
-        self.templates = Templates(self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_))
+        self.fetches = Fetches(self.core, self.operations, store, sources or NbdRemotes(units, paths))
+        self.templates = Templates(
+            self.core, lambda id_: self.prefetching.is_busy_with(id_) or self.stills.reads(id_), self.fetches.end
+        )
         self.life = CloneLife(self.core, self.clones, self._exports, self.imports, self.operations)
         self.sharing = Sharing(self.core, self.clones, self._exports)
         self.moves = Moves(self.core, self.clones, self._exports, self.sharing)
+        self.offers = Offers(self.core, self._exports)
         self.seeds = Seeds(self.core, self.clones, self._exports)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
@@ -152,6 +163,7 @@ class Service:
         made, problems = recovery.start(self.core)
         self._know(problems)
         self._judge(made)
+        self.fetches.start()
         recovery.export_all(self.core, self._exports)
 
     def watch(self) -> None:
@@ -168,6 +180,7 @@ class Service:
         self.collector.close()
         self.prefetching.close()
         self.imports.close()
+        self.fetches.close()
         self.measure.close()
         self._units.close()
         self._catalog.close()
@@ -177,7 +190,8 @@ class Service:
     def status(self) -> Status:
         """The appliance in one look."""
         view, problems = self._store.look()
-        known = (*self._problems, *self.sharing.problems(), *silence(self.monitor.seen.silent), *problems)
+        own = (*self._problems, *self.sharing.problems(), *self.fetches.problems())
+        known = (*own, *silence(self.monitor.seen.silent), *problems)
         found = self._views.status(view, known)
         return found.model_copy(update={"disks": self.measure.coarse()})
 
@@ -185,7 +199,8 @@ class Service:
         """The appliance held against the rules of its data path. Slow with many clones."""
         view, problems = self._store.look()
         clients = self.list_clients().clients
-        known = (*self._problems, *silence(self.monitor.seen.silent), *problems, *client_problems(clients))
+        own = (*self._problems, *self.fetches.problems())
+        known = (*own, *silence(self.monitor.seen.silent), *problems, *client_problems(clients))
         return self._doctor.examine(view, known)
 
     def words(self) -> str:
@@ -270,6 +285,10 @@ class Service:
             log.warning("the reserve was released: the pool has %d bytes more", gained)
             return ReserveReleased(gained_bytes=gained, data_total=self.core.pool.status().data_total)
 
+    def import_template(self, request: TemplateCreate) -> Job:
+        """Begin an import, wherever it comes from. Raises as ``Imports.begin`` and ``Fetches.begin``."""
+        return (self.fetches if isinstance(request.source, NbdSource) else self.imports).begin(request)
+
     def list_templates(self) -> TemplateList:
         """All templates."""
         counts = self._catalog.clone_counts()
@@ -284,7 +303,8 @@ class Service:
 
     def _template(self, template: Template, clones: int) -> TemplateView:
         boot_set, prefetch = self.boot_sets.summary(template), self.prefetching.view(template.thin_id)
-        return self._views.template(template, clones, boot_set, prefetch, self.learning.view(template))
+        view = self._views.template(template, clones, boot_set, prefetch, self.learning.view(template))
+        return view.model_copy(update={"fetch": self.fetches.view(template.thin_id)} if template.state.usable else {})
 
     def _template_ready(self, thin_id: int) -> None:
         try:

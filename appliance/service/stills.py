@@ -29,6 +29,7 @@ from appliance.schema import StillList, StillView
 from appliance.service import addresses
 from appliance.service.clones import Clones
 from appliance.service.core import Core
+from appliance.service.wanted import origin_of
 
 log = logging.getLogger(__name__)
 
@@ -151,15 +152,19 @@ class Stills:
 
     def _offer_snapshot(self, clone: Clone, fresh: int) -> StillView:
         durable, pool = self._core.pool, self._core.pool_of(clone.pool)
-        if clone.kind is CloneKind.DURABLE:
-            device = durable.activate_template(fresh, clone.size, Access.READ_ONLY)
+        if clone.kind is CloneKind.DURABLE and not clone.overlay:
+            device = durable.activate_still(fresh, clone.size, None)
             held = durable.mapped_bytes(fresh)
         else:
             # What an ephemeral clone has not written is read from its template, and so it is with its snapshot.
             template = self._core.catalog.template_of_id(clone.template)
-            origin = durable.activate_template(template.thin_id, template.size, Access.READ_ONLY)
-            device = pool.activate_ephemeral(fresh, clone.size, origin)
-            held = pool.mapped_bytes(fresh) + durable.mapped_bytes(template.thin_id)
+            below = origin_of(template)
+            origin = durable.origin(below.thin_id, below.size, whole=below.whole)
+            if clone.overlay:
+                device = durable.activate_still(fresh, clone.size, origin)
+            else:
+                device = pool.activate_ephemeral(fresh, clone.size, origin)
+            held = pool.mapped_bytes(fresh) + (durable.mapped_bytes(template.thin_id) if below.whole else template.size)
         made = self._new(f"clone {clone.name}", clone.size)
         export = Export(f"still-{made.id}", made.id, device, writable=False)
         return self._offer(made, export, fresh, min(held, clone.size))
@@ -179,7 +184,7 @@ class Stills:
             # It begins without exports: a daemon that was killed must not wait for devices that went meanwhile.
             empty = ServerConfig(DAEMON, Listen(path=self._files.socket), ())
             replace(self._files.config, storage_daemon.render(empty), 0o644)
-            device_access.grant(export.device, {self._units.user(DAEMON): Access.READ_ONLY})
+            device_access.let_in(export.device, self._units.user(DAEMON), Access.READ_ONLY)
             self._units.start(DAEMON)
             self._daemon.add([export])
         except BaseException:
@@ -201,7 +206,7 @@ class Stills:
         except NotReady:
             log.info("%s: the storage daemon is down", still.view.subject)
         # A template's device stays when its still goes.
-        device_access.grant(still.export.device, {})
+        device_access.shut_out(still.export.device, self._units.user(DAEMON))
         del self._stills[still.view.id]
         self._core.stills = frozenset(each.thin_id for each in self._stills.values())
         self._dismiss_if_idle()

@@ -22,10 +22,14 @@ class Removing(Enum):
 class Templates:
     """The verbs on templates that exist."""
 
-    def __init__(self, core: Core, is_read: Callable[[int], bool]) -> None:
-        """``is_read`` tells whether the template with that thin id is being read into the cache, or copied out."""
+    def __init__(self, core: Core, is_read: Callable[[int], bool], end_fetch: Callable[[int], bool]) -> None:
+        """``is_read`` tells whether the template with that thin id is being read into the cache, or copied out.
+
+        ``end_fetch`` ends the fetch of one that was removed, which then deletes its volume; false when there is none.
+        """
         self._core = core
         self._is_read = is_read
+        self._end_fetch = end_fetch
 
     def remove(self, text: str, when: Removing = Removing.NOW) -> TemplateRemoval:
         """Remove a template version, now or when its last clone has gone; fine when there is none.
@@ -55,7 +59,8 @@ class Templates:
                 return TemplateRemoval(name=template.ref, removed=False, retired=True)
             if when is Removing.NOW:
                 catalog.remove_template(template.thin_id, f"template {template.ref} was removed", self._core.now())
-            self._core.discard_quietly([template.thin_id])
+            if not self._end_fetch(template.thin_id):
+                self._core.discard_quietly([template.thin_id])
         log.info("removed template %s", template.ref)
         self._core.events.tell("template", template.ref, "removed")
         return TemplateRemoval(name=template.ref, removed=True)

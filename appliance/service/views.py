@@ -8,7 +8,7 @@ from appliance import __version__
 from appliance.catalog import Client, Clone, Template
 from appliance.errors import CannotTell, HatcheryError, NotReady
 from appliance.host.storage_daemon import Listen
-from appliance.model import CloneState, Health, PoolName, Problem, TemplateState
+from appliance.model import CloneState, Health, PoolName, Problem
 from appliance.schema import (
     BootSetSummary,
     CertificateView,
@@ -120,7 +120,7 @@ class Views:
         learning: LearningView | None,
     ) -> TemplateView:
         """A template that ``clones`` depend on."""
-        ready = template.state is TemplateState.READY
+        ready = template.state.usable
         return TemplateView(
             ref=template.ref,
             name=template.name,
@@ -138,6 +138,7 @@ class Views:
             boot_set=boot_set,
             prefetch=prefetch,
             learning=learning,
+            offered_to=self._core.catalog.offered_to(template.thin_id),
         )
 
     def clone(

@@ -19,16 +19,20 @@ from appliance.service.ports import Pools
 
 
 def of_template(template: Template) -> Volume:
-    """A template's volume: sealed, or left to its import."""
-    ready = template.state is TemplateState.READY
+    """A template's volume: sealed, being fetched, or left to its import."""
     return Volume(
         template.thin_id,
         PoolName.DURABLE,
         f"template {template.ref}",
         template.size,
-        Devices.SEALED,
-        Birth.NEVER if ready else Birth.UNDER_WAY,
+        Devices.FETCHING if template.state is TemplateState.FETCHING else Devices.SEALED,
+        Birth.NEVER if template.state.usable else Birth.UNDER_WAY,
     )
+
+
+def origin_of(template: Template) -> Origin:
+    """A template as its clones' devices show it."""
+    return Origin(template.thin_id, template.size, whole=template.state is not TemplateState.FETCHING)
 
 
 def of_staging(staging: Staging, template: Template, size: int = 0) -> Volume:
@@ -42,8 +46,8 @@ def of_clone(clone: Clone, template: Template) -> Volume:
     """A clone's volume: with devices while it is attached; made of its template when it is new."""
     fresh = clone.state is CloneState.CREATING
     durable = clone.kind is CloneKind.DURABLE
-    # An ephemeral clone shows its template through its device, so its volume begins empty.
-    birth = (Birth.SNAPSHOT if durable else Birth.EMPTY) if fresh else Birth.NEVER
+    # An ephemeral clone shows its template through its device, so its volume begins empty; so does an overlay.
+    birth = (Birth.SNAPSHOT if durable and not clone.overlay else Birth.EMPTY) if fresh else Birth.NEVER
     return Volume(
         clone.thin_id,
         clone.pool,
@@ -51,7 +55,8 @@ def of_clone(clone: Clone, template: Template) -> Volume:
         clone.size,
         Devices.NONE if clone.client is None else Devices.EXPORTED,
         birth,
-        Origin(template.thin_id, template.size),
+        origin_of(template),
+        clone.overlay,
     )
 
 

@@ -34,6 +34,8 @@ class Layer(StrEnum):
     THIN = "thin"
     EPHEMERAL = "ephemeral"
     TEMPLATE = "template"
+    FETCHING = "fetching"
+    SOURCE = "source"
     STAGING = "staging"
     PROBE = "probe"
 

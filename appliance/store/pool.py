@@ -4,6 +4,9 @@ durable
     hatchery-template-ID                   read-only once sealed
     hatchery-clone-ID -> hatchery-thin-ID  the retry layer, which is what gets exported, over the thin volume
     hatchery-staging-ID                    scratch space of an import
+    while a template is fetched from another server:
+    hatchery-template-ID -> hatchery-fetching-ID -> hatchery-source-ID -> /dev/nbdN
+                                           read-only; what is in its volume; what is not, or errors while it is away
 fast
     hatchery-ephemeral-ID                  exported as it is; what it does not hold is read from hatchery-template-ID
 
@@ -24,7 +27,7 @@ from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import MIB, SECTOR, Access, Extent
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.run import Runner
-from appliance.store import emptying, metadata, names, places
+from appliance.store import emptying, fetching, metadata, names, places
 from appliance.store.names import Layer, PoolName
 
 __all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
@@ -32,7 +35,7 @@ __all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
 _CLOSE_DEADLINE = 3.0
 _EMPTY_FIRST = 256 * MIB
 _THIN_LAYERS = {
-    PoolName.DURABLE: (Layer.THIN, Layer.TEMPLATE, Layer.STAGING),
+    PoolName.DURABLE: (Layer.THIN, Layer.FETCHING, Layer.TEMPLATE, Layer.STAGING),
     PoolName.FAST: (Layer.EPHEMERAL,),
 }
 _LAYERS = {
@@ -244,16 +247,49 @@ class Pool:
     # Volumes
 
     def activate_template(self, thin_id: int, size: int, access: Access) -> Path:
-        """The template's device: writable while its image is being imported, read-only once sealed."""
-        return self._activate(Layer.TEMPLATE, thin_id, size, access)
+        """The template's device: writable while its image is being imported, read-only once sealed.
+
+        One that was being fetched gets the table of a sealed one under whoever has it open: the caller knows that all
+        of it is in the volume. What it was fetched by goes.
+        """
+        return fetching.seal(self._dm, thin_id, self._thin(thin_id, size)) or self._activate(
+            Layer.TEMPLATE, thin_id, size, access
+        )
+
+    def activate_fetching(self, thin_id: int, size: int) -> Path:
+        """The devices of a template that is being fetched; the one to write to. See ``store.fetching``."""
+        return fetching.activate(self._dm, thin_id, lambda origin: self._thin(thin_id, size, origin))
+
+    def show_source(self, thin_id: int, source: Path | None) -> None:
+        """Read from ``source`` what is not in the volume of a template that is being fetched; from none, errors.
+
+        Raises NotFound.
+        """
+        fetching.show_source(self._dm, thin_id, source)
+
+    def origin(self, thin_id: int, size: int, *, whole: bool) -> Path:
+        """The template's device that clones show. One that is not whole is never made here: it would read as zeros.
+
+        Raises NotReady when there is none then.
+        """
+        if whole:
+            return self.activate_template(thin_id, size, Access.READ_ONLY)
+        return fetching.shown(self._dm, thin_id)
+
+    def activate_still(self, thin_id: int, size: int, origin: Path | None) -> Path:
+        """A read-only device of a clone's snapshot, over ``origin`` if that is the snapshot of an overlay."""
+        return self._over(Layer.TEMPLATE, thin_id, size, Access.READ_ONLY, origin)
 
     def activate_staging(self, thin_id: int, size: int) -> Path:
         """Scratch space of an import."""
         return self._activate(Layer.STAGING, thin_id, size, Access.READ_WRITE)
 
-    def activate_clone(self, thin_id: int, size: int) -> Path:
-        """The clone's device to export: its retry layer (rule 7), with a latency histogram on it."""
-        below = self._activate(Layer.THIN, thin_id, size, Access.READ_WRITE)
+    def activate_clone(self, thin_id: int, size: int, origin: Path | None = None) -> Path:
+        """The clone's device to export: its retry layer (rule 7), with a latency histogram on it.
+
+        ``origin`` is what an overlay shows where nothing was written, as ``activate_ephemeral`` has it.
+        """
+        below = self._over(Layer.THIN, thin_id, size, Access.READ_WRITE, origin)
         name = names.layer(Layer.CLONE, thin_id)
         path = self._ensure(name, multipath.retry_table(below, _sectors(size)), Access.READ_WRITE)
         dm_stats.create(self._dm, name)
@@ -267,17 +303,8 @@ class Pool:
         """
         if self.kind is not PoolName.FAST:
             raise InvalidInput(f"the {self.kind} pool has no ephemeral clones", why="they are in the fast pool")
-        parsed, info = names.parse_layer(origin.name), self._dm.find(origin.name)
-        if parsed is None or parsed[0] is not Layer.TEMPLATE or info is None or not info.read_only:
-            raise Refused(
-                f"{origin} cannot be the origin of an ephemeral clone",
-                why="it is not the device of a sealed template",
-                hint="seal the template first",
-            )
-        name = names.layer(Layer.EPHEMERAL, thin_id)
-        table = thin.thin_table(self._dm.path(self.name), _checked(thin_id), _sectors(size), self._dm.path(origin.name))
-        path = self._ensure(name, table, Access.READ_WRITE, str(info.number))
-        dm_stats.create(self._dm, name)
+        path = self._over(Layer.EPHEMERAL, thin_id, size, Access.READ_WRITE, origin)
+        dm_stats.create(self._dm, names.layer(Layer.EPHEMERAL, thin_id))
         return path
 
     def deactivate(self, thin_id: int) -> None:
@@ -323,10 +350,11 @@ class Pool:
             if info is None:
                 return None
             if layer is Layer.TEMPLATE and info.read_only:
-                kind = Devices.SEALED
+                kind = Devices.FETCHING if Layer.FETCHING in layers else Devices.SEALED
             table = self._dm.table(name)
             size = sum(line.length for line in table) * SECTOR
             wanted = {Layer.CLONE, Layer.THIN} if layer in (Layer.CLONE, Layer.THIN) else {layer}
+            wanted |= {Layer.FETCHING, Layer.SOURCE} if kind is Devices.FETCHING else set()
             # An ephemeral clone that was stopped when its drive died answers everything with an error.
             works = not info.suspended and all(line.kind != "error" for line in table)
             if layer is Layer.CLONE and works and Layer.THIN in layers:
@@ -353,11 +381,25 @@ class Pool:
     def _message(self, text: str) -> None:
         self._dm.message(self.name, text)
 
-    def _thin(self, thin_id: int, size: int) -> Target:
-        return thin.thin_table(self._dm.path(self.name), _checked(thin_id), _sectors(size))
+    def _thin(self, thin_id: int, size: int, origin: Path | None = None) -> Target:
+        return thin.thin_table(self._dm.path(self.name), _checked(thin_id), _sectors(size), origin)
 
     def _activate(self, layer: Layer, thin_id: int, size: int, access: Access) -> Path:
         return self._ensure(names.layer(layer, thin_id), self._thin(thin_id, size), access)
+
+    def _over(self, layer: Layer, thin_id: int, size: int, access: Access, origin: Path | None) -> Path:
+        """A volume's device over that of its template. Raises Refused when that can be written (rules 2 and 11)."""
+        if origin is None:
+            return self._activate(layer, thin_id, size, access)
+        parsed, info = names.parse_layer(origin.name), self._dm.find(origin.name)
+        if parsed is None or parsed[0] is not Layer.TEMPLATE or info is None or not info.read_only:
+            raise Refused(
+                f"{origin} cannot be the origin of a clone",
+                why="it is not the device of a sealed template",
+                hint="seal the template first",
+            )
+        table = self._thin(thin_id, size, self._dm.path(origin.name))
+        return self._ensure(names.layer(layer, thin_id), table, access, str(info.number))
 
     def _ensure(self, name: str, target: Target, access: Access, origin: str = "") -> Path:
         """The device, made or found; one that differs from what is wanted is made anew. Raises NotFound, InUse.

@@ -39,7 +39,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
     "update": frozenset({"catalog", "client", "images", "reconcile"}),
-    "service": frozenset({"bootset", "catalog", "images", "journal", "pki", "store", "schema"}),
+    "service": frozenset({"attach", "bootset", "catalog", "images", "journal", "pki", "store", "schema"}),
     "api": frozenset({"service"}),
     "daemon": frozenset({"api"}),
     # the operator's side, which knows the API alone

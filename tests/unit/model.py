@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from appliance.errors import AlreadyExists, HatcheryError, InUse, NotFound, Refused, Unhealthy
+from appliance.errors import AlreadyExists, HatcheryError, InUse, NotFound, NotReady, Refused, Unhealthy
 from appliance.host.thin import Usage
 from appliance.model import GIB, KIB, MIB, Access, Extent, Histogram, Problem
 from appliance.reconcile.volumes import Devices, FoundDevice
@@ -61,8 +61,15 @@ class ModelPool:
     """Called before each change with its name; a test makes it raise."""
 
     def status(self) -> Numbers:
-        used = sum(self._blocks(self.bytes_of(i)) for i, v in self.volumes.items() if v.snapshot_of is None)
+        used = sum(self._blocks(self._now(i, v)) for i, v in list(self.volumes.items()) if v.snapshot_of is None)
         return Numbers(self.transaction, used, self.data_total, 1 * MIB, self.metadata_total, self.block_bytes)
+
+    def _now(self, thin_id: int, volume: Volume) -> bytes:
+        """What a volume holds at this moment, in which it may be deactivated or deleted."""
+        try:
+            return self.path(thin_id).read_bytes()
+        except FileNotFoundError:
+            return volume.data
 
     def _blocks(self, data: bytes) -> int:
         pieces = (data[start : start + self.block_bytes] for start in range(0, len(data), self.block_bytes))
@@ -158,8 +165,39 @@ class ModelPool:
         self.step("activate_staging")
         return self._activate(thin_id, size, Access.READ_WRITE, Devices.STAGING)
 
-    def activate_clone(self, thin_id: int, size: int) -> Path:
+    def activate_fetching(self, thin_id: int, size: int) -> Path:
+        """The volume's file holds what the source has once it is shown, and what was written."""
+        self.step("activate_fetching")
+        if self.kinds.get(thin_id) is Devices.FETCHING and thin_id in self.active:
+            return self.path(thin_id)
+        return self._activate(thin_id, size, Access.READ_WRITE, Devices.FETCHING)
+
+    def show_source(self, thin_id: int, source: Path | None) -> None:
+        self.step("show_source")
+        if source is None:
+            return
+        with self.path(thin_id).open("r+b") as file:
+            file.write(source.read_bytes())
+
+    def origin(self, thin_id: int, size: int, *, whole: bool) -> Path:
+        if whole:
+            return self.activate_template(thin_id, size, Access.READ_ONLY)
+        if self.kinds.get(thin_id) is not Devices.FETCHING or thin_id not in self.active:
+            raise NotReady(f"thin device {thin_id} is not shown")
+        return self.path(thin_id)
+
+    def activate_still(self, thin_id: int, size: int, origin: Path | None) -> Path:
+        self.step("activate_still")
+        self._show(thin_id, origin)
+        return self._activate(thin_id, size, Access.READ_ONLY, Devices.IMPORT)
+
+    def _show(self, thin_id: int, origin: Path | None) -> None:
+        if origin is not None and thin_id not in self.active and not self.volumes[thin_id].data:
+            self.volumes[thin_id].data = origin.read_bytes()
+
+    def activate_clone(self, thin_id: int, size: int, origin: Path | None = None) -> Path:
         self.step("activate_clone")
+        self._show(thin_id, origin)
         return self._activate(thin_id, size, Access.READ_WRITE)
 
     def _activate(self, thin_id: int, size: int, access: Access, kind: Devices = Devices.EXPORTED) -> Path:
@@ -175,8 +213,7 @@ class ModelPool:
 
     def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
         self.step("activate_ephemeral")
-        if thin_id not in self.active and not self.volumes[thin_id].data:
-            self.volumes[thin_id].data = origin.read_bytes()
+        self._show(thin_id, origin)
         return self._activate(thin_id, size, Access.READ_WRITE)
 
     def identity(self) -> str:

@@ -71,7 +71,8 @@ class ModelDaemon:
             return [{"return": [{"id": node, "shutting-down": False} for node in self.exports]}]
         if command == "query-named-block-nodes":
             # Each filter's device is a node as well, with a name that QEMU made up.
-            return [{"return": [{"node-name": name} for node in self.nodes for name in (node, f"#block-{node}")]}]
+            names = [name for node in self.nodes for name in (node, f"#block-{node}")]
+            return [{"return": [{"node-name": name, "ro": False} for name in names]}]
         if command == "qom-get":
             found = self.limits.get(given["path"].removeprefix("/objects/"))
             missing = _refused(f"Device '{given['path']}' not found", "DeviceNotFound")

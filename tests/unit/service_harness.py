@@ -13,6 +13,7 @@ from appliance.schema import Operation, TemplateCreate, UploadSource
 from appliance.service.service import Service
 from tests.unit.model import ModelConverter, ModelPool, ModelStore
 from tests.unit.model_daemon import ModelUnits
+from tests.unit.model_remotes import ModelRemotes
 from tests.unit.model_trace import ModelTracer
 
 IMAGE = b"boot" * 1024 + bytes(3 * MIB) + b"root" * 1024
@@ -35,6 +36,7 @@ class Box:
         self.tracer = ModelTracer()
         self.units = ModelUnits(self.paths.run)
         self.converter = ModelConverter()
+        self.remotes = ModelRemotes(folder)
         self.service = self._make()
 
     def _make(self) -> Service:
@@ -47,6 +49,7 @@ class Box:
             runner=Runner(),
             paths=self.paths,
             tracer=self.tracer,
+            sources=self.remotes,
         )
         service.start()
         return service

@@ -28,6 +28,8 @@ AGAIN: dict[tuple[str, str], tuple[str, object]] = {
     ("put", "/v1/clones/{name}/limits"): ("/v1/clones/web/limits", {"iops": 500, "bandwidth": None}),
     ("put", "/v1/clones/{name}/seed"): ("/v1/clones/web/seed", {"hostname": "host", "user_data": "#!/bin/sh"}),
     ("delete", "/v1/clones/{name}/seed"): ("/v1/clones/web/seed", None),
+    ("put", "/v1/templates/{ref}/offers/{client}"): ("/v1/templates/debian/offers/lab", None),
+    ("delete", "/v1/templates/{ref}/offers/{client}"): ("/v1/templates/debian/offers/lab", None),
     ("delete", "/v1/templates/{ref}/boot-set"): ("/v1/templates/debian/boot-set", None),
     ("delete", "/v1/stills/{number}"): ("/v1/stills/STILL", None),
     ("delete", "/v1/clones/{name}/attachment"): ("/v1/clones/web/attachment", None),

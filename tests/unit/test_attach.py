@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.attach import attachment, handshake, main, target
+from appliance.attach import attachment, handshake, main, small, target
 from appliance.attach.attachment import Options
 from appliance.attach.connection import connections
 from appliance.attach.handshake import GREETING_BYTES, REPLY_BYTES, Export, Negotiation, Reply
@@ -235,6 +235,42 @@ def test_nothing_stays_open_after_a_refusal(said: bytes, kind: type[HatcheryErro
             raise AssertionError("connected")
         assert len(taken) == 1
         assert hung_up(taken)
+
+
+def small_export(size: int, *replies: bytes) -> bytes:
+    """What a server says to who asks for an export of that size and reads it."""
+    magic = 0x3E889045565A9
+    greeting = b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3)
+    told = struct.pack(">QIII", magic, 7, 3, 12) + struct.pack(">HQH", 0, size, 3)
+    return greeting + told + struct.pack(">QIII", magic, 7, 1, 0) + b"".join(replies)
+
+
+def reply(offset: int, data: bytes, error: int = 0) -> bytes:
+    """A simple reply, by which a read that began at ``offset`` is answered."""
+    return struct.pack(">IIQ", 0x67446698, error, offset) + data
+
+
+def test_a_small_export_is_read_whole(tmp_path: Path) -> None:
+    data = b"boot set" * 200_000
+    first, second = data[: 1 << 20], data[1 << 20 :]
+    says = small_export(len(data), reply(0, first), reply(1 << 20, second))
+    with server(tmp_path, says) as (where, _):
+        assert small.read(where, len(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        (small_export(4097), Refused, "too large"),
+        (small_export(4, reply(0, b"", error=5)), Unhealthy, "cannot be read"),
+        (small_export(4, reply(512, b"data")), Unhealthy, "cannot be read"),
+    ],
+)
+def test_a_small_export_that_cannot_be_read_is_told(
+    said: bytes, kind: type[HatcheryError], words: str, tmp_path: Path
+) -> None:
+    with server(tmp_path, said) as (where, _), pytest.raises(kind, match=words):
+        small.read(where, 4096)
 
 
 def test_a_server_that_is_not_there_can_be_waited_for(tmp_path: Path) -> None:

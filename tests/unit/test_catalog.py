@@ -1,5 +1,6 @@
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from appliance.catalog import (
     Catalog,
     Certificate,
     Client,
+    Fetch,
+    Identity,
     NewClone,
     NewTemplate,
     PoolRow,
@@ -291,7 +294,7 @@ def test_a_clone_s_volume_is_replaced_in_one_step(catalog: Catalog) -> None:
     (old,) = catalog.add_clones(TemplateRef("debian"), [NewClone("a", None, 1.0)])
     catalog.finish_clones([old.thin_id], 1)
     fresh = catalog.add_garbage(PoolName.DURABLE, "the reset of clone a was not finished", 2.0)
-    new = catalog.replace_volume(old, fresh, 8192, "was reset", 3.0, 2)
+    new = catalog.replace_volume(old, replace(old, thin_id=fresh, size=8192), "was reset", 3.0, 2)
     assert (new.thin_id, new.size, new.name, new.template) == (fresh, 8192, "a", old.template)
     assert [(g.thin_id, g.why) for g in catalog.garbage()] == [(old.thin_id, "clone a was reset")]
     assert catalog.transaction_id() == 2
@@ -305,7 +308,7 @@ def test_limits_stay_with_a_clone_and_not_with_its_volume(catalog: Catalog) -> N
     assert (limited.limits, free.limits) == (both, Limits())
     catalog.finish_clones([limited.thin_id, free.thin_id], 1)
     fresh = catalog.add_garbage(PoolName.DURABLE, "the reset of clone a was not finished", 2.0)
-    assert catalog.replace_volume(limited, fresh, 4096, "was reset", 3.0, 2).limits == both
+    assert catalog.replace_volume(limited, replace(limited, thin_id=fresh), "was reset", 3.0, 2).limits == both
     catalog.set_clone_limits(free.thin_id, Limits(iops=10))
     catalog.set_clone_limits(fresh, Limits())
     assert [clone.limits for clone in catalog.clones()] == [Limits(), Limits(iops=10)]
@@ -404,3 +407,49 @@ def test_a_boot_set_is_removed_with_its_boots_and_the_template_stays(catalog: Ca
     assert not catalog.remove_boot_set(thin_id)
     assert catalog.boot_runs(thin_id) == ()
     assert catalog.find_template(TemplateRef("debian", None)) is not None
+
+
+def test_a_template_that_is_fetched_is_cloned_meanwhile(catalog: Catalog) -> None:
+    made = catalog.add_template(template("debian"))
+    begun = Fetch(made.thin_id, "nbds://192.0.2.1:10809/debian@1", 0, Identity("ca", "mine", "secret"))
+    assert "secret" not in repr(begun)
+    catalog.begin_fetch(begun, 8192, StoredBootSet(made.thin_id, "text", True, 1.0))
+    assert catalog.template(TemplateRef("debian")).state is TemplateState.FETCHING
+    assert catalog.fetches() == (begun,)
+    catalog.record_fetched(made.thin_id, 4096)
+    assert catalog.fetch(made.thin_id) == replace(begun, fetched=4096)
+    durable, fast = catalog.add_clones(
+        TemplateRef("debian"), [NewClone("a", None, 1.0), NewClone("b", None, 1.0, CloneKind.EPHEMERAL)]
+    )
+    assert (durable.overlay, fast.overlay) == (True, False)
+    # A start does not give it up.
+    assert catalog.open_intents().templates == ()
+    catalog.finish_template(made.thin_id, 8192, "0" * 64)
+    assert catalog.fetches() == ()
+    assert catalog.template(TemplateRef("debian")).state is TemplateState.READY
+    (later,) = catalog.add_clones(TemplateRef("debian"), [NewClone("c", None, 1.0)])
+    assert (catalog.clone("a").overlay, later.overlay) == (True, False)
+
+
+def test_a_fetch_goes_with_its_template(catalog: Catalog) -> None:
+    made = catalog.add_template(template("debian"))
+    catalog.begin_fetch(Fetch(made.thin_id, "nbd://192.0.2.1:10809/x"), 8192, None)
+    catalog.remove_template(made.thin_id, "template debian@1 was removed", 2.0)
+    assert (catalog.fetches(), catalog.fetch(made.thin_id)) == ((), None)
+
+
+def test_an_offered_template_stays_and_a_retired_one_goes_with_its_last_offer(catalog: Catalog) -> None:
+    thin_id = ready(catalog)
+    catalog.put_client(Client("box2", "unix"))
+    first = catalog.add_offer(thin_id, "box2", None)
+    second = catalog.add_offer(thin_id, "box2", "a boot set")
+    assert second.number > first.number
+    assert catalog.offers_to("box2") == (second,)
+    assert (second.ref, catalog.offered_to(thin_id)) == ("debian@1", ("box2",))
+    # Changing a client keeps what it is offered.
+    catalog.put_client(Client("box2", "unix", max_connections=5))
+    with pytest.raises(InUse, match="the template is in use"):
+        catalog.remove_template(thin_id, "it was removed", 2.0)
+    assert not catalog.retire_template(thin_id, 2.0)
+    assert catalog.remove_offer(second, 3.0) == (thin_id,)
+    assert catalog.templates() == ()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -181,8 +181,16 @@ class Log:
         yield
         self._say("release", thin_id)
 
-    def activate_clone(self, thin_id: int, size: int) -> Path:
-        return self._say("clone", size, thin_id)
+    def activate_fetching(self, thin_id: int, size: int) -> Path:
+        return self._say("fetching", size, thin_id)
+
+    def origin(self, thin_id: int, size: int, *, whole: bool) -> Path:
+        if not whole:
+            return self._say("shown", size, thin_id)
+        return self.activate_template(thin_id, size, Access.READ_ONLY)
+
+    def activate_clone(self, thin_id: int, size: int, origin: Path | None = None) -> Path:
+        return self._say("clone", size, *(() if origin is None else (origin,)), thin_id)
 
     def activate_ephemeral(self, thin_id: int, size: int, origin: Path) -> Path:
         return self._say("ephemeral", size, origin, thin_id)
@@ -230,3 +238,28 @@ def test_each_step_is_tried_even_if_one_fails() -> None:
     assert machine.lines == ["durable down 6", "durable down 7", "durable delete 7", "durable id 7 8"]
     assert [failure.step for failure in failures] == [Delete(doomed[0])]
     assert isinstance(failures[0].error, InUse)
+
+
+def test_an_overlay_is_made_empty_over_a_template_that_is_fetched() -> None:
+    machine = Machine()
+    template = Volume(1, DURABLE, "template far@1", 4096, Devices.FETCHING)
+    overlay = Volume(2, DURABLE, "clone web", 4096, Devices.EXPORTED, origin=Origin(1, 4096, whole=False), overlay=True)
+    apply(plan(Wanted((template, replace(overlay, birth=Birth.EMPTY))), found(1)).steps, machine)
+    assert machine.lines == [
+        "durable thin 2",
+        "durable id 7 8",
+        "durable fetching 4096 1",
+        "durable shown 4096 1",
+        "durable clone 4096 /1 2",
+    ]
+    # With all of it here, it stands on the sealed device; a snapshot of the same template does not.
+    machine = Machine()
+    whole = replace(overlay, origin=Origin(1, 4096))
+    volumes = (replace(template, devices=Devices.SEALED), whole, replace(whole, thin_id=3, overlay=False))
+    apply(plan(Wanted(volumes), found(1, 2, 3, v1=FoundDevice(Devices.FETCHING, 4096))).steps, machine)
+    assert machine.lines == [
+        "durable template read-only 4096 1",
+        "durable template read-only 4096 1",
+        "durable clone 4096 /1 2",
+        "durable clone 4096 3",
+    ]

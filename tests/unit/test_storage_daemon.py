@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from appliance.config import Paths
-from appliance.errors import CannotTell, DeadlineExceeded, InUse, NotReady, Unhealthy
+from appliance.errors import CannotTell, DeadlineExceeded, InUse, NotFound, NotReady, Unhealthy
 from appliance.host import storage_daemon
 from appliance.host.qmp import Qmp, QmpError
-from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
+from appliance.host.storage_daemon import Export, Files, Listen, Passed, Server, ServerConfig, StorageDaemon
 from appliance.model import MIB, Limits
 from appliance.nbd_server import prepare, settings
 from tests.unit.model_daemon import ModelDaemon
@@ -238,3 +238,32 @@ def test_a_daemons_key_is_where_systemd_put_it_or_where_root_left_it(tmp_path: P
 def test_a_daemon_without_settings_says_who_writes_them(tmp_path: Path) -> None:
     with pytest.raises(NotReady, match="hatcheryd writes them"):
         settings("local", Paths(run=tmp_path))
+
+
+def test_a_daemon_passes_on_what_another_server_exports(running: ModelDaemon, files: Files) -> None:
+    server = Server("192.0.2.1", 10809, "debian@1", tls=True)
+    passed = Passed("far", "far", Path(), writable=False, server=server, patience=10, opening=5)
+    disk = passed.disk("io_uring")
+    assert (disk["driver"], disk["export"], disk["tls-creds"]) == ("nbd", "debian@1", storage_daemon.SHOWN)
+    assert (disk["reconnect-delay"], disk["open-timeout"], disk["cache"]["direct"]) == (10, 5, True)
+    # Whether it may be written shows only so; nobody writes to it.
+    assert (disk["read-only"], disk["auto-read-only"], passed.export()["writable"]) == (False, True, False)
+    assert "tls-creds" not in replace(passed, server=replace(server, tls=False)).disk("io_uring")
+    assert str(server) == "nbds://192.0.2.1:10809/debian@1"
+    assert str(Server("::1", 1, "x")) == "nbd://[::1]:1/x"
+    StorageDaemon(files, "threads").add([passed])
+    assert running.exports["far"] == "far"
+    with pytest.raises(NotFound, match="no node nothing"):
+        StorageDaemon(files, "threads").read_only("nothing")
+
+
+def test_who_asks_another_server_shows_it_a_certificate(files: Files, tmp_path: Path) -> None:
+    config = ServerConfig("hatchery-source-1", Listen(path=files.socket), (), asks=True)
+    assert storage_daemon.parse(storage_daemon.render(config)) == config
+    # A former release's file has no word of it.
+    old = json.loads(storage_daemon.render(config))
+    del old["asks"]
+    assert not storage_daemon.parse(json.dumps(old)).asks
+    words = storage_daemon.command(config, files, "io_uring", tmp_path)
+    (shown,) = [json.loads(word) for word in words if word.startswith("{") and "tls-creds" in word]
+    assert (shown["endpoint"], shown["dir"], shown["verify-peer"]) == ("client", str(tmp_path), True)
