@@ -96,11 +96,12 @@ class Fetches:
             template = self._core.catalog.add_template(new)
             fetch = self._fetches[template.thin_id] = _Fetch(template, server, identity)
         job = self._operations.begin("import", template.ref, f"reaching {server}")
+        job.cancellable(fetch.stop.set)
         self._core.events.tell("template", template.ref, "importing", f"from {server}")
 
         def work(job: Job) -> None:
             try:
-                disk, boot_set = self._prepare(fetch, given, lazy=source.lazy)
+                disk, boot_set = self._prepare(job, fetch, given, lazy=source.lazy)
                 if not source.lazy:
                     self._import(job, fetch, disk, request.sha256, boot_set)
             except BaseException:
@@ -169,7 +170,9 @@ class Fetches:
 
     # --- inside
 
-    def _prepare(self, fetch: _Fetch, given: BootSetFile | None, *, lazy: bool) -> tuple[Disk, BootSetFile | None]:
+    def _prepare(
+        self, job: Job, fetch: _Fetch, given: BootSetFile | None, *, lazy: bool
+    ) -> tuple[Disk, BootSetFile | None]:
         """Make the volume and its devices; for a lazy one, let it be cloned. Raises HatcheryError."""
         template = fetch.template
         disk = self._sources.open(template.thin_id, fetch.server, fetch.identity)
@@ -192,6 +195,7 @@ class Fetches:
             core.pool.show_source(template.thin_id, disk.device)
             fetch.template = sized
             if lazy:
+                job.settle()
                 stored = bootsets.first(core.catalog, template, disk.size, None, boot_set, core.now())
                 begun = Fetch(template.thin_id, str(fetch.server), 0, fetch.identity)
                 core.catalog.begin_fetch(begun, disk.size, stored)
@@ -221,6 +225,7 @@ class Fetches:
         if announced is not None and digest != announced:
             why = f"its SHA-256 is {digest}, not {announced}"
             raise BadImage("the disk is not the one that was announced", why=why, hint="ask who serves it")
+        job.settle()
         stored = bootsets.first(self._core.catalog, fetch.template, disk.size, digest, boot_set, self._core.now())
         self._seal(fetch, digest, stored)
 

@@ -20,11 +20,12 @@ KEPT = 200
 
 NEVER = {
     "cold": "the cache is neither whole nor empty until it ends",
+    "fetch": "clones use the template already: it goes when they and it are removed",
 }
 """Kinds of jobs that cannot be cancelled at any time, and why."""
 
 
-OF_TEMPLATES = frozenset({"import", "warm", "learn", "promote"})
+OF_TEMPLATES = frozenset({"import", "warm", "learn", "promote", "fetch"})
 """Kinds of jobs whose subject is a template."""
 
 

@@ -10,7 +10,7 @@ import pytest
 from appliance.bootset import file
 from appliance.bootset.boot_set import BootSet
 from appliance.bootset.file import BootSetFile
-from appliance.errors import InUse, InvalidInput, NotReady
+from appliance.errors import InUse, InvalidInput, NotReady, Refused
 from appliance.model import KIB, CloneKind, Extent, Health, ImageFormat, PoolName, TemplateState
 from appliance.schema import ClientSpec, CloneCreate, NbdSource, Operation, TemplateCreate, TemplateView
 from appliance.service import fetches
@@ -200,6 +200,23 @@ def test_an_import_over_nbd_is_as_any_other(far: Box, gate: Gate) -> None:
     assert "can be written" in failed.error.what
     assert (set(far.pool.volumes), far.remotes.opened) == (before, set())
     agreed(far)
+
+
+def test_an_import_is_cancelled_and_a_fetch_that_clones_use_is_not(far: Box, gate: Gate) -> None:
+    source = NbdSource(uri=URI)
+    job = far.service.import_template(TemplateCreate(name="far", format=ImageFormat.RAW, source=source))
+    assert gate.waiting.wait(10)
+    job.cancel()
+    gate.open.set()
+    assert job.finished.wait(10)
+    assert (job.operation.state, far.remotes.opened) == ("cancelled", set())
+    assert far.service.list_templates().templates == ()
+    agreed(far)
+    gate.open.clear()
+    add(far)
+    (running,) = [each for each in far.service.operations.list() if each.kind == "fetch"]
+    with pytest.raises(Refused, match="cannot be cancelled"):
+        far.service.operations.job(running.id).cancel()
 
 
 @pytest.mark.parametrize(
