@@ -351,6 +351,7 @@ def _disconnect(names: Collection[str]) -> None:
     with kernel:
         for device in kernel.devices():
             if device.identifier in names:
+                kernel.disconnect(device.index)
+                # Not before: the kernel waits for all that is under way before it changes it.
                 with contextlib.suppress(Unhealthy):
                     nbd.set_timer(device.index, _KERNELS_TIMER_MS)
-                kernel.disconnect(device.index)
