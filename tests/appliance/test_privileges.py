@@ -21,7 +21,7 @@ from appliance.model import CloneKind, ImageFormat
 from appliance.schema import ClientSpec, CloneCreate, SeedSpec, TemplateCreate, UrlSource
 from appliance.wait import until
 from bench.vm import LOOPBACK
-from tests.appliance.site import CLIENT, DISKS, NBD_PORT, Play, Site
+from tests.appliance.site import ADDRESS, CLIENT, DISKS, NBD_PORT, Play, Site
 
 MIB = 1 << 20
 GATEWAY = "10.0.2.2"
@@ -145,11 +145,11 @@ def test_who_changed_what_is_in_the_journal(site: Site) -> None:
 
 KILL_AND_CONNECT = """
 import os, pathlib, signal, socket, sys, time
-pid, port = int(sys.argv[1]), int(sys.argv[2])
+pid, address, port = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 os.kill(pid, signal.SIGKILL)
 while pathlib.Path(f"/proc/{pid}/fd").exists() and any(pathlib.Path(f"/proc/{pid}/fd").iterdir()):
     time.sleep(0.001)
-with socket.create_connection(("127.0.0.1", port), timeout=60) as guest:
+with socket.create_connection((address, port), timeout=60) as guest:
     print(guest.recv(8).decode())
 """
 
@@ -157,7 +157,7 @@ with socket.create_connection(("127.0.0.1", port), timeout=60) as guest:
 def test_who_connects_while_a_storage_daemon_restarts_waits(site: Site) -> None:
     unit = f"hatchery-nbd@{CLIENT}"
     pid = main_pid(site, unit)
-    words = ["python3", "-c", KILL_AND_CONNECT, pid, str(NBD_PORT)]
+    words = ["python3", "-c", KILL_AND_CONNECT, pid, ADDRESS, str(NBD_PORT)]
     assert site.vm.ssh(words, timeout=120).stdout.strip() == "NBDMAGIC"
     assert main_pid(site, unit) != pid
     kept = ["systemctl", "show", "--property=NFileDescriptorStore", "--value", unit]
