@@ -38,7 +38,8 @@ AT_START_SECONDS = 6.0
 """How long a start waits for servers, so that guests find all of their disks."""
 
 POLITE_SECONDS = 0.05
-"""How long a piece waits for guests' requests that are under way."""
+POLITE_LOOK = 0.005
+"""How long a piece waits at most for guests' requests that are under way, and from one look at them to the next."""
 
 CHECK_SPACE_EVERY = 64 * MIB
 
@@ -300,15 +301,15 @@ class Fetches:
             if fetch.done - checked >= CHECK_SPACE_EVERY or not checked:
                 checked = max(1, fetch.done)
                 admission.admit_data(self._core.pool.status(), CHECK_SPACE_EVERY)
-            self._be_polite()
+            self._be_polite(fetch.stop)
 
         return Filling(device, template.size, begin, Hooks(before, told, saved))
 
-    def _be_polite(self) -> None:
-        """Let guests' requests go first."""
+    def _be_polite(self, stop: threading.Event) -> None:
+        """Let guests' requests go first; no longer when the fetch is to end."""
         until = time.monotonic() + POLITE_SECONDS
-        while self._store.guest_requests() and time.monotonic() < until:
-            time.sleep(0.005)
+        while self._store.guest_requests() and time.monotonic() < until and not stop.wait(POLITE_LOOK):
+            pass
 
     def _first(self, fetch: _Fetch) -> tuple[Extent, ...]:
         """What is at a boot."""
