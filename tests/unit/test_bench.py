@@ -121,7 +121,7 @@ def test_rows_of_access() -> None:
     }
     slow = {kind: {each: [value / 2 for value in values] if each == "unix" else values for each, values in pair.items()}
             for kind, pair in requests.items()}  # fmt: skip
-    rows = {row.name: row for row in access.rows(exports, clients, slow, requests)}
+    rows = {row.name: row for row in access.rows(exports, clients, requests, slow)}
     assert {row.name: str(row.held_to) for row in rows.values() if row.held_to} == {
         "export_ms_500_over_1": "<= 1.5",
         "exports_per_daemon": ">= 500",
@@ -135,9 +135,9 @@ def test_rows_of_access() -> None:
         "daemon_500_mb": 44.0,
         "daemons_50_mb": 700.0,
         "nbd_qd16_over_device": 0.6,
-        "uml_nbd_qd16_over_device": 0.3,
+        "host_nbd_qd16_over_device": 0.3,
         "tls_over_plain": 0.7,
-        "nbd_adds_us": 100.0,
+        "host_nbd_adds_us": 300.0,
     }
     assert {name: rows[name].value for name in expected} == pytest.approx(expected)
 
