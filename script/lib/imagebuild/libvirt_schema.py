@@ -4,14 +4,11 @@ It is a few files of one package of Debian 13. Nothing is installed: they are ke
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
-from imagebuild.apt import PrivateApt, host_proxy, host_sources, pick_mirrors, render_sources
+from imagebuild import package_part
 from imagebuild.cache import cache_directory
-from imagebuild.command import BuildError, need_tools, run, say
-
-_TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv"}
+from imagebuild.command import BuildError, say
 
 
 def place(cache: Path) -> Path:
@@ -26,17 +23,8 @@ def fetch(cache: Path) -> Path:
         BuildError: something that the host must have is missing, or the download failed.
     """
     target = place(cache)
-    if target.exists():
-        return target
-    need_tools(_TOOLS)
-    say("fetching libvirt's schema from Debian 13: the disks for libvirt are checked against it")
-    target.parent.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent.parent) as name:
-        scratch = Path(name)
-        apt = PrivateApt(scratch / "apt", render_sources(pick_mirrors(host_sources())), host_proxy())
-        package = apt.download("libvirt-common", scratch)
-        run(["dpkg-deb", "-x", package, scratch / "tree"])
-        (scratch / "tree/usr/share/libvirt/schemas").rename(target.parent)
+    why = "fetching libvirt's schema from Debian 13: the disks for libvirt are checked against it"
+    package_part.fetch("libvirt-common", "usr/share/libvirt/schemas", target.parent, why)
     return target
 
 

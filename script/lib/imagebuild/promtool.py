@@ -5,14 +5,11 @@ installed on. So it is fetched as mkosi is, on every host alike, and kept in the
 """
 
 import sys
-import tempfile
 from pathlib import Path
 
-from imagebuild.apt import PrivateApt, host_proxy, host_sources, pick_mirrors, render_sources
+from imagebuild import package_part
 from imagebuild.cache import cache_directory
-from imagebuild.command import BuildError, need_tools, run, say
-
-_TOOLS = {"apt-get": "apt", "dpkg-deb": "dpkg", "gpgv": "gpgv"}
+from imagebuild.command import BuildError, say
 
 
 def place(cache: Path) -> Path:
@@ -27,17 +24,9 @@ def fetch(cache: Path) -> Path:
         BuildError: something that the host must have is missing, or the download failed.
     """
     target = place(cache)
-    if target.exists():
-        return target
-    need_tools(_TOOLS)
-    say("fetching promtool from Debian 13: it checks the alert rules")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        scratch = Path(name)
-        apt = PrivateApt(scratch / "apt", render_sources(pick_mirrors(host_sources())), host_proxy())
-        package = apt.download("promtool", scratch)
-        run(["dpkg-deb", "-x", package, scratch / "tree"])
-        (scratch / "tree/usr/bin/promtool").rename(target)
+    package_part.fetch(
+        "promtool", "usr/bin/promtool", target, "fetching promtool from Debian 13: it checks the alert rules"
+    )
     return target
 
 
