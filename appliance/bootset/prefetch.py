@@ -35,8 +35,10 @@ makes bios of 1 MiB of it, and adjacent parts of several become one request of a
 DEPTH = 4
 """How many requests are under way at a time at most."""
 
-MOST_ROOM, LEAST_ROOM = 8 * MIB, 1 * MIB
-"""How much is under way at a time, whatever the size of the cache: more would be in the way of a guest that comes."""
+MOST_ROOM, LEAST_ROOM = 8 * MIB, 64 * KIB
+"""How much is under way at a time at most, because more would be in the way of a guest that comes; and in a cache of a
+GiB or less, where bcache has one bucket or two free and takes longer to free the next than a quick backend to fill
+it: with a MiB under way up to three quarters were dropped there, like this up to a twentieth."""
 
 PASSES = 10
 """After so many passes it is left at that. All but the first two read little: what was missed before."""
@@ -75,9 +77,11 @@ def room(cache: int) -> int:
     """Bytes that may be under way so that a cache of ``cache`` bytes takes them in.
 
     bcache keeps a 1,024th of its buckets free for those who do not wait, their number rounded up to a power of two
-    (``cache_alloc`` in bcache's super.c); it fills up again what was taken while the other half is left.
+    (``cache_alloc`` in bcache's super.c); it fills up again what was taken while the other half is left, unless that
+    is next to nothing.
     """
-    return min(max((1 << (cache - 1).bit_length()) // 2048 if cache > 0 else 0, LEAST_ROOM), MOST_ROOM)
+    half = (1 << (cache - 1).bit_length()) // 2048 if cache > 0 else 0
+    return min(half, MOST_ROOM) if half >= MIB else LEAST_ROOM
 
 
 @dataclass(frozen=True, slots=True)
