@@ -13,7 +13,7 @@ from appliance.catalog import Template
 from appliance.errors import NotReady, Refused
 from appliance.model import MIB, Extent, Health, TemplateRef
 from appliance.schema import CacheView, StoreView
-from appliance.service import prefetching
+from appliance.service import prefetching, shares
 from appliance.service.bootsets import BootSets
 from appliance.service.operations import Job, Operations
 from appliance.service.prefetching import Ports, Prefetching
@@ -193,7 +193,7 @@ def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_n
     looker.box.service.put_boot_set("many", as_file())
     looker.box.service.put_boot_set("few", as_file())
     looker.box.service.put_boot_set("none", as_file((Extent(0, 2 * PAGE),)))
-    monkeypatch.setattr(prefetching, "SHARE", 70 * PAGE / (64 * MIB))
+    monkeypatch.setattr(shares, "SHARE", 70 * PAGE / (64 * MIB))
     looker.missing = MIB
     looker.look()
     assert looker.read_templates() == ["many@1", "none@1"], "the one that clones use, and what fits beside it"
@@ -208,7 +208,7 @@ def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_n
 def test_templates_without_a_boot_set_are_read_whole_as_far_as_the_cache_has_room(
     looker: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prefetching, "SHARE", 1.5 * SIZE / (64 * MIB))
+    monkeypatch.setattr(shares, "SHARE", 1.5 * SIZE / (64 * MIB))
     for attached in (True, False, True):
         looker.look(attached=attached)
     assert looker.read_templates() == ["many@1"], "which most clones use"
