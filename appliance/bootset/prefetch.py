@@ -23,6 +23,7 @@ from mmap import mmap
 from pathlib import Path
 from time import monotonic, sleep
 
+from appliance.bootset.extents import PAGE
 from appliance.errors import Unhealthy
 from appliance.model import KIB, MIB, Extent, joined
 
@@ -191,6 +192,17 @@ def read_once(
         raise Unhealthy(f"{device} cannot be read", why=str(error), hint="see `hatchery status`") from error
 
 
+def in_pages(page: memoryview, length: int) -> list[memoryview]:
+    """Where to read so many bytes to that nobody looks at: all to the same page.
+
+    Of a bio bcache keeps one MiB at most (BIO_MAX_VECS pages: ``cached_dev_cache_miss`` in its request.c). Linux makes
+    bios of as many parts, but pages that happen to follow each other in memory are one part of them: those of a buffer
+    would make larger bios, now and then. A page does not follow itself.
+    """
+    whole, rest = divmod(length, len(page))
+    return [page] * whole + ([page[:rest]] if rest else [])
+
+
 class Pieces:
     """Extents in the order of the disk, handed out in pieces."""
 
@@ -282,26 +294,21 @@ class _Pass:
         return self._done + EASE_ROOMS * self._around.room
 
     def run(self) -> tuple[Doubt, ...]:
-        # Nobody looks at what was read: all requests may put it in the same place. Anonymous memory is aligned to a
-        # page, as O_DIRECT wants it.
-        with (
-            mmap(-1, LARGEST) as memory,
-            memoryview(memory) as buffer,
-            ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool,
-        ):
-            for each in [pool.submit(self._work, buffer) for _ in range(DEPTH)]:
+        # Anonymous memory is aligned to a page, as O_DIRECT wants it.
+        page = memoryview(mmap(-1, PAGE))
+        with ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool:
+            for each in [pool.submit(self._work, page) for _ in range(DEPTH)]:
                 each.result()
         self._tell(self._done)
         return tuple(self._doubts)
 
-    def _work(self, buffer: memoryview) -> None:
+    def _work(self, page: memoryview) -> None:
         while not self._around.stopped.is_set():
             with self._lock:
                 piece = self._pieces.take(self._pace.size)
             if piece is None:
                 return
-            with buffer[: piece.length] as place:
-                doubt = self._read(piece, place)
+            doubt = self._read(piece, in_pages(page, piece.length))
             with self._lock:
                 self._count(doubt)
             self._around.stopped.wait(self._pace.seconds)
@@ -319,20 +326,20 @@ class _Pass:
             self._told = monotonic()
             self._tell(self._done)
 
-    def _read(self, piece: Extent, place: memoryview) -> Doubt:
+    def _read(self, piece: Extent, places: list[memoryview]) -> Doubt:
         guests = self._around.guests
         if not guests():
             with self._room.taken(piece.length):
-                return self._judge(piece, place, alone=True)
+                return self._judge(piece, places, alone=True)
         self._pace.give_way()
         with self._alone:
             end = monotonic() + PAUSE
             while (busy := guests() > 0) and monotonic() < end and not self._around.stopped.wait(LOOK):
                 pass
-            return self._judge(piece, place, alone=not busy)
+            return self._judge(piece, places, alone=not busy)
 
-    def _judge(self, piece: Extent, place: memoryview, *, alone: bool) -> Doubt:
+    def _judge(self, piece: Extent, places: list[memoryview], *, alone: bool) -> Doubt:
         before, _ = self._around.flow()
-        os.preadv(self._fd, [place], piece.offset)
+        os.preadv(self._fd, places, piece.offset)
         after, _ = self._around.flow()
         return Doubt(piece, after - before, alone)
