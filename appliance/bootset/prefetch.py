@@ -33,10 +33,12 @@ SMALLEST = 64 * KIB
 """Bytes of a request: at most; while guests are at work; and where the cache has trouble to keep what comes. Linux
 makes bios of 1 MiB of it, and adjacent parts of several become one request of a disk."""
 
-DEPTH = 4
-"""How many requests are under way at a time at most."""
+DEPTH, CACHED_DEPTH = 32, 4
+"""How many requests are under way at a time at most: of the first pass, most of which the disks have to fetch, as many
+as there is room for, because Linux joins only those requests of a disk that wait before it; and of the others, most of
+which the cache answers at once."""
 
-MOST_ROOM, LEAST_ROOM = 8 * MIB, 64 * KIB
+MOST_ROOM, LEAST_ROOM = 16 * MIB, 64 * KIB
 """How much is under way at a time at most, because more would be in the way of a guest that comes; and in a cache of a
 GiB or less, where bcache has one bucket or two free and takes longer to free the next than a quick backend to fill
 it: with a MiB under way up to three quarters were dropped there, like this up to a twentieth."""
@@ -147,7 +149,7 @@ def fetch(
     while len(passes) < PASSES and not around.stopped.is_set():
         told(0)
         before = around.flow()
-        doubts = read_once(device, extents, around, told, pace)
+        doubts = read_once(device, extents, around, told, pace, CACHED_DEPTH if passes else DEPTH)
         read, kept = (now - then for now, then in zip(settled(around.flow), before, strict=True))
         passes.append(read)
         if around.stopped.is_set():
@@ -179,13 +181,14 @@ def read_once(
     around: Surroundings,
     tell: Callable[[int], None] = lambda _: None,
     pace: "Pace | None" = None,
+    depth: int = CACHED_DEPTH,
 ) -> tuple[Doubt, ...]:
     """One pass; returns the pieces that are not known to be in the cache. Raises Unhealthy when it cannot be read."""
     direct = os.O_DIRECT if device.is_block_device() else 0
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | direct)
         try:
-            return _Pass(fd, Pieces(extents), around, tell, pace or Pace(around.room)).run()
+            return _Pass(fd, Pieces(extents), around, tell, pace or Pace(around.room)).run(depth)
         finally:
             os.close(fd)
     except OSError as error:
@@ -293,11 +296,11 @@ class _Pass:
     def _next_look(self) -> int:
         return self._done + EASE_ROOMS * self._around.room
 
-    def run(self) -> tuple[Doubt, ...]:
+    def run(self, depth: int) -> tuple[Doubt, ...]:
         # Anonymous memory is aligned to a page, as O_DIRECT wants it.
         page = memoryview(mmap(-1, PAGE))
-        with ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool:
-            for each in [pool.submit(self._work, page) for _ in range(DEPTH)]:
+        with ThreadPoolExecutor(depth, thread_name_prefix="prefetch") as pool:
+            for each in [pool.submit(self._work, page) for _ in range(depth)]:
                 each.result()
         self._tell(self._done)
         return tuple(self._doubts)
