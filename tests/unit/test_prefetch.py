@@ -1,6 +1,8 @@
 """Reading what boots need into the cache: in large requests where that goes, in passes, guests first."""
 
+import ctypes
 import itertools
+import os
 import random
 import threading
 from pathlib import Path
@@ -77,6 +79,31 @@ def test_requests_are_as_large_as_the_cache_has_room_for(volume: Path, monkeypat
         assert done.complete
         assert done.passes == (SIZE, 0)
         assert set(cache.lengths) == {largest}
+
+
+def test_no_two_parts_of_a_request_can_follow_each_other_in_memory(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux would join them, and make a bio of more than a MiB, of which bcache keeps the first MiB alone."""
+    found: list[list[tuple[int, int]]] = []
+
+    def places(_: int, parts: list[memoryview], __: int) -> int:
+        found.append([(address(part), len(part)) for part in parts])
+        return sum(map(len, parts))
+
+    def address(part: memoryview) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(part))
+
+    monkeypatch.setattr(os, "preadv", places)
+    prefetch.read_once(volume, (Extent(0, LARGEST),), Surroundings(lambda: (0, 0), lambda: 0, prefetch.MOST_ROOM))
+    prefetch.read_once(volume, (Extent(0, PAGE + 512),), Surroundings(lambda: (0, 0), lambda: 0))
+    [large, rest] = found
+    assert len(large) <= os.sysconf("SC_IOV_MAX")
+    assert sum(length for _, length in large) == LARGEST
+    assert {length for _, length in large} == {PAGE}
+    for (one, _), (other, _) in itertools.pairwise(large):
+        assert one // PAGE + 1 != other // PAGE
+    assert [length for _, length in rest] == [PAGE, 512]
 
 
 def test_requests_become_small_where_the_cache_does_not_keep_large_ones(
