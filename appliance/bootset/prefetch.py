@@ -188,7 +188,7 @@ def read_once(
     try:
         fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | direct)
         try:
-            return _Pass(fd, Pieces(extents), around, tell, pace or Pace(around.room)).run(depth)
+            return _Pass(fd, Pieces(extents, around.room), around, tell, pace or Pace(around.room)).run(depth)
         finally:
             os.close(fd)
     except OSError as error:
@@ -207,20 +207,42 @@ def in_pages(page: memoryview, length: int) -> list[memoryview]:
 
 
 class Pieces:
-    """Extents in the order of the disk, handed out in pieces."""
+    """Extents in the order of the disk, handed out in pieces, to as many as there is ``room`` for (bytes)."""
 
-    def __init__(self, extents: Iterable[Extent]) -> None:
+    def __init__(self, extents: Iterable[Extent], room: int) -> None:
         self._left = sorted(extents, reverse=True)
+        self._room = room
+        self._used = 0
+        self._changed = threading.Condition()
 
-    def take(self, most: int) -> Extent | None:
-        """The next piece, of ``most`` bytes at most; None when all were taken."""
-        if not self._left:
-            return None
+    @contextmanager
+    def taken(self, most: Callable[[], int]) -> Iterator[Extent | None]:
+        """Wait for room for the next piece, and have it; None when all were taken.
+
+        ``most``: of how many bytes it may be, asked when its turn comes. What is larger than the room goes alone.
+        """
+        with self._changed:
+            while (piece := self._next(most())) is not None and self._used and self._used + piece.length > self._room:
+                self._changed.wait()
+            if piece is not None:
+                self._take(piece)
+            # Each who goes on wakes the next: there may be room for one more, or nothing left for anybody.
+            self._changed.notify()
+        try:
+            yield piece
+        finally:
+            with self._changed:
+                self._used -= piece.length if piece is not None else 0
+                self._changed.notify()
+
+    def _next(self, most: int) -> Extent | None:
+        return Extent(self._left[-1].offset, min(self._left[-1].length, most)) if self._left else None
+
+    def _take(self, piece: Extent) -> None:
         extent = self._left.pop()
-        if extent.length <= most:
-            return extent
-        self._left.append(Extent(extent.offset + most, extent.length - most))
-        return Extent(extent.offset, most)
+        if extent.length > piece.length:
+            self._left.append(Extent(piece.end, extent.length - piece.length))
+        self._used += piece.length
 
 
 class Pace:
@@ -253,28 +275,6 @@ class Pace:
         self._seen = monotonic()
 
 
-class Room:
-    """Bytes that may be under way at a time; a request that is larger goes alone."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._used = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def taken(self, length: int) -> Iterator[None]:
-        """Wait for so many bytes, and have them."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._used or self._used + length <= self._size)
-            self._used += length
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._used -= length
-                self._changed.notify_all()
-
-
 class _Pass:
     """Some threads that take piece after piece."""
 
@@ -285,7 +285,6 @@ class _Pass:
         self._tell = tell
         self._lock = threading.Lock()
         self._alone = threading.Lock()
-        self._room = Room(around.room)
         self._done = 0
         self._told = float("-inf")
         self._doubts: list[Doubt] = []
@@ -306,15 +305,21 @@ class _Pass:
         return tuple(self._doubts)
 
     def _work(self, page: memoryview) -> None:
-        while not self._around.stopped.is_set():
-            with self._lock:
-                piece = self._pieces.take(self._pace.size)
-            if piece is None:
-                return
-            doubt = self._read(piece, in_pages(page, piece.length))
-            with self._lock:
-                self._count(doubt)
-            self._around.stopped.wait(self._pace.seconds)
+        stopped = self._around.stopped
+        while not stopped.is_set():
+            with self._pieces.taken(self._size) as piece:
+                if piece is None or stopped.is_set():
+                    return
+                doubt = self._read(piece, in_pages(page, piece.length))
+                # Before another has its room: what it learns about the pace counts for that one.
+                with self._lock:
+                    self._count(doubt)
+            stopped.wait(self._pace.seconds)
+
+    def _size(self) -> int:
+        if self._around.guests():
+            self._pace.give_way()
+        return self._pace.size
 
     def _count(self, doubt: Doubt) -> None:
         if doubt.backend:
@@ -332,8 +337,7 @@ class _Pass:
     def _read(self, piece: Extent, places: list[memoryview]) -> Doubt:
         guests = self._around.guests
         if not guests():
-            with self._room.taken(piece.length):
-                return self._judge(piece, places, alone=True)
+            return self._judge(piece, places, alone=True)
         self._pace.give_way()
         with self._alone:
             end = monotonic() + PAUSE

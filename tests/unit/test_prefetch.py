@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from appliance.bootset import prefetch
 from appliance.bootset.extents import PAGE, sampled
-from appliance.bootset.prefetch import LARGEST, SMALL, SMALLEST, Pace, Pieces, Room, Surroundings
+from appliance.bootset.prefetch import LARGEST, LEAST_ROOM, SMALL, SMALLEST, Pace, Pieces, Surroundings
 from appliance.errors import Unhealthy
 from appliance.model import GIB, MIB, Extent, joined
 from tests.unit.model_cache import ModelCache
@@ -30,11 +30,16 @@ def volume(tmp_path: Path) -> Path:
     return path
 
 
+def taken(pieces: Pieces, most: int) -> Extent | None:
+    with pieces.taken(lambda: most) as piece:
+        return piece
+
+
 @given(st.lists(st.integers(0, 40), unique=True, min_size=1), st.integers(1, 3), st.integers(1, 5))
 def test_pieces_are_all_of_the_extents_in_order(places: list[int], length: int, most: int) -> None:
     extents = [Extent(place * 4 * MIB, length * MIB - PAGE) for place in places]
-    pieces, found = Pieces(extents), []
-    while (piece := pieces.take(most * 64 * PAGE)) is not None:
+    pieces, found = Pieces(extents, MIB), list[Extent]()
+    while (piece := taken(pieces, most * 64 * PAGE)) is not None:
         found.append(piece)
     assert all(0 < piece.length <= most * 64 * PAGE for piece in found)
     assert [piece.offset for piece in found] == sorted(piece.offset for piece in found)
@@ -178,9 +183,7 @@ def test_guests_go_first_and_do_not_keep_it_from_ending(volume: Path, monkeypatc
     around = Surroundings(lambda: (0, 0), guests, MIB)
     done = prefetch.fetch(volume, (Extent(0, 6 * MIB),), around)
     assert done.complete
-    # What the threads had taken before they saw a guest was as large as usual.
-    small = [length for length in cache.lengths if length <= SMALL]
-    assert len(cache.lengths) - len(small) <= prefetch.DEPTH
+    assert max(cache.lengths) == SMALL
     assert done.seconds >= len(cache.lengths) * prefetch.PAUSE, "it did not wait"
     assert len(asked) > len(cache.lengths)
 
@@ -219,24 +222,62 @@ def test_requests_become_small_and_then_wait_while_the_cache_does_not_keep_what_
 
 
 def test_no_more_is_under_way_than_there_is_room_for() -> None:
-    space = Room(MIB)
+    pieces = Pieces([Extent(0, 2 * MIB)], MIB)
     order: list[str] = []
     waiting = threading.Event()
 
-    def other() -> None:
+    def most() -> int:
         waiting.set()
-        with space.taken(MIB):
-            order.append("other")
+        return MIB if not order else SMALL
+
+    def other() -> None:
+        with pieces.taken(most) as piece:
+            assert piece is not None
+            order.append(f"other {piece.length}")
 
     thread = threading.Thread(target=other)
-    with space.taken(SMALL), space.taken(SMALL):
+    with pieces.taken(lambda: SMALL), pieces.taken(lambda: SMALL):
         thread.start()
         assert waiting.wait(10)
         order.append("first")
     thread.join(10)
-    assert order == ["first", "other"]
-    with space.taken(4 * MIB):
-        pass  # what is larger than the room goes alone
+    assert order == ["first", f"other {SMALL}"], "it is as large as it may be when its turn has come"
+    with pieces.taken(lambda: 4 * MIB) as piece:
+        assert piece == Extent(3 * SMALL, 2 * MIB - 3 * SMALL), "what is larger than the room goes alone"
+
+
+def test_all_who_wait_for_pieces_end_when_none_is_left() -> None:
+    pieces = Pieces([Extent(0, 8 * MIB)], MIB)
+    found: list[Extent] = []
+
+    def work() -> None:
+        while True:
+            with pieces.taken(lambda: SMALL) as piece:
+                if piece is None:
+                    return
+                found.append(piece)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert joined(found) == (Extent(0, 8 * MIB),)
+
+
+def test_nothing_is_read_any_more_once_it_is_stopped(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also not by those who waited for their turn."""
+    monkeypatch.setattr(prefetch, "TELL_SECONDS", 0.0)
+    cache = ModelCache(monkeypatch)
+    around = Surroundings(cache.flow, lambda: 0, LEAST_ROOM)
+
+    def told(_: int, done: int) -> None:
+        if done >= 4 * MIB:
+            around.stopped.set()
+
+    prefetch.fetch(volume, (Extent(0, SIZE),), around, told)
+    assert cache.read == 4 * MIB
 
 
 def test_a_volume_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
