@@ -12,9 +12,11 @@ from appliance.errors import HatcheryError, NotFound
 from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
+from appliance.images import unpacking
 from appliance.images.convert import Converter
 from appliance.images.resuming import ResumingSource
 from appliance.images.sources import Opener, open_url
+from appliance.images.unpacking import Unpacker
 from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
@@ -97,6 +99,7 @@ class Service:
         find_fast: Find | None = None,
         tracer: Tracer | None = None,
         open_url: Opener = open_url,
+        unpack: Unpacker | None = None,
         sources: Remotes | None = None,
     ) -> None:
         settings = settings or StoreConfig()
@@ -115,7 +118,13 @@ class Service:
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
         self.measurements = Measurements(catalog, paths.measurements)
-        self.imports = Imports(self.core, self.operations, converter, lambda url: ResumingSource(url, open_url))
+        self.imports = Imports(
+            self.core,
+            self.operations,
+            converter,
+            lambda url: ResumingSource(url, open_url),
+            unpack or unpacking.plain(runner),
+        )
         self.boot_sets = BootSets(self.core)
         ports = Ports(
             store.flow,
