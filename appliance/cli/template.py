@@ -10,7 +10,7 @@ from rich.text import Text
 
 from appliance import client, schema
 from appliance.cli import boot_set, image_export, image_file, learn, losing, nbd_source, offers
-from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
+from appliance.cli.options import JsonOption, Session, TemplateArgument, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import ImageFormat, TemplateRef, check_name
@@ -119,7 +119,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
 @app.command("show")
 def show(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    ref: TemplateArgument,
     with_boot_set: Annotated[bool, typer.Option("--boot-set", help="And where its boot set lies on the disk.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -140,7 +140,7 @@ def show(
 @app.command("export")
 def export(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    ref: TemplateArgument,
     target: image_export.TargetArgument,
     kind: image_export.FormatOption = None,
     force: image_export.ForceOption = False,
