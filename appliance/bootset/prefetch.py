@@ -23,6 +23,7 @@ from mmap import mmap
 from pathlib import Path
 from time import monotonic, sleep
 
+from appliance.bootset.extents import PAGE
 from appliance.errors import Unhealthy
 from appliance.model import KIB, MIB, Extent, joined
 
@@ -35,8 +36,10 @@ makes bios of 1 MiB of it, and adjacent parts of several become one request of a
 DEPTH = 4
 """How many requests are under way at a time at most."""
 
-MOST_ROOM, LEAST_ROOM = 8 * MIB, 1 * MIB
-"""How much is under way at a time, whatever the size of the cache: more would be in the way of a guest that comes."""
+MOST_ROOM, LEAST_ROOM = 8 * MIB, 64 * KIB
+"""How much is under way at a time at most, because more would be in the way of a guest that comes; and in a cache of a
+GiB or less, where bcache has one bucket or two free and takes longer to free the next than a quick backend to fill
+it: with a MiB under way up to three quarters were dropped there, like this up to a twentieth."""
 
 PASSES = 10
 """After so many passes it is left at that. All but the first two read little: what was missed before."""
@@ -75,9 +78,11 @@ def room(cache: int) -> int:
     """Bytes that may be under way so that a cache of ``cache`` bytes takes them in.
 
     bcache keeps a 1,024th of its buckets free for those who do not wait, their number rounded up to a power of two
-    (``cache_alloc`` in bcache's super.c); it fills up again what was taken while the other half is left.
+    (``cache_alloc`` in bcache's super.c); it fills up again what was taken while the other half is left, unless that
+    is next to nothing.
     """
-    return min(max((1 << (cache - 1).bit_length()) // 2048 if cache > 0 else 0, LEAST_ROOM), MOST_ROOM)
+    half = (1 << (cache - 1).bit_length()) // 2048 if cache > 0 else 0
+    return min(half, MOST_ROOM) if half >= MIB else LEAST_ROOM
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +192,17 @@ def read_once(
         raise Unhealthy(f"{device} cannot be read", why=str(error), hint="see `hatchery status`") from error
 
 
+def in_pages(page: memoryview, length: int) -> list[memoryview]:
+    """Where to read so many bytes to that nobody looks at: all to the same page.
+
+    Of a bio bcache keeps one MiB at most (BIO_MAX_VECS pages: ``cached_dev_cache_miss`` in its request.c). Linux makes
+    bios of as many parts, but pages that happen to follow each other in memory are one part of them: those of a buffer
+    would make larger bios, now and then. A page does not follow itself.
+    """
+    whole, rest = divmod(length, len(page))
+    return [page] * whole + ([page[:rest]] if rest else [])
+
+
 class Pieces:
     """Extents in the order of the disk, handed out in pieces."""
 
@@ -278,26 +294,21 @@ class _Pass:
         return self._done + EASE_ROOMS * self._around.room
 
     def run(self) -> tuple[Doubt, ...]:
-        # Nobody looks at what was read: all requests may put it in the same place. Anonymous memory is aligned to a
-        # page, as O_DIRECT wants it.
-        with (
-            mmap(-1, LARGEST) as memory,
-            memoryview(memory) as buffer,
-            ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool,
-        ):
-            for each in [pool.submit(self._work, buffer) for _ in range(DEPTH)]:
+        # Anonymous memory is aligned to a page, as O_DIRECT wants it.
+        page = memoryview(mmap(-1, PAGE))
+        with ThreadPoolExecutor(DEPTH, thread_name_prefix="prefetch") as pool:
+            for each in [pool.submit(self._work, page) for _ in range(DEPTH)]:
                 each.result()
         self._tell(self._done)
         return tuple(self._doubts)
 
-    def _work(self, buffer: memoryview) -> None:
+    def _work(self, page: memoryview) -> None:
         while not self._around.stopped.is_set():
             with self._lock:
                 piece = self._pieces.take(self._pace.size)
             if piece is None:
                 return
-            with buffer[: piece.length] as place:
-                doubt = self._read(piece, place)
+            doubt = self._read(piece, in_pages(page, piece.length))
             with self._lock:
                 self._count(doubt)
             self._around.stopped.wait(self._pace.seconds)
@@ -315,20 +326,20 @@ class _Pass:
             self._told = monotonic()
             self._tell(self._done)
 
-    def _read(self, piece: Extent, place: memoryview) -> Doubt:
+    def _read(self, piece: Extent, places: list[memoryview]) -> Doubt:
         guests = self._around.guests
         if not guests():
             with self._room.taken(piece.length):
-                return self._judge(piece, place, alone=True)
+                return self._judge(piece, places, alone=True)
         self._pace.give_way()
         with self._alone:
             end = monotonic() + PAUSE
             while (busy := guests() > 0) and monotonic() < end and not self._around.stopped.wait(LOOK):
                 pass
-            return self._judge(piece, place, alone=not busy)
+            return self._judge(piece, places, alone=not busy)
 
-    def _judge(self, piece: Extent, place: memoryview, *, alone: bool) -> Doubt:
+    def _judge(self, piece: Extent, places: list[memoryview], *, alone: bool) -> Doubt:
         before, _ = self._around.flow()
-        os.preadv(self._fd, [place], piece.offset)
+        os.preadv(self._fd, places, piece.offset)
         after, _ = self._around.flow()
         return Doubt(piece, after - before, alone)

@@ -25,6 +25,7 @@ from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
 from appliance.service.places import Places
 from appliance.service.sealed import check_sealed
+from appliance.service.shares import Shares
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,6 @@ more than this share of a look's pages, all is read too."""
 
 PROOF = 32
 """Pages that are read through the template's volume after a prefetch that went past it."""
-
-SHARE = 0.5
-"""Of the cache, what boot sets may fill by themselves. What is used most comes first."""
 
 PATIENCE = 6
 """After a prefetch that did not get all in, the next comes with the next look; then the pause doubles, so often."""
@@ -87,7 +85,7 @@ class Prefetching:
         self._not_before: dict[int, float] = {}
         self._mark = ports.cold_marks()
         self._attached: bool | None = None
-        self._size: int | None = None
+        self._shares = Shares(core, boot_sets)
         self._back = threading.Event()
         """The cache came back, and what that asks for was not done yet."""
         self._next_check = 0.0
@@ -154,7 +152,7 @@ class Prefetching:
                 self._again[template.thin_id] = why
                 return
         try:
-            if template.thin_id in self._outside():
+            if template.thin_id in self._shares.outside():
                 self._leave_out(template)
             else:
                 self.begin(template, why, unasked=unasked)
@@ -197,7 +195,7 @@ class Prefetching:
         return monotonic() < self._held_until
 
     def _around(self, stop: threading.Event) -> Surroundings:
-        return Surroundings(self._ports.flow(), self._ports.guests, prefetch.room(self._size or 0), stop)
+        return Surroundings(self._ports.flow(), self._ports.guests, prefetch.room(self._shares.cache_size or 0), stop)
 
     def _activate(self, template: Template) -> Path:
         device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
@@ -327,7 +325,7 @@ class Prefetching:
         self._attached = attached
         if store.cache is None or not attached:
             return
-        self._size = store.cache.size
+        self._shares.cache_size = store.cache.size
         if self._held() or (self._looking is not None and self._looking.is_alive()):
             return
         if self._back.is_set() or monotonic() >= self._next_check:
@@ -338,8 +336,8 @@ class Prefetching:
             self._looking.start()
 
     def _look(self, came_back: bool) -> None:
-        outside = self._outside(whole=came_back)
-        for template in self._by_use():
+        outside = self._shares.outside(whole=came_back)
+        for template in self._shares.by_use():
             if self._closed.is_set() or self._held():
                 if came_back:
                     self._back.set()  # the rest has to wait
@@ -377,26 +375,6 @@ class Prefetching:
         view = self._views.get(template.thin_id)
         return None if view is None else view.state
 
-    def _outside(self, *, whole: bool = False) -> frozenset[int]:
-        """Thin ids of the templates for whose boot sets others leave no room; none before a cache was seen.
-
-        ``whole``: clones' templates without one count with their size, for they are about to be read.
-        """
-        if self._size is None:
-            return frozenset()
-        found = set()
-        used = self._core.catalog.clone_counts()
-        left = int(self._size * SHARE)
-        for template in self._by_use():
-            total = self._boot_sets.size_of(template)
-            if whole and not total and used.get(template.thin_id):
-                total = template.size
-            if total <= left:
-                left -= total
-            else:
-                found.add(template.thin_id)
-        return frozenset(found)
-
     def _leave_out(self, template: Template) -> None:
         total = self._boot_sets.size_of(template) or template.size
         why = "half of the cache has no room for it beside others"
@@ -404,11 +382,6 @@ class Prefetching:
         self._views[template.thin_id] = PrefetchView(
             state="incomplete", why=why, total_bytes=total, left_bytes=total, began=time.time()
         )
-
-    def _by_use(self) -> list[Template]:
-        counts = self._core.catalog.clone_counts()
-        ready = [found for found in self._core.catalog.templates() if found.state is TemplateState.READY]
-        return sorted(ready, key=lambda template: -counts.get(template.thin_id, 0))
 
     def _lost(self, template: Template, extents: Sequence[Extent]) -> bool:
         """Read some pages here and there: cheap, and what is missing comes into the cache by it."""

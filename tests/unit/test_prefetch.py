@@ -70,7 +70,8 @@ def test_passes_go_on_until_the_backend_has_nothing_left_to_read(volume: Path, m
 
 
 def test_requests_are_as_large_as_the_cache_has_room_for(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for room, largest in ((prefetch.room(64 * GIB), LARGEST), (prefetch.room(GIB), MIB)):
+    for size, largest in ((64 * GIB, LARGEST), (4 * GIB, 2 * MIB), (GIB, SMALLEST)):
+        room = prefetch.room(size)
         cache = ModelCache(monkeypatch)
         done = prefetch.fetch(volume, (Extent(0, SIZE),), Surroundings(cache.flow, lambda: 0, room))
         assert done.complete
@@ -93,8 +94,8 @@ def test_a_cache_that_has_little_room_gets_all_in_time(volume: Path, monkeypatch
     waits: list[float] = []
     look = Pace.look
 
-    def looked(pace: Pace, fetched: int, kept: int) -> None:
-        look(pace, fetched, kept)
+    def looked(pace: Pace, fetched: int, kept: int, late: int = 0) -> None:
+        look(pace, fetched, kept, late)
         waits.append(pace.seconds)
 
     monkeypatch.setattr(Pace, "look", looked)

@@ -1,0 +1,263 @@
+"""What a service's look at its cache makes it prefetch, and what it leaves alone."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from appliance import wait
+from appliance.bootset import prefetch
+from appliance.bootset.extents import PAGE
+from appliance.catalog import Template
+from appliance.errors import NotReady, Refused
+from appliance.model import MIB, Extent, Health, TemplateRef
+from appliance.schema import CacheView, StoreView
+from appliance.service import prefetching, shares
+from appliance.service.bootsets import BootSets
+from appliance.service.operations import Job, Operations
+from appliance.service.prefetching import Ports, Prefetching
+from tests.unit import boot_set_box
+from tests.unit.boot_set_box import SIZE, as_file, settled
+from tests.unit.model_cache import ModelCache
+from tests.unit.service_harness import Box
+
+
+@pytest.fixture
+def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    with boot_set_box.box(tmp_path, monkeypatch) as made:
+        yield made
+
+
+def store(*, attached: bool) -> StoreView:
+    cache = CacheView(
+        health=Health.OK,
+        attached=attached,
+        mode="writethrough",
+        size=64 * MIB,
+        settings_ok=True,
+        bypassed_bytes=0,
+        available_percent=None,
+    )
+    return StoreView(backend=None, meta=None, cache=cache, pool=None)
+
+
+class Looker:
+    """A prefetching that looks after the box's templates.
+
+    Between two questions the backend reads ``missing``, for it or for ``guests``; or another ``flow`` tells.
+    """
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self.marks = 0
+        self.guests = 0
+        self.missing = 0
+        self.read = 0
+        self.flow = self._flow
+        self.operations = Operations()
+        self.made = self.begin()
+
+    def begin(self) -> Prefetching:
+        core = self.box.service.core
+        ports = Ports(lambda: self.flow, lambda: self.guests, lambda: self.marks)
+        return Prefetching(core, self.operations, BootSets(core), ports)
+
+    def _flow(self) -> tuple[int, int]:
+        self.read += self.missing
+        return self.read, 0
+
+    def look(self, *, attached: bool = True) -> None:
+        self.made.look(store(attached=attached))
+        wait.until(lambda: all(thread.name != "boot sets" for thread in threading.enumerate()), "the look", deadline=10)
+
+    def state(self, name: str) -> str | None:
+        view = self.made.view(self.box.service.core.catalog.template(TemplateRef(name)).thin_id)
+        return None if view is None else view.state
+
+    def read_templates(self) -> list[str]:
+        return [operation.subject for operation in reversed(self.operations.list())]
+
+
+@pytest.fixture
+def looker(box: Box) -> Looker:
+    box.add_template("few")
+    box.add_template("many")
+    box.add_template("none")
+    box.service.clones.create("a", "few", None, None)
+    box.service.clones.create("b", "many", 2, None)
+    return Looker(box)
+
+
+def test_when_the_cache_is_back_the_templates_of_clones_are_read(looker: Looker) -> None:
+    for attached in (True, False, False, True, True):
+        looker.look(attached=attached)
+    assert looker.read_templates() == ["many@1", "few@1"]
+
+
+def test_a_cache_that_was_there_from_the_beginning_is_asked_for_boot_sets_alone(looker: Looker) -> None:
+    looker.box.service.put_boot_set("none", as_file())
+    looker.look()
+    assert looker.read_templates() == [], "the cache has it"
+    looker.missing = MIB
+    looker.made = looker.begin()
+    looker.look()
+    assert looker.read_templates() == ["none@1"], "the cache had lost it"
+    looker.look()
+    assert looker.read_templates() == ["none@1"], "the next look is due in minutes"
+
+
+def test_that_the_cache_came_back_is_not_forgotten(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When there is no time for it at first, or it is broken off."""
+    looker.look()
+    looker.made.hold()
+    for attached in (False, True):
+        looker.look(attached=attached)
+    assert looker.read_templates() == []
+    looker.made._held_until = 0.0
+    with monkeypatch.context() as patch:
+        patch.setattr(looker.made, "begin", held_after_the_first(looker))
+        looker.look()
+    assert looker.read_templates() == ["many@1"]
+    looker.made._held_until = 0.0
+    looker.look()
+    assert looker.read_templates() == ["many@1", "many@1", "few@1"]
+
+
+def held_after_the_first(looker: Looker) -> Callable[..., Job]:
+    begin = looker.made.begin
+
+    def once(template: Template, why: str, *, unasked: bool) -> Job:
+        job = begin(template, why, unasked=unasked)
+        assert job.finished.wait(10)
+        looker.made.hold()
+        return job
+
+    return once
+
+
+@pytest.mark.parametrize(
+    ("guests", "pages", "read"),
+    [
+        pytest.param(0, 0, False, id="all there"),
+        pytest.param(0, 1, True, id="one missing"),
+        pytest.param(1, 1, False, id="perhaps a guest's"),
+        pytest.param(1, 30, True, id="too many to be guests'"),
+    ],
+)
+def test_one_page_that_is_missing_is_enough(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch, guests: int, pages: int, *, read: bool
+) -> None:
+    monkeypatch.setattr(prefetch, "PAUSE", 0.0)
+    looker.box.service.put_boot_set("many", as_file((Extent(0, 64 * PAGE),)))
+    settled(looker.box)
+    cache = ModelCache(monkeypatch)
+    cache.held.update(range(pages * PAGE, SIZE, PAGE))
+    looker.guests, looker.flow = guests, cache.flow
+    looker.look()
+    assert looker.read_templates() == (["many@1"] if read else [])
+
+
+def test_what_did_not_get_in_is_tried_again_and_again_later(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    now = 0.0
+    monkeypatch.setattr(prefetching, "monotonic", lambda: now)
+    looker.missing = MIB
+    tried = []
+    for number in range(12):
+        now = number * prefetching.CHECK_SECONDS
+        looker.look()
+        tried.append(len(looker.read_templates()))
+    assert tried == [1, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4]
+    assert looker.state("many") == "incomplete"
+    looker.missing = 0
+    now += 4 * prefetching.CHECK_SECONDS
+    looker.look()
+    assert looker.state("many") == "warm"
+
+
+def test_a_template_whose_boot_set_was_forgotten_is_not_read_whole_for_it(looker: Looker) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    looker.missing = MIB
+    looker.look()
+    assert (looker.state("many"), looker.read_templates()) == ("incomplete", ["many@1"])
+    looker.box.service.boot_sets.remove("many")
+    looker.made._next_check = 0.0
+    looker.look()
+    assert looker.read_templates() == ["many@1"]
+
+
+def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_not(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    looker.box.service.put_boot_set("few", as_file())
+    looker.box.service.put_boot_set("none", as_file((Extent(0, 2 * PAGE),)))
+    monkeypatch.setattr(shares, "SHARE", 70 * PAGE / (64 * MIB))
+    looker.missing = MIB
+    looker.look()
+    assert looker.read_templates() == ["many@1", "none@1"], "the one that clones use, and what fits beside it"
+    assert looker.state("few") == "incomplete", "which is told"
+    template = looker.box.service.core.catalog.template(TemplateRef("few"))
+    looker.made.begin_unasked(template, "a boot was recorded")
+    assert looker.read_templates() == ["many@1", "none@1"]
+    job = looker.made.warm("few")
+    assert job.finished.wait(10), "by command it is read"
+
+
+def test_templates_without_a_boot_set_are_read_whole_as_far_as_the_cache_has_room(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SHARE", 1.5 * SIZE / (64 * MIB))
+    for attached in (True, False, True):
+        looker.look(attached=attached)
+    assert looker.read_templates() == ["many@1"], "which most clones use"
+    assert looker.state("few") == "incomplete", "which is told"
+    assert looker.state("none") is None, "nobody uses it"
+
+
+def test_one_that_nobody_asked_for_does_not_begin_after_the_cache_was_emptied(looker: Looker) -> None:
+    """However late it is noticed that it is to be cold."""
+    template = looker.box.service.core.catalog.template(TemplateRef("many"))
+    looker.made.hold()
+    with pytest.raises(Refused, match="emptied by command"):
+        looker.made.begin(template, "the cache was found without it", unasked=True)
+    assert looker.made.warm("many").finished.wait(10)
+    looker.marks = 1
+    with pytest.raises(Refused, match="is being emptied"):
+        looker.made.warm("many")
+
+
+def test_what_was_in_the_cache_is_not_said_to_be_there_when_it_was_emptied(looker: Looker) -> None:
+    assert looker.made.warm("many").finished.wait(10)
+    assert looker.state("many") == "warm"
+    looker.made.hold()
+    assert looker.state("many") == "stopped"
+
+
+def test_without_a_cache_nothing_is_read(looker: Looker) -> None:
+    looker.look(attached=False)
+    with pytest.raises(NotReady, match="no cache"):
+        looker.made.warm("many")
+
+
+def under_way(looker: Looker) -> None:
+    looker.marks = 1
+    looker.look(attached=False)
+    looker.marks = 2
+
+
+def over_since_the_look(looker: Looker) -> None:
+    looker.marks = 2
+    looker.look(attached=False)
+
+
+@pytest.mark.parametrize("case", [under_way, over_since_the_look])
+def test_a_cache_that_was_emptied_by_command_stays_cold(looker: Looker, case: Callable[[Looker], None]) -> None:
+    looker.box.service.put_boot_set("many", as_file())
+    looker.look()
+    looker.missing = MIB
+    case(looker)
+    for _ in range(3):
+        looker.look()
+    assert looker.read_templates() == []
