@@ -86,7 +86,7 @@ def test_a_template_is_cloned_while_it_is_fetched(site: Site, deployed: Play, tm
                 wanted = TemplateCreate(name="far", format=ImageFormat.RAW, source=source)
                 api.finish(api.import_template(wanted), deadline=300)
                 assert state(api) is TemplateState.FETCHING
-                api.create_clones(CloneCreate(name="early", template="far", client=CLIENT))
+                api.create_clones(CloneCreate(name="early", template="far", client=CLIENT, learn=False))
                 qemu_io(site, "early", "write -q -P 200 5M 64k", "flush", last)
                 assert state(api) is TemplateState.FETCHING, "it was read before it was here"
                 [unit] = units(site).splitlines()
