@@ -18,7 +18,7 @@ from appliance.errors import HatcheryError, NotReady, Unhealthy
 from appliance.host.dm import Dm
 from appliance.host.notify import notify
 from appliance.host.units import Direct, Systemd, Units, booted_with_systemd, run_to_its_end
-from appliance.images import fetch
+from appliance.images import fetch, unpacking
 from appliance.images.convert import Converter, PlainConverter, SandboxedConverter
 from appliance.images.sources import open_url
 from appliance.model import PoolName
@@ -62,6 +62,7 @@ def make_service(paths: Paths, runner: Runner) -> Service:
         settings=settings.require_store(),
         find_fast=lambda: find_fast(machine.dm, runner),
         open_url=fetch.confined(runner) if managed else open_url,
+        unpack=unpacking.confined(runner) if managed else unpacking.plain(runner),
     )
 
 

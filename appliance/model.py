@@ -87,6 +87,14 @@ class ImageFormat(StrEnum):
     QCOW2 = "qcow2"
 
 
+class Compression(StrEnum):
+    """How a template's image is packed. Stated by the caller, never probed; the values are what files' names end in."""
+
+    GZIP = "gz"
+    XZ = "xz"
+    ZSTD = "zst"
+
+
 class Access(StrEnum):
     """How a volume is activated."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from appliance import schema
-from appliance.cli.options import JsonOption, session
+from appliance.cli.options import JsonOption, TemplateArgument, session
 from appliance.cli.output import out, print_json, print_removals
 from appliance.errors import AlreadyExists, InvalidInput
 from appliance.model import TemplateRef
@@ -17,13 +17,11 @@ app = typer.Typer(no_args_is_help=True, help="Boot sets: what is fetched into th
 
 Target = Annotated[str, typer.Argument(metavar="FILE", help="A new file; - is the standard output.")]
 
-Ref = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")]
-
 
 @app.command("export")
 def export(
     context: typer.Context,
-    ref: Ref,
+    ref: TemplateArgument,
     target: Target = "-",
 ) -> None:
     """Write a template's boot set to a file, for another appliance."""
@@ -37,7 +35,7 @@ def export(
 @app.command("trace")
 def trace(
     context: typer.Context,
-    ref: Ref,
+    ref: TemplateArgument,
     target: Target = "-",
     boot: Annotated[
         int, typer.Option("--boot", min=1, metavar="N", help="The last but N-1 of those that are kept.")
@@ -67,7 +65,7 @@ def _write(text: str, target: str) -> None:
 @app.command("import")
 def import_(
     context: typer.Context,
-    ref: Ref,
+    ref: TemplateArgument,
     source: Annotated[str, typer.Argument(metavar="FILE", help="What `export` wrote; - is the standard input.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -84,7 +82,7 @@ def import_(
 
 
 @app.command("remove")
-def remove(context: typer.Context, ref: Ref, as_json: JsonOption = False) -> None:
+def remove(context: typer.Context, ref: TemplateArgument, as_json: JsonOption = False) -> None:
     """Forget a template's boot set and the boots that it was learned from; it is learned again."""
     run = session(context, as_json)
     TemplateRef.parse(ref)

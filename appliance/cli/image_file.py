@@ -6,22 +6,19 @@ with holes where it has zeros.
 
 import contextlib
 import errno
-import gzip
 import hashlib
-import lzma
 import os
 import sys
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
-from appliance.cli.zst import Damaged, ZstdFile
 from appliance.errors import BadImage, InvalidInput, NoSpace
 from appliance.model import MIB, ImageFormat
+from appliance.unpack import DAMAGES, UNPACK, Bytes, stated
 
 STDIN = "-"
 
@@ -31,20 +28,6 @@ SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageF
 BLOCK = 1 * MIB
 """Bytes that are read at once."""
 
-
-class Bytes(Protocol):
-    """What bytes are read from."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most that many; none at the end."""
-
-
-UNPACK: Mapping[str, Callable[[IO[bytes]], Bytes]] = {
-    ".gz": lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"),
-    ".xz": lambda raw: lzma.LZMAFile(raw, "rb"),  # noqa: SIM115 - it closes no file, and holds none
-    ".zst": ZstdFile,
-}
-"""What a compressed file's name ends in."""
 
 Sent = Callable[[int], None]
 """Is told of bytes that are done."""
@@ -68,8 +51,7 @@ class Image:
 
 def inner_name(source: str) -> str:
     """The name without what says that it is compressed: its suffix states the image's format."""
-    path = Path(source)
-    return str(path.with_suffix("")) if path.suffix.lower() in UNPACK else source
+    return source if stated(source) is None else str(Path(source).with_suffix(""))
 
 
 def stated_format(name: str) -> ImageFormat:
@@ -90,19 +72,19 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
 
     Raises InvalidInput when it cannot be read, BadImage when it is damaged or has another checksum, NoSpace.
     """
-    unpack = UNPACK.get(Path(source).suffix.lower())
+    packed = stated(source)
     title = "the standard input" if source == STDIN else Path(source).name
     with contextlib.ExitStack() as stack:
         try:
             raw = sys.stdin.buffer if source == STDIN else stack.enter_context(Path(source).open("rb"))
-            if unpack is not None and sha256 is not None:
+            if packed is not None and sha256 is not None:
                 _compare(raw, title, sha256)
-            if unpack is None and source != STDIN:
+            if packed is None and source != STDIN:
                 file = raw
             else:
                 file = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-image-"))
-                _spool(unpack(raw) if unpack is not None else raw, file, unpacked)
-        except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, Damaged) as error:
+                _spool(raw if packed is None else UNPACK[packed](raw), file, unpacked)
+        except DAMAGES as error:
             hint = "fetch it once more, or unpack it yourself"
             raise BadImage(f"{title} cannot be unpacked", why=str(error), hint=hint) from error
         except OSError as error:
@@ -113,7 +95,7 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
         length = os.fstat(file.fileno()).st_size
         if length == 0:
             raise InvalidInput(f"{title} is not a disk image", why="it is empty")
-        yield Image(file, title, length, checked=unpack is not None and sha256 is not None)
+        yield Image(file, title, length, checked=packed is not None and sha256 is not None)
 
 
 def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:

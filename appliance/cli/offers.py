@@ -4,16 +4,14 @@ from typing import Annotated
 
 import typer
 
-from appliance.cli.options import JsonOption, session
+from appliance.cli.options import JsonOption, TemplateArgument, session
 from appliance.cli.output import out, print_json, print_removals
 from appliance.model import TemplateRef
-
-RefArgument = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")]
 
 
 def offer(
     context: typer.Context,
-    ref: RefArgument,
+    ref: TemplateArgument,
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Who may read it: another appliance.")],
     as_json: JsonOption = False,
 ) -> None:
@@ -34,7 +32,7 @@ def offer(
 
 def withdraw(
     context: typer.Context,
-    ref: RefArgument,
+    ref: TemplateArgument,
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Who may read it no more.")],
     force: Annotated[bool, typer.Option("--force", help="Even while it is read: that breaks off.")] = False,
     as_json: JsonOption = False,

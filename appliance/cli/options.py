@@ -72,6 +72,9 @@ def parse_size(text: str) -> int:
     return int(number) * _BYTES[unit]
 
 
+TemplateArgument = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Result and errors as JSON.")]
 """``--json`` after a command's name."""
 

@@ -3,16 +3,18 @@
 import re
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.text import Text
 
 from appliance import client, schema
 from appliance.cli import boot_set, image_export, image_file, learn, losing, nbd_source, offers
-from appliance.cli.options import JsonOption, Session, follow, progress_bar, session
+from appliance.cli.options import JsonOption, Session, TemplateArgument, follow, progress_bar, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import ImageFormat, TemplateRef, check_name
+from appliance.unpack import stated
 from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
@@ -33,7 +35,8 @@ def add(
         str | None,
         typer.Argument(
             metavar="FILE|URL",
-            help="A disk image here; an http(s) URL; nbd(s)://HOST[:PORT]/EXPORT; - is the standard input.",
+            help="A disk image here, also .gz, .xz or .zst; an http(s) URL of one; nbd(s)://HOST[:PORT]/EXPORT;"
+            " - is the standard input.",
         ),
     ] = None,
     kind: Annotated[
@@ -70,18 +73,19 @@ def add(
     remote = nbd_source.is_one(source)
     if lazy and not remote:
         raise InvalidInput("--lazy is for nbd:// and nbds:// alone", hint="elsewhere, all of an image is fetched first")
-    elsewhere = on_appliance or source.startswith(("http://", "https://"))
+    web = source.startswith(("http://", "https://"))
+    named = urlsplit(source).path if web else source
     raw = ImageFormat.RAW if remote else None
-    chosen = kind or raw or image_file.stated_format(source if elsewhere else image_file.inner_name(source))
+    chosen = kind or raw or image_file.stated_format(image_file.inner_name(named))
     more = _More(sha256, None if given is None else boot_set.read(given))
     with run.connect() as connection:
         if remote:
             operation = connection.import_template(_create(name, chosen, nbd_source.read(source, lazy=lazy), more))
-        elif source.startswith(("http://", "https://")):
-            wanted = _create(name, chosen, schema.UrlSource(url=source), more)
+        elif web:
+            wanted = _create(name, chosen, schema.UrlSource(url=source, compression=stated(named)), more)
             operation = connection.import_template(wanted)
         elif on_appliance:
-            wanted = _create(name, chosen, schema.PathSource(path=source), more)
+            wanted = _create(name, chosen, schema.PathSource(path=source, compression=stated(named)), more)
             operation = connection.import_template(wanted)
         else:
             operation = _send(run, connection, _create(name, chosen, schema.UploadSource(), more), source)
@@ -115,7 +119,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
 @app.command("show")
 def show(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    ref: TemplateArgument,
     with_boot_set: Annotated[bool, typer.Option("--boot-set", help="And where its boot set lies on the disk.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,7 +140,7 @@ def show(
 @app.command("export")
 def export(
     context: typer.Context,
-    ref: Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The template; a bare name: its newest.")],
+    ref: TemplateArgument,
     target: image_export.TargetArgument,
     kind: image_export.FormatOption = None,
     force: image_export.ForceOption = False,

@@ -68,6 +68,7 @@ def run_to_its_end(runner: Runner, unit: str, *, timeout: float) -> None:
 
 _OF_THE_STORE = (
     *("hatcheryd.service", "hatchery-nbd@*.service", "hatchery-import@*.service", "hatchery-fetch@*.service"),
+    "hatchery-unpack@*.service",
     *("hatchery-mend.service", "hatchery-scrub.service", "hatchery-backup.service", "hatchery-latencies.service"),
     *("hatchery-store.service", "hatchery-retry.service"),
 )

@@ -12,15 +12,14 @@ import json
 import logging
 import os
 import secrets
-import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import IO, Protocol
 
 from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, NotReady, Refused
 from appliance.images import sandbox
+from appliance.images.piped import Piped
 from appliance.images.sources import CHUNK, PLAIN, Manner, Opener, WebSource, check_url, open_url
 from appliance.run import Runner
 
@@ -33,9 +32,6 @@ TIME_MAX = 24 * 3600
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 """Variables of its caller's environment that it gets too, in small or capital letters."""
-
-END_PATIENCE = 30.0
-"""Seconds in which it has ended after its last byte."""
 
 _HEADER_MAX = 64 * 1024
 _ERRORS: dict[str, type[HatcheryError]] = {error.code: error for error in (InvalidInput, NotFound, NotReady, Refused)}
@@ -137,41 +133,26 @@ class _Unit:
     """A transfer by a transient unit of systemd."""
 
     def __init__(self, runner: Runner, order: str, bound_to: str | None, seconds: float) -> None:
-        self._runner = runner
-        self._unit = f"{UNIT_PREFIX}{secrets.token_hex(4)}.service"
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  its reader may outlive `stop`
-        pipe = subprocess.PIPE
-        words = command(self._unit, bound_to=bound_to, seconds=seconds)
-        self._process = runner.start(words, stdin=pipe, stdout=pipe, stderr=self._errors)
-        popen = self._process.popen
-        if popen.stdin is None or popen.stdout is None:
-            raise AssertionError("unreachable: both were asked for")
-        self._output: IO[bytes] = popen.stdout
+        unit = f"{UNIT_PREFIX}{secrets.token_hex(4)}.service"
+        self._process = Piped(runner, command(unit, bound_to=bound_to, seconds=seconds), unit)
         # If it did not start, its end says so.
-        with contextlib.suppress(BrokenPipeError), popen.stdin as stdin:
+        with contextlib.suppress(BrokenPipeError), self._process.input as stdin:
             stdin.write(f"{order}\n".encode())
 
     def read(self, count: int) -> bytes:
         """See Transfer."""
-        return self._output.read(count)
+        return self._process.output.read(count)
 
     def readline(self, count: int) -> bytes:
         """See Transfer."""
-        return self._output.readline(count)
+        return self._process.output.readline(count)
 
     def end(self) -> str:
         """See Transfer."""
-        status = self._process.wait(END_PATIENCE)
-        if status == 0:
-            return ""
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        return said[-1] if said else f"its fetching ended with status {status}"
+        return self._process.end()
 
     def stop(self) -> None:
         """See Transfer."""
-        if self._process.running():
-            self._runner.run(["systemctl", "stop", self._unit], check=False)
         self._process.stop()
 
 

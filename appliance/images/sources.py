@@ -1,6 +1,7 @@
 """Where an image's bytes come from: an upload, a URL, a file. Each yields chunks of bytes, once."""
 
 import contextlib
+import hashlib
 import os
 import queue
 import stat
@@ -30,6 +31,35 @@ class Source(Protocol):
 
     def close(self) -> None:
         """No more of them are wanted."""
+
+
+class Counted:
+    """Another source, whose bytes are counted and hashed as they pass. See ``Source``."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._digest = hashlib.sha256()
+        self.taken = 0
+        """Bytes that have passed."""
+
+    def size(self) -> int | None:
+        """See Source."""
+        return self._source.size()
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        for chunk in self._source.chunks():
+            self._digest.update(chunk)
+            self.taken += len(chunk)
+            yield chunk
+
+    def close(self) -> None:
+        """See Source."""
+        self._source.close()
+
+    def sha256(self) -> str:
+        """The digest of what has passed."""
+        return self._digest.hexdigest()
 
 
 class FileSource:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, field_serializer
 
-from appliance.model import ImageFormat, TemplateState
+from appliance.model import Compression, ImageFormat, TemplateState
 from appliance.schema.base import Model, Removal
 from appliance.schema.boot_sets import BootSetSummary, PrefetchView
 from appliance.schema.learning import LearningView
@@ -16,11 +16,15 @@ class UploadSource(Model):
     kind: Literal["upload"] = "upload"
 
 
+_PACKED = Field(default=None, description="What the image is packed with; None when it is not")
+
+
 class UrlSource(Model):
     """The appliance fetches the image from an http or https URL."""
 
     kind: Literal["url"] = "url"
     url: str
+    compression: Compression | None = _PACKED
 
 
 class PathSource(Model):
@@ -28,6 +32,7 @@ class PathSource(Model):
 
     kind: Literal["path"] = "path"
     path: str
+    compression: Compression | None = _PACKED
 
 
 class ClientIdentity(Model):
@@ -57,7 +62,10 @@ Source = Annotated[UploadSource | UrlSource | PathSource | NbdSource, Field(disc
 
 
 class TemplateCreate(Model):
-    """A template to import. ``size`` is the image file's own size, required for uploads, else checked when given."""
+    """A template to import. ``size`` is the image file's own size, required for uploads, else checked when given.
+
+    Of a packed image it is the size of what was packed.
+    """
 
     name: str
     format: ImageFormat

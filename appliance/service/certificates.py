@@ -14,7 +14,7 @@ from appliance import pki
 from appliance.catalog import Certificate, Client
 from appliance.errors import AlreadyExists, HatcheryError, InvalidInput, NotFound, Refused
 from appliance.pki import given
-from appliance.schema import CertificateKind, RevocationKind
+from appliance.schema import CertificateKind, CertificateRequest, RevocationKind
 from appliance.service.core import Core
 from appliance.service.exports import Exports
 
@@ -35,6 +35,12 @@ class Certificates:
     def __init__(self, core: Core, exports: Exports) -> None:
         self._core = core
         self._exports = exports
+
+    def make(self, name: str, request: CertificateRequest) -> Bundle:
+        """A certificate as it was asked for. Raises as ``issue`` and ``accept``."""
+        if request.signed is not None:
+            return self.accept(name, request.kind, request.signed)
+        return self.issue(name, request.kind, request.seconds, request.request)
 
     def issue(self, name: str, kind: CertificateKind, seconds: float, request: str | None = None) -> Bundle:
         """Make a certificate for a client, good for ``seconds``. Its key is in the answer and nowhere else.

@@ -2,24 +2,27 @@
 
 raw    the bytes go straight to the template's volume, zeros left out
 qcow2  the bytes go to a staging volume, are judged there, and are converted to the template's volume
+
+Of an image that comes packed only the end tells how large it is: its volume is as large as the pool could keep, which
+takes no space, and gets its size when all is there.
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appliance.bootset import file
 from appliance.bootset.file import BootSetFile
 from appliance.catalog import NewTemplate, Staging, Template
-from appliance.errors import BadImage, InvalidInput, NotFound, Refused
+from appliance.errors import BadImage, InvalidInput, NoSpace, NotFound, Refused
 from appliance.images import qcow2, sources
 from appliance.images.convert import Converter
-from appliance.images.sources import Source, UploadSource
+from appliance.images.sources import Counted, Source, UploadSource
+from appliance.images.unpacking import UnpackedSource, Unpacker
 from appliance.images.volume import VolumeWriter, read_at
 from appliance.model import MIB, SECTOR, Access, ImageFormat, check_name
 from appliance.reconcile.volumes import Birth, Devices, Volume
@@ -42,19 +45,43 @@ CHECK_SPACE_EVERY = 64 * MIB
 """How many bytes are written between two looks at the pool's free space."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image that is imported.
+
+    ``sent`` are its bytes as they come, ``content`` those of the image itself: the same, unless it is packed. It has
+    ``size`` bytes, or at most so many, if that is not ``exact``.
+    """
+
+    sent: Counted
+    content: Source
+    size: int
+    exact: bool
+
+    def staged(self) -> int:
+        """Bytes that it takes while it is staged, as far as that is known."""
+        return self.size if self.exact else self.sent.size() or 0
+
+
 class Imports:
     """The imports that run."""
 
     def __init__(
-        self, core: Core, operations: Operations, converter: Converter, open_url: Callable[[str], Source]
+        self,
+        core: Core,
+        operations: Operations,
+        converter: Converter,
+        open_url: Callable[[str], Source],
+        unpack: Unpacker,
     ) -> None:
         self._core = core
         self._operations = operations
         self._converter = converter
         self._open_url = open_url
+        self._unpack = unpack
         self._uploads: dict[str, tuple[UploadSource, Job]] = {}
         self._promised: dict[int, int] = {}
-        self._running: dict[str, tuple[Source, Job]] = {}
+        self._running: dict[str, Job] = {}
 
     def begin(self, request: TemplateCreate) -> Job:
         """Start an import. What can be refused at once is: name, size, source.
@@ -65,19 +92,19 @@ class Imports:
         boot_set = None if request.boot_set is None else file.load(request.boot_set)
         source, words = self._source(request)
         try:
-            size = _expected_size(source, request.size)
+            image = self._image(source, request)
             with self._core.lock:
                 numbers = self._core.pool.status()
-                admission.admit_size(numbers, size)
+                admission.admit_size(numbers, image.size)
                 # How much of a raw image is more than zeros shows only as it comes; a qcow2 is staged as it is.
-                wanted = size if request.format is ImageFormat.QCOW2 else numbers.block_bytes
-                admission.admit_data(numbers, wanted, sum(self._promised.values()))
+                staged = image.staged() if request.format is ImageFormat.QCOW2 else 0
+                admission.admit_data(numbers, max(staged, numbers.block_bytes), sum(self._promised.values()))
                 new = NewTemplate(request.name, request.format, words, time.time())
                 template = self._core.catalog.add_template(new)
                 job = self._operations.begin("import", template.ref, "waiting for the image")
-                job.cancellable(source.close)
+                job.cancellable(image.content.close)
                 self._core.events.tell("template", template.ref, "importing", f"from {words}")
-                self._running[template.name] = (source, job)
+                self._running[template.name] = job
                 if isinstance(source, UploadSource):
                     self._uploads[template.name] = (source, job)
         except BaseException:
@@ -85,7 +112,7 @@ class Imports:
             raise
 
         def work(job: Job) -> None:
-            self._fill(job, template, source, size, request.sha256, boot_set)
+            self._fill(job, template, image, request.sha256, boot_set)
             job.succeed()
 
         self._operations.run(job, work)
@@ -97,18 +124,19 @@ class Imports:
         Raises what went wrong.
         """
         with self._core.lock:
-            self._running[template.name] = (source, job)
-        self._fill(job, template, source, size, None)
+            self._running[template.name] = job
+        sent = Counted(source)
+        self._fill(job, template, _Image(sent, sent, size, exact=True), None)
 
     def close(self) -> None:
         """Break off what runs and wait until it has taken itself back; what has not by then, the next start does."""
         with self._core.lock:
             running = list(self._running.values())
-        for _, job in running:
+        for job in running:
             # One that has settled is as good as done.
             with contextlib.suppress(Refused):
                 job.cancel("hatcheryd ends")
-        for _, job in running:
+        for job in running:
             job.finished.wait(CLOSE_PATIENCE)
 
     def upload(self, name: str) -> tuple[UploadSource, Job]:
@@ -130,19 +158,16 @@ class Imports:
         self,
         job: Job,
         template: Template,
-        source: Source,
-        size: int,
+        image: _Image,
         sha256: str | None,
         boot_set: BootSetFile | None = None,
     ) -> None:
         try:
-            digest = hashlib.sha256()
-            chunks = _hashed(source.chunks(), digest)
             if template.format is ImageFormat.RAW:
-                virtual_size = self._take_raw(job, template, chunks, size)
+                virtual_size = self._take_raw(job, template, image)
             else:
-                virtual_size = self._take_qcow2(job, template, chunks, size)
-            found = digest.hexdigest()
+                virtual_size = self._take_qcow2(job, template, image)
+            found = image.sent.sha256()
             _check_digest(found, sha256)
             job.settle()
             with self._core.lock:
@@ -155,29 +180,25 @@ class Imports:
             self._take_back(template)
             raise
         finally:
-            source.close()
+            image.content.close()
             with self._core.lock:
                 self._promised.pop(template.thin_id, None)
                 self._running.pop(template.name, None)
         self._core.template_ready(template.thin_id)
 
-    def _take_raw(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:
-        virtual_size = -(-size // SECTOR) * SECTOR
-        device = self._make_template(template, virtual_size)
-        job.phase("receiving the image", size)
-        self._write(job, device, chunks, size)
-        return virtual_size
+    def _take_raw(self, job: Job, template: Template, image: _Image) -> int:
+        device = self._make_template(template, _whole_sectors(image.size))
+        return _whole_sectors(self._write(job, device, image, image.content.chunks()))
 
-    def _take_qcow2(self, job: Job, template: Template, chunks: Iterator[bytes], size: int) -> int:
+    def _take_qcow2(self, job: Job, template: Template, image: _Image) -> int:
         with self._core.lock:
-            self._promised[template.thin_id] = size
+            self._promised[template.thin_id] = image.staged()
             staging = self._core.catalog.add_staging(template.thin_id)
         try:
             with self._core.lock:
-                volume = of_staging(staging, template, -(-size // SECTOR) * SECTOR)
+                volume = of_staging(staging, template, _whole_sectors(image.size))
                 stage = self._make(replace(volume, devices=Devices.STAGING, birth=Birth.EMPTY))
-            job.phase("receiving the image", size)
-            self._write(job, stage, _judged(chunks), size)
+            size = self._write(job, stage, image, _judged(image.content.chunks()))
             job.phase("checking the image")
             layout = _scan(stage, size)
             with self._core.lock:
@@ -186,7 +207,7 @@ class Imports:
                 self._promised.pop(template.thin_id)
                 admission.admit_data(numbers, layout.allocated_bytes, sum(self._promised.values()))
                 self._promised[template.thin_id] = layout.allocated_bytes
-            virtual_size = -(-layout.virtual_size // SECTOR) * SECTOR
+            virtual_size = _whole_sectors(layout.virtual_size)
             device = self._make_template(template, virtual_size)
             job.phase("converting the image", layout.allocated_bytes)
 
@@ -216,23 +237,28 @@ class Imports:
             return self._core.pool.activate_staging(volume.thin_id, volume.size)
         return self._core.pool.activate_template(volume.thin_id, volume.size, Access.READ_WRITE)
 
-    def _write(self, job: Job, device: Path, chunks: Iterator[bytes], size: int) -> None:
-        """Write all chunks, which must be ``size`` bytes. Raises BadImage, NoSpace."""
+    def _write(self, job: Job, device: Path, image: _Image, chunks: Iterator[bytes]) -> int:
+        """Write all of an image; how many bytes it has. Raises BadImage, NoSpace."""
+        job.phase("receiving the image", image.sent.size())
         taken, checked = 0, 0
-        with VolumeWriter(device, size) as writer:
+        with VolumeWriter(device, image.size) as writer:
             for chunk in chunks:
                 job.check()
-                writer.write(chunk)
                 taken += len(chunk)
-                job.progress(taken)
+                if taken > image.size and not image.exact:
+                    raise _too_large(image.size)
+                writer.write(chunk)
+                job.progress(image.sent.taken)
                 if writer.written - checked >= CHECK_SPACE_EVERY:
                     checked = writer.written
                     admission.admit_data(self._core.pool.status(), CHECK_SPACE_EVERY)
-            if taken != size:
-                raise BadImage(
-                    "the image broke off", why=f"{size - taken} of {size} bytes are missing", hint="send it again"
-                )
+            if image.exact and taken != image.size:
+                why = f"{image.size - taken} of {image.size} bytes are missing"
+                raise BadImage("the image broke off", why=why, hint="send it again")
+            if not taken:
+                raise _empty()
             writer.finish()
+        return taken
 
     def _drop_staging(self, staging: Staging) -> None:
         with self._core.lock:
@@ -248,6 +274,20 @@ class Imports:
         if request.size is None:
             raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
         return UploadSource(request.size), "upload"
+
+    def _image(self, source: Source, request: TemplateCreate) -> _Image:
+        """The image that a source gives. Begins to ask it; raises what it raises, InvalidInput, BadImage."""
+        sent = Counted(source)
+        kind = getattr(request.source, "compression", None)
+        if kind is None:
+            return _Image(sent, sent, _expected_size(source, request.size), exact=True)
+        if source.size() == 0:
+            raise _empty()
+        content = UnpackedSource(sent, kind, self._unpack)
+        if request.size is not None:
+            return _Image(sent, content, request.size, exact=True)
+        most = admission.usable(self._core.pool.status().data_total) // SECTOR * SECTOR
+        return _Image(sent, content, most, exact=False)
 
     def _take_back(self, template: Template) -> None:
         with self._core.lock:
@@ -268,8 +308,24 @@ def _expected_size(source: Source, stated: int | None) -> int:
     if stated is not None and stated != found:
         raise InvalidInput("the image has not the stated size", why=f"it has {found} bytes, not {stated}")
     if found == 0:
-        raise BadImage("the image is empty", why="it has 0 bytes", hint="was it written to its end?")
+        raise _empty()
     return found
+
+
+def _empty() -> BadImage:
+    return BadImage("the image is empty", why="it has 0 bytes", hint="was it written to its end?")
+
+
+def _too_large(most: int) -> NoSpace:
+    return NoSpace(
+        "the image is larger than the pool",
+        why=f"unpacked it has more than the {admission.show(most)} that the pool holds besides its headroom",
+        hint="use a smaller image, or a store with larger disks",
+    )
+
+
+def _whole_sectors(size: int) -> int:
+    return -(-size // SECTOR) * SECTOR
 
 
 def _check_digest(found: str, announced: str | None) -> None:
@@ -279,12 +335,6 @@ def _check_digest(found: str, announced: str | None) -> None:
             why=f"its SHA-256 is {found}, not {announced}",
             hint="fetch it again",
         )
-
-
-def _hashed(chunks: Iterator[bytes], digest: "hashlib._Hash") -> Iterator[bytes]:
-    for chunk in chunks:
-        digest.update(chunk)
-        yield chunk
 
 
 def _judged(chunks: Iterator[bytes]) -> Iterator[bytes]:

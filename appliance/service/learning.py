@@ -12,20 +12,17 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Collection
 
-from appliance.bootset.trace import Read
 from appliance.catalog import Clone, Template
 from appliance.errors import Cancelled, HatcheryError, InvalidInput, NotReady
-from appliance.host.trace import Batch
 from appliance.model import CloneState, TemplateRef, TemplateState
 from appliance.schema import LearningView
+from appliance.service.asked_boots import Asked
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
-from appliance.service.ports import Store
-from appliance.service.recording import LEAST, Recording
+from appliance.service.ports import Store, Tracer
+from appliance.service.recording import LEAST, Keep, Recording
 
 log = logging.getLogger(__name__)
 
@@ -56,53 +53,6 @@ DEAF_SECONDS = 60.0
 """After an error nothing is recorded for so long; then it is tried again."""
 
 
-class Tracer(Protocol):
-    """See ``appliance.host.trace.Tracer``."""
-
-    def check(self) -> None:
-        """Raise NotReady where requests cannot be recorded at all."""
-
-    def watch(self, devices: Collection[str]) -> None:
-        """Record the requests of these devices from now on, and of no others."""
-
-    def read(self) -> Batch:
-        """What came since the last look; does not wait."""
-
-    def close(self) -> None:
-        """Stop, and give the buffers back."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """What takes recorded boots.
-
-    ``learn`` makes the boot set of them: the template, the clone's name, its reads, and of how many boots it is to be
-    made if they were asked for. ``judge`` sees how much of the boot set one read.
-    """
-
-    learn: Callable[[Template, str, Sequence[Read], int | None], object]
-    judge: Callable[[Template, Sequence[Read]], object]
-
-
-class _Asked:
-    """Boots that somebody asked for."""
-
-    def __init__(self, template: Template, job: Job, runs: int) -> None:
-        self.template = template
-        self.job = job
-        self.runs = runs
-        self.done = 0
-
-    def tell(self, recordings: Sequence[Recording]) -> None:
-        """Say how far it is. ``recordings`` are those of the template."""
-        booting = [each for each in recordings if each.begun]
-        said = (
-            f"recording {', '.join(each.clone.name for each in booting)}" if booting else "waiting for a clone to boot"
-        )
-        self.job.phase(f"{said}, {self.done} of {self.runs} boots recorded")
-        self.job.progress(sum(each.total for each in booting))
-
-
 class Learning:
     """Listens to clones, and hands on each boot."""
 
@@ -123,7 +73,7 @@ class Learning:
         self._lock = threading.RLock()
         self._recordings: dict[str, Recording] = {}
         self._ended: list[Recording] = []
-        self._asked: dict[int, _Asked] = {}
+        self._asked: dict[int, Asked] = {}
         # Thin ids only grow. Of clones that are older than this process nobody knows whether they were exported.
         self._known = max((clone.thin_id for clone in core.catalog.clones()), default=0)
         self._used: set[int] = set()
@@ -155,7 +105,7 @@ class Learning:
             asked = self._asked.get(template.thin_id)
             if asked is None:
                 job = self._operations.begin("learn", template.ref, "waiting for a clone to boot")
-                asked = self._asked[template.thin_id] = _Asked(template, job, runs)
+                asked = self._asked[template.thin_id] = Asked(template, job, runs)
                 job.cancellable(lambda: self._unask(template))
             asked.runs, asked.done = runs, 0
             asked.tell(self._of(template.thin_id))
@@ -397,7 +347,7 @@ class Learning:
                 else:
                     recording.forget()
 
-    def _check_asked(self, asked: _Asked) -> None:
+    def _check_asked(self, asked: Asked) -> None:
         try:
             self._core.catalog.template_of_id(asked.template.thin_id)
             if self._deaf:

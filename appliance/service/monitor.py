@@ -88,6 +88,16 @@ def longer_pause(cost: float) -> float:
     return min(max(0.0, cost / SHARE - cost - LOOK_SECONDS), LONGEST_SECONDS)
 
 
+def hit_percent(store: Store) -> int | None:
+    """How much of what was asked of the cache it had; None before anything was, and while it does not answer."""
+    try:
+        found = store.counters({}).cache_stats
+    except HatcheryError:
+        return None
+    asked = found.hits + found.misses
+    return 100 * found.hits // asked if asked else None
+
+
 def store_words(store: StoreView, hit_percent: int | None, seen: Seen) -> str:
     """How the store is, to end a line for the service manager. ``hit_percent`` is the cache's, since it began. Pure."""
     said = [""]

@@ -3,11 +3,12 @@
 Sizes are bytes. Errors are those of ``appliance.errors``, raised as the docstrings say.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, Protocol
 
+from appliance.host.trace import Batch
 from appliance.model import Access, Extent, Histogram, PoolName, Problem
 from appliance.reconcile.volumes import FoundDevice
 from appliance.schema import Counters, StoreView
@@ -197,3 +198,19 @@ class Store(Protocol):
 
     def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
         """What each whole disk is for, by its kernel name."""
+
+
+class Tracer(Protocol):
+    """See ``appliance.host.trace.Tracer``."""
+
+    def check(self) -> None:
+        """Raise NotReady where requests cannot be recorded at all."""
+
+    def watch(self, devices: Collection[str]) -> None:
+        """Record the requests of these devices from now on, and of no others."""
+
+    def read(self) -> Batch:
+        """What came since the last look; does not wait."""
+
+    def close(self) -> None:
+        """Stop, and give the buffers back."""

@@ -1,5 +1,8 @@
 """One boot as it is recorded: what a clone's guest makes the store read of its template. Pure."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
 from appliance.bootset.boot_set import CAP
 from appliance.bootset.extents import PAGE, Covered
 from appliance.bootset.trace import Read
@@ -94,3 +97,15 @@ class Recording:
         if len(self.reads) < MOST_READS and self._pages.add(offset // PAGE, -(-(offset + length) // PAGE)):
             self.reads.append(Read(offset, length, micros - self._first))
             self._news = micros
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """What takes recorded boots.
+
+    ``learn`` makes the boot set of them: the template, the clone's name, its reads, and of how many boots it is to be
+    made if they were asked for. ``judge`` sees how much of the boot set one read.
+    """
+
+    learn: Callable[[Template, str, Sequence[Read], int | None], object]
+    judge: Callable[[Template, Sequence[Read]], object]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from appliance.catalog import Clone, NewSeed
 from appliance.errors import NotFound
 from appliance.images.seed import check_hostname, check_keys, check_user_data, hostname_of
+from appliance.schema import SeedSpec
 from appliance.service.clones import Clones
 from appliance.service.core import Core
 from appliance.service.exports import Exports
@@ -37,6 +38,12 @@ class Wish:
             host, dot, domain = self.hostname.partition(".")
             name = self.hostname if number is None else f"{host}-{number}{dot}{domain}"
         return NewSeed(check_hostname(name), self.ssh_keys, self.user_data)
+
+
+def wish(spec: SeedSpec) -> Wish:
+    """What a request says."""
+    secret = spec.user_data
+    return Wish(spec.hostname, spec.ssh_keys, None if secret is None else secret.get_secret_value())
 
 
 class Seeds:

@@ -1,20 +1,19 @@
 """The service: all use cases over one catalog, one pool, one store and the storage daemons."""
 
 import logging
-from collections.abc import Mapping, Sequence
-
-from pydantic import SecretStr
+from collections.abc import Sequence
 
 from appliance.bootset.trace import Read
-from appliance.catalog import Catalog, Clone, Template
+from appliance.catalog import Catalog, Template
 from appliance.config import Paths, StoreConfig
-from appliance.errors import HatcheryError, NotFound
+from appliance.errors import NotFound
 from appliance.host import trace
 from appliance.host.notify import notify
 from appliance.host.units import Units
 from appliance.images.convert import Converter
 from appliance.images.resuming import ResumingSource
 from appliance.images.sources import Opener, open_url
+from appliance.images.unpacking import Unpacker, plain
 from appliance.model import PoolName, Problem, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
@@ -34,13 +33,11 @@ from appliance.schema import (
     Move,
     NbdSource,
     Operation,
-    ProblemView,
     Reconciliation,
     ReserveReleased,
     SeedSpec,
     SeedView,
     Status,
-    StepView,
     StoreView,
     TemplateCreate,
     TemplateList,
@@ -52,6 +49,7 @@ from appliance.service.bootsets import BootSets
 from appliance.service.certificates import Certificates
 from appliance.service.clients import Clients
 from appliance.service.clone_life import CloneLife
+from appliance.service.clone_views import CloneViews
 from appliance.service.clones import Clones
 from appliance.service.collector import Asked, Collector
 from appliance.service.connected import Connections
@@ -61,21 +59,22 @@ from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
 from appliance.service.fetches import Fetches
 from appliance.service.imports import Imports
-from appliance.service.learning import Keep, Learning, Tracer
+from appliance.service.learning import Learning
 from appliance.service.measure import Measure
 from appliance.service.measured import Measurements
-from appliance.service.monitor import Change, Monitor, Seen, changes, silence, store_words
+from appliance.service.monitor import Change, Monitor, Seen, changes, hit_percent, silence, store_words
 from appliance.service.moves import Moves
 from appliance.service.offers import Offers
 from appliance.service.operations import Job, Operations
-from appliance.service.ports import Pools, Store
+from appliance.service.ports import Pools, Store, Tracer
 from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.recording import Keep
 from appliance.service.remotes import NbdRemotes, Remotes
-from appliance.service.seeds import Seeds, Wish
+from appliance.service.seeds import Seeds, wish
 from appliance.service.sharing import Sharing
 from appliance.service.stills import Stills
 from appliance.service.templates import Templates
-from appliance.service.views import Detail, Views, client_problems, garbage_report
+from appliance.service.views import Detail, Views, bundle, client_problems, garbage_report, reconciliation
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +96,7 @@ class Service:
         find_fast: Find | None = None,
         tracer: Tracer | None = None,
         open_url: Opener = open_url,
+        unpack: Unpacker | None = None,
         sources: Remotes | None = None,
     ) -> None:
         settings = settings or StoreConfig()
@@ -110,18 +110,17 @@ class Service:
         self._exports = Exports(self.core, units, paths)
         self._connections = Connections(catalog, self._exports)
         self._views = Views(self.core, self._exports, self._connections)
+        self._clone_views = CloneViews(catalog, store, self._views)
         self._doctor = Doctor(self.core, store, self._exports)
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self.measure = Measure(catalog, store, self.operations, runner)
         self.measurements = Measurements(catalog, paths.measurements)
-        self.imports = Imports(self.core, self.operations, converter, lambda url: ResumingSource(url, open_url))
-        self.boot_sets = BootSets(self.core)
-        ports = Ports(
-            store.flow,
-            store.guest_requests,
-            lambda: self.measure.cold_marks,
+        self.imports = Imports(
+            self.core, self.operations, converter, lambda url: ResumingSource(url, open_url), unpack or plain(runner)
         )
+        self.boot_sets = BootSets(self.core)
+        ports = Ports(store.flow, store.guest_requests, lambda: self.measure.cold_marks)
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.core.template_ready = self._template_ready
         self.measure.before_cold = self.prefetching.hold
@@ -210,7 +209,7 @@ class Service:
     def _tell(self, view: StoreView, seen: Seen) -> None:
         self.prefetching.look(view)
         before = self._words
-        self._words = store_words(view, self._hit_percent(), seen)
+        self._words = store_words(view, hit_percent(self._store), seen)
         if self._words != before:
             notify("STATUS=" + self.words())
 
@@ -229,17 +228,10 @@ class Service:
             self._tell_problem(change)
         self._problems = problems
 
-    def _hit_percent(self) -> int | None:
-        try:
-            found = self._store.counters({}).cache_stats
-        except HatcheryError:
-            return None
-        asked = found.hits + found.misses
-        return 100 * found.hits // asked if asked else None
-
     def plan(self) -> Reconciliation:
         """What ``reconcile`` would do. Raises CannotTell, NotReady."""
-        return _reconciliation(recovery.look(self.core))
+        made = recovery.look(self.core)
+        return reconciliation(made, recovery.problems(made))
 
     def reconcile(self) -> Reconciliation:
         """Make the kernel's volumes match the catalog, and the storage daemons serve what is attached."""
@@ -248,7 +240,7 @@ class Service:
             self._know(problems)
             self._judge(made)
             recovery.export_all(self.core, self._exports)
-        return _reconciliation(made, self._problems)
+        return reconciliation(made, self._problems)
 
     def check_fast_pool(self) -> None:
         """Stop what depends on a fast pool that died, and take up one that is there again. Raises CannotTell."""
@@ -332,12 +324,12 @@ class Service:
     def list_clones(self, detail: Detail = Detail.ALL) -> CloneList:
         """All clones; briefly, without what their guests wrote and how they are attached."""
         clones = self._catalog.clones()
-        return self._clone_list(clones, self._written(clones) if detail is Detail.ALL else {}, detail)
+        return self._clone_views.of(clones, self._clone_views.written(clones) if detail is Detail.ALL else {}, detail)
 
     def show_clone(self, name: str) -> CloneView:
         """One clone. Raises NotFound."""
         clone = self._catalog.clone(name)
-        view = self._clone_list((clone,), self._written((clone,))).clones[0]
+        view = self._clone_views.of((clone,), self._clone_views.written((clone,))).clones[0]
         return view.model_copy(update={"latencies": self.measure.latencies_of(clone)})
 
     def create_clones(self, request: CloneCreate) -> CloneList:
@@ -351,23 +343,17 @@ class Service:
             lease=request.expires_in,
             limits=request.limits.value(),
             learn=request.learn,
-            seed=None if request.seed is None else _wish(request.seed).checked().of,
+            seed=None if request.seed is None else wish(request.seed).checked().of,
         )
-        return self._clone_list(made, {clone.name: 0 for clone in made if clone.client is not None})
+        return self._clone_views.of(made, {clone.name: 0 for clone in made if clone.client is not None})
 
     def show_seed(self, name: str) -> SeedView:
         """A clone's seed. Raises NotFound when it has none."""
-        return self._seed_view(self.seeds.show(name))
+        return self._clone_views.seed(self.seeds.show(name))
 
     def put_seed(self, name: str, spec: SeedSpec, *, force: bool) -> SeedView:
         """Give a clone a seed. Raises as ``Seeds.put``."""
-        return self._seed_view(self.seeds.put(name, _wish(spec), force=force))
-
-    def _seed_view(self, clone: Clone) -> SeedView:
-        view = self._clone_list((clone,), {}).clones[0].seed
-        if view is None:
-            raise NotFound(f"clone {clone.name} has no seed", why="it was removed at this moment")
-        return view
+        return self._clone_views.seed(self.seeds.put(name, wish(spec), force=force))
 
     def attach(self, name: str, request: Attachment) -> CloneView:
         """Export a clone to a client, or to a second one. Raises as ``Clones.attach`` and ``Sharing.share``."""
@@ -389,7 +375,7 @@ class Service:
     def move_clones(self, request: Move, *, force: bool) -> CloneList:
         """Give clones to another client. Raises as ``Moves.move``."""
         moved = self.moves.move(request.clones, request.client, force=force)
-        return self._clone_list(moved, self._written(moved))
+        return self._clone_views.of(moved, self._clone_views.written(moved))
 
     def list_clients(self) -> ClientList:
         """All clients."""
@@ -400,63 +386,10 @@ class Service:
         return self._views.client(self._catalog.client(name))
 
     def issue_certificate(self, name: str, request: CertificateRequest) -> CertificateBundle:
-        """Make a certificate for a client. Raises as ``Certificates.issue``."""
-        if request.signed is not None:
-            made = self.certificates.accept(name, request.kind, request.signed)
-        else:
-            made = self.certificates.issue(name, request.kind, request.seconds, request.request)
-        return CertificateBundle(
-            client=name,
-            serial=made.issued.serial,
-            issued=made.issued.issued,
-            expires=made.issued.expires,
-            authority=made.authority,
-            certificate=made.issued.certificate,
-            key=SecretStr(made.issued.key),
-        )
+        """Make a certificate for a client. Raises as ``Certificates.make``."""
+        return bundle(name, self.certificates.make(name, request))
 
     def put_client(self, name: str, spec: ClientSpec) -> tuple[ClientView, bool]:
         """Make or change a client; whether it is new. Raises as ``Clients.put``."""
         new = self.clients.put(name, spec)
         return self._views.client(self._catalog.client(name)), new
-
-    def _clone_list(
-        self, clones: tuple[Clone, ...], written: Mapping[str, int], detail: Detail = Detail.ALL
-    ) -> CloneList:
-        """Views of clones, with the bytes that their guests wrote."""
-        clients = {client.name: client for client in self._catalog.clients()}
-        return CloneList(
-            clones=tuple(
-                self._views.clone(
-                    c,
-                    clients.get(c.client or ""),
-                    written.get(c.name),
-                    second=clients.get(c.shared or ""),
-                    detail=detail,
-                )
-                for c in clones
-            )
-        )
-
-    def _written(self, clones: tuple[Clone, ...]) -> dict[str, int]:
-        active = {clone.thin_id: clone.name for clone in clones if clone.client is not None}
-        try:
-            counters = self._store.counters(active).clones if active else {}
-            return {name: device.write_bytes for name, device in counters.items()}
-        except HatcheryError as error:
-            log.warning("clones are shown without counters: %s", error)
-            return {}
-
-
-def _wish(spec: SeedSpec) -> Wish:
-    secret = spec.user_data
-    return Wish(spec.hostname, spec.ssh_keys, None if secret is None else secret.get_secret_value())
-
-
-def _reconciliation(made: Plan, problems: tuple[Problem, ...] | None = None) -> Reconciliation:
-    found = recovery.problems(made) if problems is None else problems
-    words = [step.describe() for step in made.steps]
-    return Reconciliation(
-        steps=tuple(StepView(action=each.action, target=each.target, detail=each.detail) for each in words),
-        problems=tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in found),
-    )

@@ -4,13 +4,17 @@ import platform
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 
+from pydantic import SecretStr
+
 from appliance import __version__
 from appliance.catalog import Client, Clone, Template
 from appliance.errors import CannotTell, HatcheryError, NotReady
 from appliance.host.storage_daemon import Listen
 from appliance.model import CloneState, Health, PoolName, Problem
+from appliance.reconcile.volumes import Plan
 from appliance.schema import (
     BootSetSummary,
+    CertificateBundle,
     CertificateView,
     ClientView,
     CloneLimits,
@@ -20,16 +24,18 @@ from appliance.schema import (
     LearningView,
     PrefetchView,
     ProblemView,
+    Reconciliation,
     SeedView,
     SharedView,
     Status,
+    StepView,
     StoreView,
     TemplateView,
     VolumeState,
     VolumeView,
 )
 from appliance.service import addresses
-from appliance.service.certificates import is_good
+from appliance.service.certificates import Bundle, is_good
 from appliance.service.connected import Connections
 from appliance.service.core import Core
 from appliance.service.exports import Exports, export_of
@@ -94,6 +100,28 @@ def expiring(clients: Iterable[ClientView], now: float) -> Iterator[ProblemView]
                 what=f"client {client.name}: its certificate ends in {(last - now) / 86400:.0f} days",
                 hint=f"make another with `hatchery client rotate {client.name}`",
             )
+
+
+def bundle(client: str, made: Bundle) -> CertificateBundle:
+    """A new certificate of a client, with its key."""
+    return CertificateBundle(
+        client=client,
+        serial=made.issued.serial,
+        issued=made.issued.issued,
+        expires=made.issued.expires,
+        authority=made.authority,
+        certificate=made.issued.certificate,
+        key=SecretStr(made.issued.key),
+    )
+
+
+def reconciliation(made: Plan, problems: Iterable[Problem]) -> Reconciliation:
+    """A plan, and what it leaves."""
+    words = [step.describe() for step in made.steps]
+    return Reconciliation(
+        steps=tuple(StepView(action=each.action, target=each.target, detail=each.detail) for each in words),
+        problems=tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in problems),
+    )
 
 
 class Detail(Enum):

@@ -22,17 +22,17 @@ from typing import Self
 from appliance.errors import InUse, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.fence import Fence
 from appliance.host import block, dm_stats, multipath, thin
-from appliance.host.dm import Dm, Slot, Target
+from appliance.host.dm import Dm, Slot
 from appliance.host.thin import METADATA_BLOCK, PoolMode
 from appliance.model import MIB, SECTOR, Access, Extent
-from appliance.reconcile.volumes import Devices, FoundDevice
+from appliance.reconcile.volumes import FoundDevice
 from appliance.run import Runner
 from appliance.store import emptying, fetching, metadata, names, places
+from appliance.store.layers import CLOSE_DEADLINE, Layers, checked, only, sectors
 from appliance.store.names import Layer, PoolName
 
 __all__ = ["Pool", "PoolMode", "PoolName", "PoolStatus"]
 
-_CLOSE_DEADLINE = 3.0
 _EMPTY_FIRST = 256 * MIB
 _THIN_LAYERS = {
     PoolName.DURABLE: (Layer.THIN, Layer.FETCHING, Layer.TEMPLATE, Layer.STAGING),
@@ -42,15 +42,6 @@ _LAYERS = {
     PoolName.DURABLE: frozenset(Layer) - {Layer.EPHEMERAL},
     PoolName.FAST: frozenset({Layer.EPHEMERAL}),
 }
-
-_STANDS_FOR = {
-    Layer.CLONE: Devices.EXPORTED,
-    Layer.THIN: Devices.EXPORTED,
-    Layer.EPHEMERAL: Devices.EXPORTED,
-    Layer.TEMPLATE: Devices.IMPORT,
-    Layer.STAGING: Devices.STAGING,
-}
-"""What the top layer that is there says of a volume's devices. A thin layer alone is never the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +72,7 @@ class Pool:
         self._runner = runner
         self.kind = kind
         self.name = names.pool(kind)
+        self._layers = Layers(dm, self.name)
         self.block_bytes = block_bytes
 
     @classmethod
@@ -88,7 +80,7 @@ class Pool:
         """The pool of that name, ``durable`` or ``fast``. Raises NotReady when it is not active."""
         kind = PoolName(name)
         try:
-            target = _only(dm.table(names.pool(kind)), "thin-pool", names.pool(kind))
+            target = only(dm.table(names.pool(kind)), "thin-pool", names.pool(kind))
         except NotFound as error:
             raise NotReady(f"the {kind} pool is not active", hint="see `hatchery-store status`") from error
         block, _ = thin.parse_pool_table(target.params)
@@ -117,8 +109,8 @@ class Pool:
     def status(self) -> PoolStatus:
         """How the pool is, without making it commit. Raises NotReady when it is gone, CannotTell."""
         try:
-            line = thin.parse_pool_status(_only(self._dm.status(self.name), "thin-pool", self.name).params)
-            table = _only(self._dm.table(self.name), "thin-pool", self.name)
+            line = thin.parse_pool_status(only(self._dm.status(self.name), "thin-pool", self.name).params)
+            table = only(self._dm.table(self.name), "thin-pool", self.name)
         except NotFound as error:
             raise NotReady(f"{self.name} is not active", hint="see `hatchery-store status`") from error
         block, features = thin.parse_pool_table(table.params)
@@ -138,7 +130,7 @@ class Pool:
 
     def create_thin(self, thin_id: int) -> None:
         """Make an empty thin device. Raises AlreadyExists."""
-        self._message(f"create_thin {_checked(thin_id)}")
+        self._message(f"create_thin {checked(thin_id)}")
 
     def create_snapshot(self, thin_id: int, origin: int) -> None:
         """Make ``thin_id`` a snapshot of ``origin``. Raises AlreadyExists, NotFound.
@@ -154,7 +146,7 @@ class Pool:
                     why=f"{info.name} may be written at this moment",
                     hint="seal the template, or suspend the volume",
                 )
-        self._message(f"create_snap {_checked(thin_id)} {_checked(origin)}")
+        self._message(f"create_snap {checked(thin_id)} {checked(origin)}")
 
     @contextmanager
     def still(self, thin_id: int) -> Iterator[None]:
@@ -182,7 +174,7 @@ class Pool:
         line = self._line(thin_id)
         if thin.parse_mapped(line) > _EMPTY_FIRST:
             self._empty(thin_id, thin.parse_end(line))
-        self._message(f"delete {_checked(thin_id)}")
+        self._message(f"delete {checked(thin_id)}")
 
     def empty(self, thin_id: int, go_on: Callable[[], bool]) -> bool:
         """Give back the blocks of a volume that is not active, in pieces; ``go_on`` is asked after each.
@@ -252,13 +244,13 @@ class Pool:
         One that was being fetched gets the table of a sealed one under whoever has it open: the caller knows that all
         of it is in the volume. What it was fetched by goes.
         """
-        return fetching.seal(self._dm, thin_id, self._thin(thin_id, size)) or self._activate(
+        return fetching.seal(self._dm, thin_id, self._layers.table_of(thin_id, size)) or self._layers.activate(
             Layer.TEMPLATE, thin_id, size, access
         )
 
     def activate_fetching(self, thin_id: int, size: int) -> Path:
         """The devices of a template that is being fetched; the one to write to. See ``store.fetching``."""
-        return fetching.activate(self._dm, thin_id, lambda origin: self._thin(thin_id, size, origin))
+        return fetching.activate(self._dm, thin_id, lambda origin: self._layers.table_of(thin_id, size, origin))
 
     def show_source(self, thin_id: int, source: Path | None) -> None:
         """Read from ``source`` what is not in the volume of a template that is being fetched; from none, errors.
@@ -278,20 +270,20 @@ class Pool:
 
     def activate_still(self, thin_id: int, size: int, origin: Path | None) -> Path:
         """A read-only device of a clone's snapshot, over ``origin`` if that is the snapshot of an overlay."""
-        return self._over(Layer.TEMPLATE, thin_id, size, Access.READ_ONLY, origin)
+        return self._layers.over(Layer.TEMPLATE, thin_id, size, Access.READ_ONLY, origin)
 
     def activate_staging(self, thin_id: int, size: int) -> Path:
         """Scratch space of an import."""
-        return self._activate(Layer.STAGING, thin_id, size, Access.READ_WRITE)
+        return self._layers.activate(Layer.STAGING, thin_id, size, Access.READ_WRITE)
 
     def activate_clone(self, thin_id: int, size: int, origin: Path | None = None) -> Path:
         """The clone's device to export: its retry layer (rule 7), with a latency histogram on it.
 
         ``origin`` is what an overlay shows where nothing was written, as ``activate_ephemeral`` has it.
         """
-        below = self._over(Layer.THIN, thin_id, size, Access.READ_WRITE, origin)
+        below = self._layers.over(Layer.THIN, thin_id, size, Access.READ_WRITE, origin)
         name = names.layer(Layer.CLONE, thin_id)
-        path = self._ensure(name, multipath.retry_table(below, _sectors(size)), Access.READ_WRITE)
+        path = self._layers.ensure(name, multipath.retry_table(below, sectors(size)), Access.READ_WRITE)
         dm_stats.create(self._dm, name)
         return path
 
@@ -303,7 +295,7 @@ class Pool:
         """
         if self.kind is not PoolName.FAST:
             raise InvalidInput(f"the {self.kind} pool has no ephemeral clones", why="they are in the fast pool")
-        path = self._over(Layer.EPHEMERAL, thin_id, size, Access.READ_WRITE, origin)
+        path = self._layers.over(Layer.EPHEMERAL, thin_id, size, Access.READ_WRITE, origin)
         dm_stats.create(self._dm, names.layer(Layer.EPHEMERAL, thin_id))
         return path
 
@@ -315,7 +307,7 @@ class Pool:
             if info is None:
                 continue
             try:
-                self._dm.remove(name, deadline=_CLOSE_DEADLINE)
+                self._dm.remove(name, deadline=CLOSE_DEADLINE)
             except InUse as error:
                 raise InUse(
                     f"cannot deactivate thin device {thin_id}",
@@ -336,33 +328,10 @@ class Pool:
         """The devices of this pool's volumes that are there now, by thin id."""
         found = {}
         for thin_id, layers in self.active().items():
-            device = self._found(thin_id, layers - {Layer.PROBE})
+            device = self._layers.found(thin_id, layers - {Layer.PROBE})
             if device is not None:
                 found[thin_id] = device
         return found
-
-    def _found(self, thin_id: int, layers: frozenset[Layer]) -> FoundDevice | None:
-        for layer, kind in _STANDS_FOR.items():
-            if layer not in layers:
-                continue
-            name = names.layer(layer, thin_id)
-            info = self._dm.find(name)
-            if info is None:
-                return None
-            if layer is Layer.TEMPLATE and info.read_only:
-                kind = Devices.FETCHING if Layer.FETCHING in layers else Devices.SEALED
-            table = self._dm.table(name)
-            size = sum(line.length for line in table) * SECTOR
-            wanted = {Layer.CLONE, Layer.THIN} if layer in (Layer.CLONE, Layer.THIN) else {layer}
-            wanted |= {Layer.FETCHING, Layer.SOURCE} if kind is Devices.FETCHING else set()
-            # An ephemeral clone that was stopped when its drive died answers everything with an error.
-            works = not info.suspended and all(line.kind != "error" for line in table)
-            if layer is Layer.CLONE and works and Layer.THIN in layers:
-                # It is the lower one that is held for a snapshot.
-                below = self._dm.find(names.layer(Layer.THIN, thin_id))
-                works = below is not None and not below.suspended
-            return FoundDevice(kind, size, whole=layers == frozenset(wanted) and works)
-        return None
 
     def mapped_bytes(self, thin_id: int) -> int:
         """Bytes mapped by an active volume, blocks shared with others included. Raises NotFound.
@@ -373,49 +342,13 @@ class Pool:
             name = names.layer(layer, thin_id)
             # Asked for at once, for all clones: to look whether it is there before would be as much again.
             with suppress(NotFound):
-                return thin.parse_mapped(_only(self._dm.status(name), "thin", name).params)
+                return thin.parse_mapped(only(self._dm.status(name), "thin", name).params)
         raise NotFound(f"thin device {thin_id} is not active", why="it has no device now")
 
     # Inside
 
     def _message(self, text: str) -> None:
         self._dm.message(self.name, text)
-
-    def _thin(self, thin_id: int, size: int, origin: Path | None = None) -> Target:
-        return thin.thin_table(self._dm.path(self.name), _checked(thin_id), _sectors(size), origin)
-
-    def _activate(self, layer: Layer, thin_id: int, size: int, access: Access) -> Path:
-        return self._ensure(names.layer(layer, thin_id), self._thin(thin_id, size), access)
-
-    def _over(self, layer: Layer, thin_id: int, size: int, access: Access, origin: Path | None) -> Path:
-        """A volume's device over that of its template. Raises Refused when that can be written (rules 2 and 11)."""
-        if origin is None:
-            return self._activate(layer, thin_id, size, access)
-        parsed, info = names.parse_layer(origin.name), self._dm.find(origin.name)
-        if parsed is None or parsed[0] is not Layer.TEMPLATE or info is None or not info.read_only:
-            raise Refused(
-                f"{origin} cannot be the origin of a clone",
-                why="it is not the device of a sealed template",
-                hint="seal the template first",
-            )
-        table = self._thin(thin_id, size, self._dm.path(origin.name))
-        return self._ensure(names.layer(layer, thin_id), table, access, str(info.number))
-
-    def _ensure(self, name: str, target: Target, access: Access, origin: str = "") -> Path:
-        """The device, made or found; one that differs from what is wanted is made anew. Raises NotFound, InUse.
-
-        ``origin`` is the number of the external origin that it must have.
-        """
-        info = self._dm.find(name)
-        if info is not None:
-            table = self._dm.table(name)
-            same = [(line.length, line.kind) for line in table] == [(target.length, target.kind)]
-            same = same and (target.kind != "thin" or thin.parse_origin(table[0].params) == origin)
-            if same and info.read_only is (access is Access.READ_ONLY):
-                # Held by somebody who died before he let it go on: its table is what it should be.
-                return self._dm.resume(name) if info.suspended else self._dm.path(name)
-            self._dm.remove(name, deadline=_CLOSE_DEADLINE)
-        return self._dm.create(name, names.uuid(name), [target], access=access)
 
     def _refuse_active(self, thin_id: int) -> None:
         for layer in Layer:
@@ -435,8 +368,8 @@ class Pool:
         self._dm.remove(probe)
         self._dm.create_empty(probe, names.uuid(probe))
         try:
-            self._dm.load(probe, [self._thin(thin_id, self.block_bytes)])
-            return _only(self._dm.status(probe, slot=Slot.INACTIVE), "thin", probe).params
+            self._dm.load(probe, [self._layers.table_of(thin_id, self.block_bytes)])
+            return only(self._dm.status(probe, slot=Slot.INACTIVE), "thin", probe).params
         except NotFound:
             if self._dm.find(self.name) is None:
                 raise
@@ -446,26 +379,8 @@ class Pool:
 
     def _empty(self, thin_id: int, size: int, go_on: Callable[[], bool] = lambda: True) -> bool:
         layer = _THIN_LAYERS[self.kind][0]
-        path = self._activate(layer, thin_id, size, Access.READ_WRITE)
+        path = self._layers.activate(layer, thin_id, size, Access.READ_WRITE)
         try:
             return emptying.discard(path, size, go_on)
         finally:
-            self._dm.remove(names.layer(layer, thin_id), deadline=_CLOSE_DEADLINE)
-
-
-def _only(targets: tuple[Target, ...], kind: str, name: str) -> Target:
-    if len(targets) != 1 or targets[0].kind != kind:
-        found = ", ".join(target.kind for target in targets) or "no table"
-        raise Unhealthy(f"{name} is not a {kind} device", why=f"it has {found}")
-    return targets[0]
-
-
-def _checked(thin_id: int) -> int:
-    names.layer(Layer.THIN, thin_id)
-    return thin_id
-
-
-def _sectors(size: int) -> int:
-    if size <= 0 or size % SECTOR:
-        raise InvalidInput(f"{size} is not the size of a volume", why=f"it must be a multiple of {SECTOR} bytes")
-    return size // SECTOR
+            self._dm.remove(names.layer(layer, thin_id), deadline=CLOSE_DEADLINE)

@@ -6,6 +6,7 @@ that was not deployed yet.
 
 import hashlib
 import json
+import lzma
 import random
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from appliance.client import Client
 from appliance.errors import BadImage, NotFound
 from appliance.model import CloneKind, ImageFormat
 from appliance.schema import ClientSpec, CloneCreate, SeedSpec, TemplateCreate, UrlSource
+from appliance.unpack import stated
 from appliance.wait import until
 from bench.vm import LOOPBACK
 from tests.appliance.site import ADDRESS, CLIENT, DISKS, NBD_PORT, Play, Site
@@ -28,6 +30,7 @@ GATEWAY = "10.0.2.2"
 """Where the appliance finds this machine's loopback (QEMU: docs/system/devices/net.rst)."""
 
 IMAGE = random.Random(5).randbytes(3 * MIB)
+PACKED = lzma.compress(IMAGE, preset=0)
 SYS_ADMIN, DAC_OVERRIDE = 1 << 21, 1 << 1
 """Bits of /proc/PID/status (capability.h)."""
 
@@ -45,10 +48,11 @@ class Images(BaseHTTPRequestHandler):
         if self.path == "/missing.raw":
             self.send_error(404)
             return
+        image = PACKED if self.path.endswith(".xz") else IMAGE
         self.send_response(200)
-        self.send_header("Content-Length", str(len(IMAGE)))
+        self.send_header("Content-Length", str(len(image)))
         self.end_headers()
-        self.wfile.write(IMAGE if self.path == "/whole.raw" else IMAGE[: len(IMAGE) // 2])
+        self.wfile.write(IMAGE[: len(IMAGE) // 2] if self.path == "/half.raw" else image)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base's name
         """Nobody reads it."""
@@ -191,7 +195,7 @@ def test_a_storage_daemon_sees_its_own_key_and_folder_alone(site: Site) -> None:
 
 
 def add(api: Client, name: str, url: str) -> None:
-    wanted = TemplateCreate(name=name, format=ImageFormat.RAW, source=UrlSource(url=url))
+    wanted = TemplateCreate(name=name, format=ImageFormat.RAW, source=UrlSource(url=url, compression=stated(url)))
     api.finish(api.import_template(wanted), deadline=300)
 
 
@@ -201,12 +205,19 @@ def test_an_image_is_fetched_from_a_url_whole_or_not_at_all(site: Site) -> None:
         add(api, "fetched", f"{url}/whole.raw")
         assert api.template("fetched").sha256 == hashlib.sha256(IMAGE).hexdigest()
         api.remove_template("fetched")
+        add(api, "packed", f"{url}/whole.raw.xz")
+        packed = api.template("packed")
+        assert (packed.size, packed.sha256) == (len(IMAGE), hashlib.sha256(PACKED).hexdigest())
+        api.remove_template("packed")
+        with pytest.raises(BadImage, match="cannot be unpacked"):
+            add(api, "odd", f"{url}/whole.raw.gz")
         with pytest.raises(BadImage, match="broke off"):
             add(api, "half", f"{url}/half.raw")
         with pytest.raises(NotFound, match=r"missing\.raw cannot be fetched"):
             add(api, "missing", f"{url}/missing.raw")
         assert {view.ref for view in api.templates()} == before
-    assert site.vm.ssh(["systemctl", "list-units", "--plain", "--no-legend", "hatchery-fetch@*"]).stdout == ""
+    left = ["systemctl", "list-units", "--plain", "--no-legend", "hatchery-fetch@*", "hatchery-unpack@*"]
+    assert site.vm.ssh(left).stdout == ""
 
 
 def test_disks_are_traced_and_a_cold_start_is_made(site: Site) -> None:

@@ -30,8 +30,10 @@ def shell(site: Site, deployed: Play, tmp_path: Path) -> Iterator["Shell"]:
     with site.commands() as hatchery:
         for clone in hatchery.get("clone", "list"):
             hatchery.get("clone", "remove", clone["name"])
-        if any(template["ref"] == MINE for template in hatchery.get("template", "list")):
-            hatchery.get("template", "remove", MINE)
+        # What the boot taught is being fetched, and the template stays until that is done.
+        until(
+            lambda: hatchery.run("template", "remove", MINE).returncode == 0, f"{MINE} to go", deadline=300, interval=1
+        )
 
 
 class Shell:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from appliance.model import MIB
+from tests.kernel.inside import fetching
 from tests.kernel.inside import service as inside
 from tests.kernel.lab import InsideError, Lab
 from tests.kernel.service_lab import Daemon
@@ -37,6 +38,16 @@ def test_raw_and_qcow2_give_the_same_disk(daemon: Daemon) -> None:
         assert clone_digest(lab, name) == lab.call(inside.digest), name
     assert [name for name in lab.call(inside.devices) if "staging" in name] == []
     assert len(lab.call(inside.volumes)) == 6
+
+    # What comes packed is unpacked on its way, and gets its size when all is there.
+    for name, file in (("raw-xz", "disk.raw.xz"), ("qcow2-zst", "plain.qcow2.zst")):
+        lab.run(["hatchery", "template", "add", name, "--path", files[file]])
+        view = lab.call(fetching.view, name)
+        assert (view["size"], view["mapped_bytes"]) == (inside.IMAGE_MIB * MIB, 4 * MIB), name
+        assert clone_digest(lab, name) == lab.call(inside.digest), name
+    done = lab.run(["hatchery", "template", "add", "bad", "--path", files["disk.raw.gz"]], check=False)
+    assert "cannot be unpacked as gz" in done.stderr
+    assert len(lab.call(inside.volumes)) == 10
 
 
 def test_bad_images_are_refused_and_nothing_is_left(daemon: Daemon) -> None:

@@ -21,6 +21,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "wait": frozenset({"errors"}),
     "words": frozenset(),
     "journal": frozenset(),
+    "unpack": frozenset({"model"}),
     "pki": frozenset({"errors"}),
     # what the machine can do
     "host": frozenset({"config", "run", "wait"}),
@@ -34,7 +35,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "attach": frozenset({"host", "words"}),
     # what the appliance does
     "catalog": frozenset({"config"}),
-    "images": frozenset({"host"}),
+    "images": frozenset({"host", "unpack"}),
     "bootset": frozenset({"model"}),
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
@@ -47,7 +48,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "client": frozenset({"config", "schema", "remote"}),
     "measure": frozenset({"bootset", "client"}),
     "rollout": frozenset({"client"}),
-    "cli": frozenset({"measure", "words"}),
+    "cli": frozenset({"measure", "unpack", "words"}),
     # what is public
     "web": frozenset({"bootset", "client", "host", "words"}),
 }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from appliance.images import convert, fetch
+from appliance.images import convert, fetch, unpacking
+from appliance.model import Compression
 from appliance.run import Completed, Runner
 from tests.lint.files import ROOT
 from tests.tier import require
@@ -38,6 +39,7 @@ ONCE = {"hostname-credential.service", "ssh-hostkeys.service"}
 IMPORTER = "hatchery-import@.service"
 TRANSIENT = {
     "hatchery-fetch@.service": (fetch.command("hatchery-fetch@1.service"), 1.5),
+    "hatchery-unpack@.service": (unpacking.command("hatchery-unpack@1.service", Compression.XZ), 0.5),
     IMPORTER: (convert.sandbox("hatchery-import@1.service", Path("/dev/mapper/a"), Path("/dev/mapper/b")), 0.5),
 }
 """Units that have no file: what systemd-run is asked for, and their limits."""

@@ -3,6 +3,7 @@
 What the model promises of the real pool is checked on the real one by tests/kernel/test_service_pool.py.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -206,6 +207,8 @@ class ModelPool:
         path = self.path(thin_id)
         if thin_id not in self.active:
             path.write_bytes(self.volumes[thin_id].data.ljust(size, b"\0"))
+        elif path.stat().st_size > size:  # made anew; larger ones are taken away before
+            os.truncate(path, size)
         self.active[thin_id] = access
         self.stilled.discard(thin_id)
         self.kinds[thin_id] = kind

@@ -15,6 +15,7 @@ from tests.unit.model import ModelConverter, ModelPool, ModelStore
 from tests.unit.model_daemon import ModelUnits
 from tests.unit.model_remotes import ModelRemotes
 from tests.unit.model_trace import ModelTracer
+from tests.unit.model_unpacking import ModelUnpacking
 
 IMAGE = b"boot" * 1024 + bytes(3 * MIB) + b"root" * 1024
 """A sparse little image."""
@@ -49,6 +50,7 @@ class Box:
             runner=Runner(),
             paths=self.paths,
             tracer=self.tracer,
+            unpack=ModelUnpacking,
             sources=self.remotes,
         )
         service.start()

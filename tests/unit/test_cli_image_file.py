@@ -14,9 +14,9 @@ import zstandard
 
 from appliance.cli import image_file
 from appliance.cli.main import main
-from appliance.cli.zst import Damaged, ZstdFile
 from appliance.errors import BadImage, InvalidInput, NoSpace
 from appliance.model import MIB
+from appliance.unpack import Damaged, ZstdFile
 from tests.unit.api_server import serving
 from tests.unit.service_harness import IMAGE, Box, box
 

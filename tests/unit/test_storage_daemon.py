@@ -162,6 +162,21 @@ def test_exports_come_and_go(running: ModelDaemon, files: Files) -> None:
     assert running.exports == {"clone-1": "web"}
 
 
+def test_it_takes_few_words_to_export_and_to_take_back(running: ModelDaemon, files: Files) -> None:
+    """QEMU reads them byte by byte, and a thousand clones may be there."""
+    daemon = StorageDaemon(files, "native")
+    daemon.add([DB])
+    assert running.commands == ["qmp_capabilities", "object-add", "blockdev-add", "block-export-add"]
+    running.commands.clear()
+    daemon.remove(DB)
+    assert running.commands[1:] == ["query-block-exports", "block-export-del", "blockdev-del", "object-del"]
+    running.commands.clear()
+    many = [replace(DB, node=f"clone-{number}") for number in range(10, 20)]
+    daemon.add(many)
+    daemon.add(many)
+    assert running.commands.count("query-block-exports") == 1
+
+
 def test_a_used_export_is_removed_by_force_only(running: ModelDaemon, files: Files) -> None:
     running.connected.add("clone-1")
     daemon = StorageDaemon(files, "native")

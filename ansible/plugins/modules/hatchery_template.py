@@ -12,7 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.hatchery_api import MISSING, appliance
 
 if MISSING is None:
-    from appliance.model import ImageFormat, TemplateState
+    from appliance.model import Compression, ImageFormat, TemplateState
     from appliance.schema import PathSource, TemplateCreate, UploadSource, UrlSource
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ options:
         type: str
         choices: [raw, qcow2]
         required: true
+      compression:
+        description: What the file at C(url) or C(path) is packed with, if it is; the appliance unpacks it.
+        type: str
+        choices: [gz, xz, zst]
       sha256:
         description: SHA-256 of the image file, in hexadecimal digits. Checked while it is imported.
         type: str
@@ -139,15 +143,18 @@ def add(api: Client, wanted: dict[str, Any], deadline: int) -> None:
         "format": ImageFormat(wanted["format"]),
         "sha256": (wanted["sha256"] or "").lower() or None,
     }
+    packed = Compression(wanted["compression"]) if wanted["compression"] else None
     if wanted["src"] is not None:
         file = Path(wanted["src"])
         size = file.stat().st_size
         operation = api.import_template(TemplateCreate(source=UploadSource(), size=size, **common))
         api.upload(wanted["name"], size, blocks(file), operation)
     elif wanted["url"] is not None:
-        operation = api.import_template(TemplateCreate(source=UrlSource(url=wanted["url"]), **common))
+        web = UrlSource(url=wanted["url"], compression=packed)
+        operation = api.import_template(TemplateCreate(source=web, **common))
     else:
-        operation = api.import_template(TemplateCreate(source=PathSource(path=wanted["path"]), **common))
+        there = PathSource(path=wanted["path"], compression=packed)
+        operation = api.import_template(TemplateCreate(source=there, **common))
     api.finish(operation, deadline=deadline)
 
 
@@ -159,6 +166,7 @@ def main() -> None:
         "url": {"type": "str"},
         "path": {"type": "str"},
         "format": {"type": "str", "choices": ["raw", "qcow2"], "required": True},
+        "compression": {"type": "str", "choices": ["gz", "xz", "zst"]},
         "sha256": {"type": "str"},
     }
     module = AnsibleModule(
@@ -170,7 +178,7 @@ def main() -> None:
                 "elements": "dict",
                 "required": True,
                 "options": options,
-                "mutually_exclusive": [("src", "url", "path")],
+                "mutually_exclusive": [("src", "url", "path"), ("src", "compression")],
                 "required_one_of": [("src", "url", "path")],
             },
             "deadline": {"type": "int", "default": 7200},

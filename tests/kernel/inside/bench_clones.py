@@ -143,8 +143,8 @@ def resident(pid: int) -> float:
 
 
 @contextmanager
-def daemon() -> Iterator[Process]:
-    """hatcheryd, from its READY=1 on (sd_notify(3)) until it has ended."""
+def daemon(deadline: float = _READY) -> Iterator[Process]:
+    """hatcheryd, from its READY=1 on (sd_notify(3)), for which it has so many seconds, until it has ended."""
     path, log_file = Path("/run/bench-notify"), Path("/run/bench-hatcheryd.log")
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as words, log_file.open("ab") as log:
@@ -162,7 +162,7 @@ def daemon() -> Iterator[Process]:
             return b"READY=1" in said
 
         with process:
-            wait.until(ready, "hatcheryd to be ready", deadline=_READY, interval=0.01)
+            wait.until(ready, "hatcheryd to be ready", deadline=deadline, interval=0.01)
             yield process
 
 

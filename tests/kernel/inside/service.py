@@ -53,6 +53,9 @@ def make_images(folder: str = "/run/images") -> dict[str, str]:
     run(["qemu-img", "create", "-f", "qcow2", where / "huge.qcow2", "64G"])
     options = f"data_file={where}/outside.raw,data_file_raw=on"
     run(["qemu-img", "create", "-f", "qcow2", "-o", options, where / "outside.qcow2", "24M"])
+    run(["xz", "--keep", "-0", raw])
+    run(["zstd", "--quiet", where / "plain.qcow2"])
+    (where / "disk.raw.gz").write_bytes(b"not packed at all")
     cut = (where / "plain.qcow2").read_bytes()
     (where / "cut.qcow2").write_bytes(cut[: len(cut) * 2 // 3])
     return {path.name: str(path) for path in where.iterdir()}

@@ -1,12 +1,25 @@
-"""Unpacking zstd as Python's own libraries unpack gzip and xz: piece by piece, and not without noticing its end."""
+"""Unpacking gzip, xz and zstd: piece by piece, and not without noticing that the end is missing."""
 
-from typing import IO
+import gzip
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from typing import IO, Protocol
+
+from appliance.model import Compression
 
 PIECE = 1024
-"""Bytes that are unpacked at a time. A block of zstd has at least 4 bytes and at most 128 KiB in it, so that no more
-than 32 MiB come of them; zstandard itself refuses what needs a window of more than 128 MiB."""
+"""Bytes of zstd that are unpacked at a time. A block of it has at least 4 bytes and at most 128 KiB in it, so that no
+more than 32 MiB come of them; zstandard itself refuses what needs a window of more than 128 MiB."""
 
 _READ = 1024 * PIECE
+
+
+class Bytes(Protocol):
+    """What bytes are read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most that many; none at the end."""
 
 
 class Damaged(Exception):
@@ -16,8 +29,8 @@ class Damaged(Exception):
 class ZstdFile:
     """What is packed in a file: one frame, or several after each other, as ``zstd`` takes them."""
 
-    def __init__(self, raw: IO[bytes]) -> None:
-        # Imported late: no other command needs it.
+    def __init__(self, raw: Bytes) -> None:
+        # Imported late: nothing else needs it.
         import zstandard
 
         self._library = zstandard
@@ -55,3 +68,19 @@ class ZstdFile:
             self._frame = self._library.ZstdDecompressor().decompressobj()
             self._begun = False
         self._packed = self._packed[taken:]
+
+
+UNPACK: Mapping[Compression, Callable[[IO[bytes]], Bytes]] = {
+    Compression.GZIP: lambda raw: gzip.GzipFile(fileobj=raw, mode="rb"),
+    Compression.XZ: lambda raw: lzma.LZMAFile(raw, "rb"),  # noqa: SIM115 - it closes no file, and holds none
+    Compression.ZSTD: ZstdFile,
+}
+"""What reads the content of a packed file."""
+
+DAMAGES = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, Damaged)
+"""What reading raises when the file is not what it should be."""
+
+
+def stated(name: str) -> Compression | None:
+    """How a file is packed, as the end of its name states it; the content is never asked."""
+    return next((each for each in Compression if name.lower().endswith(f".{each}")), None)
