@@ -125,6 +125,8 @@ def run(machine: Machine, part: Part, spec: Spec, doing: Doing) -> Result:
     if doing is Doing.APPLY:
         kernel.require()
         kernel.load_modules(machine.runner)
+        if part is Part.BACKEND:
+            nvme.meta_bytes(machine.config.require_nvme())  # what is not ready leaves the settings as they are
     work: Mapping[Part, Callable[[Machine, Spec, Doing], tuple[Description, ...]]] = {
         Part.NVME: _nvme,
         Part.BACKEND: _backend,
@@ -190,7 +192,7 @@ def _leg_bytes(machine: Machine, drives: tuple[disks.Disk, ...]) -> int:
 
 def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
     wanted = machine.config.require_backend()
-    meta = nvme.meta_bytes(machine.config.require_nvme())
+    meta = _fast_leg_bytes(machine)
     store = machine.config.store or StoreConfig()
     block_bytes = store.block_kib * KIB
 
@@ -212,6 +214,14 @@ def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, .
         first = plan()
     done = (*done, *apply(first, machine))
     return (*done, *start.finish_growth(machine))
+
+
+def _fast_leg_bytes(machine: Machine) -> int:
+    """Size of the metadata mirror's legs on NVMe; 0 while there are none: disks can be examined all the same."""
+    try:
+        return nvme.meta_bytes(machine.config.require_nvme())
+    except NotReady:
+        return 0
 
 
 def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
