@@ -112,6 +112,24 @@ def refuse_unsafe(config: Config) -> None:
         )
 
 
+def refuse_large_sectors(config: Config) -> None:
+    """Raise Refused for an NVMe drive whose sectors are larger than the disks'.
+
+    The metadata mirror has the largest sectors of its legs. Without that drive it would have smaller ones, and its
+    partition table would not be found any more.
+    """
+    drives = [block.find(path) for path in (config.nvme.devices if config.nvme is not None else ())]
+    disks_ = [block.find(path) for path in (config.backend.disks if config.backend is not None else ())]
+    most = max((drive.logical_block for drive in drives if drive is not None), default=0)
+    least = min((disk.logical_block for disk in disks_ if disk is not None), default=most)
+    if most > least:
+        raise Refused(
+            "the NVMe drive has larger sectors than the disks",
+            why=f"{most} bytes against {least}",
+            hint=f"format it with sectors of {least} bytes (`nvme format`), which destroys what is on it",
+        )
+
+
 def _identity(path: str) -> str:
     """What is the same for two names of one drive."""
     device = block.find(path)
@@ -175,6 +193,8 @@ def _nvme(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]
             if any((found.start, found.size) == (part.start, part.size) for found in block.partitions(device))
         )
         steps = (*steps, *nvme.plan(wanted, spec.wipe, drive, known, fit))
+    if any(isinstance(step, nvme.CreatePartitions) for step in steps):
+        refuse_large_sectors(machine.config)
     return _finish(steps, machine, doing)
 
 
@@ -197,7 +217,10 @@ def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, .
     block_bytes = store.block_kib * KIB
 
     def plan() -> StoreSteps:
-        return backend.plan(wanted, spec.wipe, backend.observe(machine, wanted), meta, block_bytes)
+        steps = backend.plan(wanted, spec.wipe, backend.observe(machine, wanted), meta, block_bytes)
+        if any(isinstance(step, backend.CreateBackend) for step in steps):
+            refuse_large_sectors(machine.config)
+        return steps
 
     if doing is Doing.CHECK:
         # An array that exists but does not run hides its table: what a start would show is not a change to plan for.

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from appliance.config import CacheMode, Config, NvmeConfig, Part, StoreConfig
+from appliance.config import BackendConfig, CacheMode, Config, NvmeConfig, Part, RaidLevel, StoreConfig
 from appliance.errors import InvalidInput, Refused
-from appliance.host import md
+from appliance.host import block, md
+from appliance.host.block import Device
+from appliance.model import GIB
 from appliance.store import names, setup
 from appliance.store.machine import Machine
 from tests.unit.plans import ID
@@ -37,6 +39,28 @@ def test_writeback_takes_two_nvme_drives() -> None:
     back = Machine(Config(store=StoreConfig(cache_mode=CacheMode.WRITEBACK)))
     with pytest.raises(Refused, match="writeback"):
         setup.run(back, Part.NVME, setup.Spec(NvmeConfig((ID + "a",))), setup.Doing.CHECK)
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "taken"), [(512, 512, True), (512, 4096, True), (4096, 4096, True), (4096, 512, False)]
+)
+def test_an_nvme_drive_has_no_larger_sectors_than_the_disks(
+    monkeypatch: pytest.MonkeyPatch, fast: int, slow: int, taken: bool
+) -> None:
+    def find(path: str) -> Device | None:
+        sector = {ID + "nvme": fast, ID + "a": slow, ID + "b": slow}.get(path)
+        return None if sector is None else Device("x", "8:0", GIB, sector, None, 0)
+
+    monkeypatch.setattr(block, "find", find)
+    drive, disks = NvmeConfig((ID + "nvme",)), BackendConfig(RaidLevel.RAID5, (ID + "a", ID + "b", ID + "missing"))
+    for config in (Config(), Config(nvme=drive), Config(backend=disks)):
+        setup.refuse_large_sectors(config)
+    if taken:
+        setup.refuse_large_sectors(Config(nvme=drive, backend=disks))
+    else:
+        with pytest.raises(Refused, match="larger sectors") as caught:
+            setup.refuse_large_sectors(Config(nvme=drive, backend=disks))
+        assert "512" in caught.value.hint
 
 
 def test_a_settings_file_is_replaced_whole(tmp_path: Path) -> None:
