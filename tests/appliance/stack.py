@@ -23,7 +23,7 @@ for md in sorted(pathlib.Path("/sys/block").glob("md*/md")):
     words = ("level", "raid_disks", "degraded", "consistency_policy", "sync_action")
     arrays.append({
         "kname": md.parent.name,
-        "detail": dict(line.split("=", 1) for line in detail.splitlines()),
+        "detail": dict(line.split("=", 1) for line in detail.splitlines() if "=" in line),
         "sysfs": {word: read(md / word) for word in words},
         "members": {folder.name.removeprefix("dev-"): read(folder / "state") for folder in md.glob("dev-*")},
     })
@@ -62,7 +62,7 @@ def look(site: Site) -> Stack:
     found = json.loads(site.vm.ssh(["python3", "-c", _LOOK]).stdout)
     # A device is listed once for each that it lies on.
     devices = list({device["kname"]: device for device in found["devices"]}.values())
-    parent = {device["kname"]: device["pkname"] for device in devices if device["type"] == "part"}
+    parent = {device["kname"]: device["pkname"] for device in devices if device["type"] in {"part", "md"}}
     serial = {device["kname"]: device["serial"] for device in devices if device["serial"]}
     arrays = {each["detail"]["MD_NAME"].removeprefix("hatchery:"): each for each in found["arrays"]}
     owner = {**serial, **{each["kname"]: name for name, each in arrays.items()}}

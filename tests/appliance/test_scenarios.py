@@ -3,7 +3,6 @@
 Each is checked, applied, checked and applied again, and then looked at through the system.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -91,6 +90,22 @@ def cache_is(stack: Stack, mode: str) -> bool:
     return f"[{mode}]" in cache["cache_mode"] and cache["sequential_cutoff"] in {"0", "0.0k"}
 
 
+def test_disks_with_sectors_of_4_kib() -> None:
+    fast, slow = nvme(0), disks(3, sector=4096)
+    with booted((fast, *slow)) as site:
+        wanted = shape((fast,), slow)
+        checked(site, wanted)
+        applied(site, wanted)
+        settled(site, wanted)
+        stack = at_rest(site)
+        assert {disk.serial: stack.sectors[disk.serial] for disk in slow} == dict.fromkeys(serials(*slow), 4096)
+        backend, meta = stack.arrays["backend"], stack.arrays["meta"]
+        assert (backend.level, backend.policy, backend.members) == ("raid5", "ppl", serials(*slow))
+        assert (meta.level, meta.members) == ("raid1", (fast.serial, "an array"))
+        assert cache_is(stack, "writethrough")
+        healthy(site)
+
+
 def test_two_nvme_drives_in_writeback_over_raid10_and_one_of_them_dies() -> None:
     first, second, third = nvme(0), nvme(1), nvme(2)
     slow = disks(4)
@@ -121,22 +136,6 @@ def test_two_nvme_drives_in_writeback_over_raid10_and_one_of_them_dies() -> None
         assert cache_is(stack, "writeback")
         # Ephemeral clones, which are on NVMe alone, went with the drive: their pool is made anew at an operator's word.
         site.vm.ssh(["hatchery-store", "recreate-fast", "--lose-ephemeral-clones"], timeout=300)
-        healthy(site)
-
-
-def test_disks_with_sectors_of_4_kib() -> None:
-    fast, slow = nvme(0), disks(3, sector=4096)
-    with booted((fast, *slow)) as site:
-        wanted = shape((fast,), slow)
-        checked(site, wanted)
-        applied(site, wanted)
-        settled(site, wanted)
-        stack = at_rest(site)
-        assert {disk.serial: stack.sectors[disk.serial] for disk in slow} == dict.fromkeys(serials(*slow), 4096)
-        backend, meta = stack.arrays["backend"], stack.arrays["meta"]
-        assert (backend.level, backend.policy, backend.members) == ("raid5", "ppl", serials(*slow))
-        assert (meta.level, meta.members) == ("raid1", (fast.serial, "an array"))
-        assert cache_is(stack, "writethrough")
         healthy(site)
 
 
@@ -189,7 +188,7 @@ def test_a_play_that_is_killed_half_way_is_run_again_and_the_array_grows() -> No
         healthy(site)
 
 
-def test_two_appliances_in_one_inventory(tmp_path: Path) -> None:
+def test_two_appliances_in_one_inventory() -> None:
     fast, slow = nvme(0), disks(3)
     with booted((fast, *slow)) as one, booted((fast, *slow)) as other:
         other.vm.ssh(["mkfs.ext4", "-q", "-L", "precious", slow[1].by_id], timeout=300)
@@ -198,7 +197,7 @@ def test_two_appliances_in_one_inventory(tmp_path: Path) -> None:
 
         def deploy(*words: str, **change: Any) -> dict[str, Play]:
             hosts = {name: site.variables({**shapes[name], **change}) for name, site in sites.items()}
-            return Playbook("deploy", tmp_path, hosts).run(*words, timeout=1500)
+            return Playbook("deploy", one.vm.folder, hosts).run(*words, timeout=1500)
 
         planned = deploy("--check", "--diff")
         assert [play.failed for play in planned.values()] == [0, 0], planned[BOX].said
@@ -213,6 +212,7 @@ def test_two_appliances_in_one_inventory(tmp_path: Path) -> None:
         assert [array.members for array in backends] == [serials(*slow), serials(*slow[::2])]
         for site in (one, other):
             healthy(site)
+        assert "precious" in other.vm.ssh(["blkid", "-p", slow[1].by_id]).stdout
 
 
 def unplug(site: Site, drive: Drive, array: str) -> None:
