@@ -277,8 +277,12 @@ def _refuse_impossible(wanted: BackendConfig, found: Backend, meta_bytes: int, b
     data = usable - meta_bytes
     if data < _DATA_MIN:
         raise NoSpace("the disks are too small", why=f"{usable // MIB} MiB in all, {meta_bytes // MIB} for metadata")
-    if not meta_bytes:
-        return
+    if meta_bytes:
+        refuse_small_metadata(data, meta_bytes, block_bytes)
+
+
+def refuse_small_metadata(data: int, meta_bytes: int, block_bytes: int) -> None:
+    """Raise NoSpace when the metadata of so much data, in such blocks, does not fit."""
     needed = data // block_bytes * _METADATA_PER_BLOCK
     if needed > meta_bytes:
         raise NoSpace(

@@ -32,6 +32,9 @@ from appliance.store.mirror import Making
 
 log = logging.getLogger(__name__)
 
+LARGEST_BLOCK = 1024
+"""KiB in the largest block of a pool."""
+
 MOST_RESERVE = 50
 """Percent of a data device that may be held back."""
 
@@ -82,9 +85,10 @@ def _refuse_odd(section: Section) -> None:
     if isinstance(section, BackendConfig) and (section.chunk_kib < 4 or section.chunk_kib & (section.chunk_kib - 1)):
         raise InvalidInput(f"{section.chunk_kib} KiB is not a chunk size", why="it must be a power of two from 4 on")
     if isinstance(section, StoreConfig):
-        if not 64 <= section.block_kib <= 1024 or section.block_kib % 64:
+        if not 64 <= section.block_kib <= LARGEST_BLOCK or section.block_kib % 64:
             raise InvalidInput(
-                f"{section.block_kib} KiB is not a block size", why="it must be a multiple of 64 from 64 to 1024"
+                f"{section.block_kib} KiB is not a block size",
+                why=f"it must be a multiple of 64 from 64 to {LARGEST_BLOCK}",
             )
         if section.reserve_percent > MOST_RESERVE:
             raise InvalidInput(
@@ -213,7 +217,8 @@ def _leg_bytes(machine: Machine, drives: tuple[disks.Disk, ...]) -> int:
 def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
     wanted = machine.config.require_backend()
     meta = _fast_leg_bytes(machine)
-    store = machine.config.store or StoreConfig()
+    # While there is no store its blocks may still become larger: it says so itself when they are too small.
+    store = machine.config.store or StoreConfig(block_kib=LARGEST_BLOCK)
     block_bytes = store.block_kib * KIB
 
     def plan() -> StoreSteps:
@@ -256,14 +261,24 @@ def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...
     if doing is Doing.APPLY:
         members, array = backend.observe_start(backend_config)
         done = apply(backend.plan_start(backend_config, members, array), machine)
+        _refuse_small_blocks(machine, store)
         done += start.raise_stack(machine, Making.ALLOWED)
         durable.verify(machine, store)
         return done + _fast(lambda: start.raise_fast(machine, Making.ALLOWED))
     return _check_store(machine, store)
 
 
+def _refuse_small_blocks(machine: Machine, store: StoreConfig) -> None:
+    """Raise NoSpace when a pool that is to be made would have more blocks than its metadata can count."""
+    if (machine.config.paths.conf_d / Part.STORE.file_name).exists():
+        return
+    data = sum(part.size for part in backend.data_parts(machine.config.require_backend()))
+    backend.refuse_small_metadata(data, nvme.meta_bytes(machine.config.require_nvme()), store.block_kib * KIB)
+
+
 def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...]:
     """What would be done, as far as can be told while the lower parts are not there."""
+    _refuse_small_blocks(machine, store)
     found = mirror.observe(machine)
     steps = [step.describe() for step in mirror.plan(found, Making.ALLOWED, store.state_bytes)]
     steps += start.check_cache(machine)
