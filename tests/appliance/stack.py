@@ -99,4 +99,5 @@ def at_rest(site: Site, deadline: float = 600) -> Stack:
 
     site.vm.ssh(["sysctl", "-q", "-w", "dev.raid.speed_limit_min=500000"])
     until(whole, "the arrays to be whole", deadline=deadline, interval=2)
+    print("found:", last[0])
     return last[0]

@@ -47,6 +47,7 @@ def checked(site: Site, wanted: dict[str, Any], *new: Drive) -> None:
     """Check mode says that there is something to do, and leaves the new drives alone: all, unless some are named."""
     before = site.disks(*new)
     play = site.play("--check", "--diff", **wanted)
+    print("check:", play.changed, "tasks would change something")
     assert play.failed == 0, play.said
     assert play.changed > 0, play.said
     assert site.disks(*new) == before
@@ -54,6 +55,7 @@ def checked(site: Site, wanted: dict[str, Any], *new: Drive) -> None:
 
 def applied(site: Site, wanted: dict[str, Any]) -> Play:
     play = site.play(**wanted)
+    print("play:", play.changed, "tasks changed something")
     assert play.failed == 0, play.said
     assert play.changed > 0, play.said
     return play
@@ -63,6 +65,7 @@ def settled(site: Site, wanted: dict[str, Any]) -> None:
     """There is nothing more to do, says check mode, and a run does nothing."""
     for words in (("--check",), ()):
         play = site.play(*words, **wanted)
+        print("again:", *words, play.changed, "tasks")
         assert (play.failed, play.changed) == (0, 0), play.said
 
 
