@@ -26,6 +26,7 @@ from pathlib import Path
 from appliance.errors import DeadlineExceeded, NotReady
 from appliance.measure import qemu
 from appliance.measure.guest import EMULATOR_FAULTS
+from appliance.model import SECTOR
 from appliance.run import Completed, Process, Runner
 from appliance.wait import until
 
@@ -57,12 +58,13 @@ HARD_DISK = Pace(iops=150, bytes_per_second=150_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Drive:
-    """A drive of the machine: a sparse file of ``size`` bytes, made if absent."""
+    """A drive of the machine: a sparse file of ``size`` bytes, made if absent. ``sector`` is what it reads at least."""
 
     serial: str
     bus: Bus
     size: int
     pace: Pace = Pace()
+    sector: int = SECTOR
 
     @property
     def by_id(self) -> str:
@@ -359,6 +361,8 @@ def drive_words(drive: Drive, file: Path, name: str, cache: str) -> list[str]:
         device = f"nvme,drive={name},serial={drive.serial}"
     else:
         device = f"scsi-hd,bus=scsi.0,drive={name},serial={drive.serial},rotation_rate=7200"
+    if drive.sector != SECTOR:
+        device += f",logical_block_size={drive.sector},physical_block_size={drive.sector}"
     return ["-drive", options, "-device", device]
 
 

@@ -123,7 +123,10 @@ class GrowBackend:
 
 @dataclass(frozen=True, slots=True)
 class PartitionBackend:
-    """Make the array's two partitions: the mirror's slow leg, and the data."""
+    """Make the array's two partitions: the mirror's slow leg, and the data.
+
+    ``meta_bytes`` is 0 in a plan alone: while the NVMe drive has no leg yet.
+    """
 
     disks: tuple[str, ...]
     level: RaidLevel
@@ -132,7 +135,8 @@ class PartitionBackend:
 
     def describe(self) -> Description:
         """What it does."""
-        detail = f"{names.PART_META} {self.meta_bytes // MIB} MiB, {names.PART_DATA} the rest"
+        size = f"{self.meta_bytes // MIB} MiB" if self.meta_bytes else "as large as the NVMe drive's"
+        detail = f"{names.PART_META} {size}, {names.PART_DATA} the rest"
         return Description("partition", "backend array", detail)
 
     def apply(self, machine: Machine) -> None:
@@ -157,7 +161,11 @@ def observe(machine: Machine, wanted: BackendConfig) -> Backend:
 
 
 def plan(wanted: BackendConfig, wipe: frozenset[str], found: Backend, meta_bytes: int, block_bytes: int) -> StoreSteps:
-    """The steps that make and start the array and give it its partitions. Raises Refused, InUse, NoSpace."""
+    """The steps that make and start the array and give it its partitions.
+
+    ``meta_bytes`` 0: the NVMe drive is not set up, and what does not fit it cannot be told yet. Raises Refused, InUse,
+    NoSpace.
+    """
     _refuse_impossible(wanted, found, meta_bytes, block_bytes)
     make = PartitionBackend(wanted.disks, wanted.level, wanted.chunk_kib, meta_bytes)
     ours = [disk for disk in found.disks if _is_ours(disk)]
@@ -263,10 +271,18 @@ def require_count(wanted: BackendConfig) -> None:
 
 def _refuse_impossible(wanted: BackendConfig, found: Backend, meta_bytes: int, block_bytes: int) -> None:
     require_count(wanted)
+    if not all(map(_is_ours, found.disks)):
+        disks.refuse_unequal(found.disks)
     usable = min(disk.size for disk in found.disks) * md.data_disks(wanted.level, len(wanted.disks))
     data = usable - meta_bytes
     if data < _DATA_MIN:
         raise NoSpace("the disks are too small", why=f"{usable // MIB} MiB in all, {meta_bytes // MIB} for metadata")
+    if meta_bytes:
+        refuse_small_metadata(data, meta_bytes, block_bytes)
+
+
+def refuse_small_metadata(data: int, meta_bytes: int, block_bytes: int) -> None:
+    """Raise NoSpace when the metadata of so much data, in such blocks, does not fit."""
     needed = data // block_bytes * _METADATA_PER_BLOCK
     if needed > meta_bytes:
         raise NoSpace(

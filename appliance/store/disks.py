@@ -91,6 +91,21 @@ def refuse_twice(disks: Iterable[Disk]) -> None:
         seen[disk.name] = disk.path
 
 
+def refuse_unequal(disks: Iterable[Disk]) -> None:
+    """Raise Refused when the disks, which are to become one array, have sectors of different sizes.
+
+    An array has the largest sectors of its members. Once those with large ones are replaced, its own would shrink, and
+    its partition table would not be found any more.
+    """
+    sizes = {disk.logical_block: disk.path for disk in disks}
+    if len(sizes) > 1:
+        raise Refused(
+            "the disks have sectors of different sizes",
+            why="; ".join(f"{path}: {size} bytes" for size, path in sorted(sizes.items())),
+            hint="use disks with sectors of one size; some can be formatted with another one",
+        )
+
+
 def take(disk: Disk, wipe: frozenset[str]) -> tuple["WipeDisk", ...]:
     """The steps that make a disk ours: none for a blank one.
 

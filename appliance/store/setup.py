@@ -32,6 +32,9 @@ from appliance.store.mirror import Making
 
 log = logging.getLogger(__name__)
 
+LARGEST_BLOCK = 1024
+"""KiB in the largest block of a pool."""
+
 MOST_RESERVE = 50
 """Percent of a data device that may be held back."""
 
@@ -82,9 +85,10 @@ def _refuse_odd(section: Section) -> None:
     if isinstance(section, BackendConfig) and (section.chunk_kib < 4 or section.chunk_kib & (section.chunk_kib - 1)):
         raise InvalidInput(f"{section.chunk_kib} KiB is not a chunk size", why="it must be a power of two from 4 on")
     if isinstance(section, StoreConfig):
-        if not 64 <= section.block_kib <= 1024 or section.block_kib % 64:
+        if not 64 <= section.block_kib <= LARGEST_BLOCK or section.block_kib % 64:
             raise InvalidInput(
-                f"{section.block_kib} KiB is not a block size", why="it must be a multiple of 64 from 64 to 1024"
+                f"{section.block_kib} KiB is not a block size",
+                why=f"it must be a multiple of 64 from 64 to {LARGEST_BLOCK}",
             )
         if section.reserve_percent > MOST_RESERVE:
             raise InvalidInput(
@@ -112,6 +116,24 @@ def refuse_unsafe(config: Config) -> None:
         )
 
 
+def refuse_large_sectors(config: Config) -> None:
+    """Raise Refused for an NVMe drive whose sectors are larger than the disks'.
+
+    The metadata mirror has the largest sectors of its legs. Without that drive it would have smaller ones, and its
+    partition table would not be found any more.
+    """
+    drives = [block.find(path) for path in (config.nvme.devices if config.nvme is not None else ())]
+    disks_ = [block.find(path) for path in (config.backend.disks if config.backend is not None else ())]
+    most = max((drive.logical_block for drive in drives if drive is not None), default=0)
+    least = min((disk.logical_block for disk in disks_ if disk is not None), default=most)
+    if most > least:
+        raise Refused(
+            "the NVMe drive has larger sectors than the disks",
+            why=f"{most} bytes against {least}",
+            hint=f"format it with sectors of {least} bytes (`nvme format`), which destroys what is on it",
+        )
+
+
 def _identity(path: str) -> str:
     """What is the same for two names of one drive."""
     device = block.find(path)
@@ -125,6 +147,8 @@ def run(machine: Machine, part: Part, spec: Spec, doing: Doing) -> Result:
     if doing is Doing.APPLY:
         kernel.require()
         kernel.load_modules(machine.runner)
+        if part is Part.BACKEND:
+            nvme.meta_bytes(machine.config.require_nvme())  # what is not ready leaves the settings as they are
     work: Mapping[Part, Callable[[Machine, Spec, Doing], tuple[Description, ...]]] = {
         Part.NVME: _nvme,
         Part.BACKEND: _backend,
@@ -173,6 +197,8 @@ def _nvme(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]
             if any((found.start, found.size) == (part.start, part.size) for found in block.partitions(device))
         )
         steps = (*steps, *nvme.plan(wanted, spec.wipe, drive, known, fit))
+    if any(isinstance(step, nvme.CreatePartitions) for step in steps):
+        refuse_large_sectors(machine.config)
     return _finish(steps, machine, doing)
 
 
@@ -190,12 +216,16 @@ def _leg_bytes(machine: Machine, drives: tuple[disks.Disk, ...]) -> int:
 
 def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
     wanted = machine.config.require_backend()
-    meta = nvme.meta_bytes(machine.config.require_nvme())
-    store = machine.config.store or StoreConfig()
+    meta = _fast_leg_bytes(machine)
+    # While there is no store its blocks may still become larger: it says so itself when they are too small.
+    store = machine.config.store or StoreConfig(block_kib=LARGEST_BLOCK)
     block_bytes = store.block_kib * KIB
 
     def plan() -> StoreSteps:
-        return backend.plan(wanted, spec.wipe, backend.observe(machine, wanted), meta, block_bytes)
+        steps = backend.plan(wanted, spec.wipe, backend.observe(machine, wanted), meta, block_bytes)
+        if any(isinstance(step, backend.CreateBackend) for step in steps):
+            refuse_large_sectors(machine.config)
+        return steps
 
     if doing is Doing.CHECK:
         # An array that exists but does not run hides its table: what a start would show is not a change to plan for.
@@ -214,6 +244,14 @@ def _backend(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, .
     return (*done, *start.finish_growth(machine))
 
 
+def _fast_leg_bytes(machine: Machine) -> int:
+    """Size of the metadata mirror's legs on NVMe; 0 while there are none: disks can be examined all the same."""
+    try:
+        return nvme.meta_bytes(machine.config.require_nvme())
+    except NotReady:
+        return 0
+
+
 def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...]:
     del spec
     store = machine.config.require_store()
@@ -223,14 +261,24 @@ def _store(machine: Machine, spec: Spec, doing: Doing) -> tuple[Description, ...
     if doing is Doing.APPLY:
         members, array = backend.observe_start(backend_config)
         done = apply(backend.plan_start(backend_config, members, array), machine)
+        _refuse_small_blocks(machine, store)
         done += start.raise_stack(machine, Making.ALLOWED)
         durable.verify(machine, store)
         return done + _fast(lambda: start.raise_fast(machine, Making.ALLOWED))
     return _check_store(machine, store)
 
 
+def _refuse_small_blocks(machine: Machine, store: StoreConfig) -> None:
+    """Raise NoSpace when a pool that is to be made would have more blocks than its metadata can count."""
+    if (machine.config.paths.conf_d / Part.STORE.file_name).exists():
+        return
+    data = sum(part.size for part in backend.data_parts(machine.config.require_backend()))
+    backend.refuse_small_metadata(data, nvme.meta_bytes(machine.config.require_nvme()), store.block_kib * KIB)
+
+
 def _check_store(machine: Machine, store: StoreConfig) -> tuple[Description, ...]:
     """What would be done, as far as can be told while the lower parts are not there."""
+    _refuse_small_blocks(machine, store)
     found = mirror.observe(machine)
     steps = [step.describe() for step in mirror.plan(found, Making.ALLOWED, store.state_bytes)]
     steps += start.check_cache(machine)

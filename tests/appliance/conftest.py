@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 from appliance.errors import HatcheryError
 from appliance.measure import qemu
 from appliance.run import Runner
-from bench.vm import VM, Hardware, Key
+from bench.vm import VM, Drive, Hardware, Key
 from tests.appliance.site import DISKS, NBD_PORT, NVME, ROOT, Play, Site
 from tests.tier import require
 
@@ -52,8 +52,8 @@ def image(kind: str) -> Path:
 
 
 @contextmanager
-def booted() -> Iterator[Site]:
-    """A booted appliance with empty disks; root can log in."""
+def booted(drives: Sequence[Drive] = (NVME, *DISKS)) -> Iterator[Site]:
+    """A booted appliance with empty drives; root can log in."""
     require(shutil.which(qemu.QEMU), f"{qemu.QEMU} is needed: run script/bootstrap")
     require(Path(sys.executable).with_name("ansible-playbook").exists(), "Ansible is needed: run script/bootstrap")
     guest, appliance = image("guest"), image("appliance")
@@ -63,7 +63,7 @@ def booted() -> Iterator[Site]:
         with VM(
             folder=folder,
             system=appliance,
-            drives=(NVME, *DISKS),
+            drives=drives,
             key=Key.create(folder, runner),
             runner=runner,
             hardware=Hardware(memory_mib=2048, cpus=2),

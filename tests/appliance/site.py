@@ -5,8 +5,9 @@ import os
 import re
 import shlex
 import signal
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from appliance.measure.qemu import Machine
 from appliance.measure.serial import MachineFault
 from appliance.model import GIB
 from appliance.remote import OPTIONS_VARIABLE, forwarded
-from appliance.run import Completed, Runner
+from appliance.run import Completed, Process, Runner
 from bench.vm import LOOPBACK, VM, Bus, Drive
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,10 @@ TEMPLATE = "debian-13"
 CLIENT = "host"
 API_SOCKET = Path("/run/hatchery/api.sock")
 
-_RECAP = re.compile(r"^box\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
+BOX = "box"
+"""The appliance's name in its inventory."""
+
+_RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,49 @@ class Play:
     said: str
 
 
+@dataclass(frozen=True)
+class Playbook:
+    """A playbook and the hosts that it is for, each with its variables; ``folder`` is for Ansible's own files."""
+
+    name: str
+    folder: Path
+    hosts: Mapping[str, Mapping[str, Any]]
+
+    def run(self, *words: str, timeout: float = 900) -> dict[str, Play]:
+        """Run it to its end, however that is; how it ended for each host."""
+        done = self._runner().run(self._argv(words), timeout=timeout, check=False)
+        said = done.stdout + done.stderr
+        plays: dict[str, Play] = {}
+        for host, *counts in _RECAP.findall(said):
+            ok, changed, unreachable, failed = map(int, counts)
+            assert unreachable == 0, said
+            plays[host] = Play(ok, changed, failed, said)
+        assert set(plays) == set(self.hosts), said
+        assert (done.returncode == 0) == all(play.failed == 0 for play in plays.values()), said
+        return plays
+
+    def start(self, *words: str) -> Process:
+        """Start it, and go on."""
+        return self._runner().start(self._argv(words), stderr=subprocess.DEVNULL)
+
+    def _runner(self) -> Runner:
+        return Runner(
+            {
+                "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder),
+                "ANSIBLE_NOCOLOR": "1",
+                "PYTHONPATH": str(ROOT),
+            }
+        )
+
+    def _argv(self, words: Sequence[str]) -> list[str | Path]:
+        inventory = self.folder / "inventory.json"
+        inventory.write_text(json.dumps({"hatchery": {"hosts": self.hosts}}), encoding="utf-8")
+        program = Path(sys.executable).with_name("ansible-playbook")
+        return [program, "-i", inventory, *words, ROOT / f"ansible/{self.name}.yml"]
+
+
 @dataclass
 class Site:
     """The appliance and the machine that it is deployed and used from."""
@@ -60,9 +107,9 @@ class Site:
 
     # -- deploying
 
-    def inventory(self, change: Mapping[str, Any]) -> Path:
-        """The inventory's file, with some variables other than usual."""
-        variables = {
+    def variables(self, change: Mapping[str, Any]) -> dict[str, Any]:
+        """The appliance's variables in an inventory, with some other than usual."""
+        return {
             "ansible_host": LOOPBACK,
             "ansible_port": self.vm.port(22),
             "ansible_user": "root",
@@ -74,29 +121,11 @@ class Site:
             "clone_templates_items": [{"name": TEMPLATE, "src": str(self.template), "format": "qcow2"}],
             **change,
         }
-        file = self.vm.folder / "inventory.json"
-        file.write_text(json.dumps({"hatchery": {"hosts": {"box": variables}}}), encoding="utf-8")
-        return file
 
     def play(self, *words: str, playbook: str = "deploy", timeout: float = 900, **change: Any) -> Play:
         """Run a playbook, the one that deploys unless told otherwise, as a user would."""
-        env = {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_LOCAL_TEMP": str(self.vm.folder / "ansible"),
-            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.vm.folder),
-            "ANSIBLE_NOCOLOR": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-        program = Path(sys.executable).with_name("ansible-playbook")
-        argv: list[str | Path] = [program, "-i", self.inventory(change), *words, ROOT / f"ansible/{playbook}.yml"]
-        done = Runner(env).run(argv, timeout=timeout, check=False)
-        said = done.stdout + done.stderr
-        recap = _RECAP.search(said)
-        assert recap, said
-        ok, changed, unreachable, failed = (int(count) for count in recap.groups())
-        assert (done.returncode == 0) == (unreachable + failed == 0), said
-        assert unreachable == 0, said
-        return Play(ok, changed, failed, said)
+        plays = Playbook(playbook, self.vm.folder, {BOX: self.variables(change)}).run(*words, timeout=timeout)
+        return plays[BOX]
 
     # -- using
 
@@ -155,7 +184,7 @@ class Site:
 
     def disks(self, *drives: Drive) -> str:
         """What the beginnings of disks hold; when none is named, of all of them, and what settings there are."""
-        names = [drive.by_id for drive in drives or (NVME, *DISKS)]
+        names = [drive.by_id for drive in drives or self.vm.drives]
         script = 'for disk; do head -c 4M "$disk" | sha256sum; done'
         settings = "" if drives else "; find /etc/hatchery -type f"
         return self.vm.ssh(["sh", "-c", script + settings, "sh", *names], check=False).stdout

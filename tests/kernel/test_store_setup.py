@@ -61,6 +61,33 @@ def test_every_part_is_checked_made_and_left_alone(lab: Lab) -> None:
     assert state["cache"]["settings_ok"]
 
 
+def test_disks_are_examined_before_the_nvme_drive_is_set_up(lab: Lab) -> None:
+    before = disks(lab)
+    status, planned = program(lab, "backend", "--check")
+    assert (status, planned["changed"]) == (0, True)
+    assert [step["action"] for step in planned["steps"]] == ["create", "partition"]
+    lab.run(["mkfs.ext4", "-q", "-L", "photos", "/dev/disk/by-id/ata-LAB_2"])
+    lab.run(["sync"])
+    assert disks(lab) != before
+    before = disks(lab)
+    for options in ((), ("--check",)):
+        status, answer = program(lab, "backend", *options)
+        assert (status, answer["error"]["code"]) == (2, "refused" if options else "not-ready")
+    assert "photos" in answer["error"]["why"]
+    assert "LAB_2" in answer["error"]["hint"]
+    names = lab.call(setup.disks)
+    for wrong, code in (
+        ([*names[:2], "/dev/disk/by-id/ata-NONE"], "not-found"),
+        (names[:2], "refused"),
+    ):
+        status, answer = program(lab, "backend", "--check", disks=wrong)
+        assert (status, answer["error"]["code"]) == (2, code)
+    status, planned = program(lab, "backend", "--check", wipe=["LAB_2"])
+    assert [step["action"] for step in planned["steps"]] == ["wipe", "create", "partition"]
+    assert disks(lab) == before, "examining wrote to a disk"
+    assert settings(lab) == []
+
+
 def test_a_disk_with_foreign_content_is_refused_and_wiped_only_by_its_serial(lab: Lab) -> None:
     program(lab, "nvme")
     disk = "/dev/disk/by-id/ata-LAB_2"

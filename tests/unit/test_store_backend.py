@@ -143,6 +143,32 @@ def test_impossible_backends() -> None:
         plan_backend(backend_of(*(disk(name, size=100 * MIB) for name in DISKS)))
 
 
+def test_disks_are_examined_before_there_is_an_nvme_drive() -> None:
+    create, make = backend.plan(BACKEND, NONE, backend_of(*map(disk, DISKS)), 0, BLOCK)
+    assert verbs((create, make)) == ["CreateBackend", "PartitionBackend"]
+    assert "as large as the NVMe drive's" in str(make.describe())
+    # Whether the metadata fit cannot be told yet.
+    large = backend_of(*(disk(name, size=4096 * GIB) for name in DISKS))
+    assert verbs(backend.plan(BACKEND, NONE, large, 0, BLOCK)) == ["CreateBackend", "PartitionBackend"]
+    with pytest.raises(NoSpace, match="disks are too small"):
+        backend.plan(BACKEND, NONE, backend_of(*(disk(name, size=100 * MIB) for name in DISKS)), 0, BLOCK)
+    with pytest.raises(Refused, match="not empty"):
+        backend.plan(BACKEND, NONE, backend_of(disk("a"), disk("b", signatures=EXT4), disk("c")), 0, BLOCK)
+
+
+def test_disks_with_sectors_of_two_sizes_become_no_array() -> None:
+    with pytest.raises(Refused, match="sectors of different sizes") as caught:
+        plan_backend(backend_of(disk("a"), disk("b"), disk("c", logical_block=4096)))
+    assert f"{ID}c: 4096 bytes" in caught.value.why
+    running = array("md127", "a", "b", degraded=1)
+    table = Table(GUID, 0, GIB, ())
+    with pytest.raises(Refused, match="sectors of different sizes"):
+        plan_backend(backend_of(*members_of()[:2], disk("c", logical_block=4096), array=running, table=table))
+    # Those that are in the array already are left alone.
+    mixed = (*members_of()[:2], replace(members_of()[2], logical_block=4096))
+    assert plan_backend(backend_of(*mixed, array=array("md127", *DISKS), table=table)) == []
+
+
 @pytest.mark.parametrize("stripe", [4096, 128 * KIB, 192 * KIB, 320 * KIB])
 def test_both_partitions_begin_on_a_full_stripe(stripe: int) -> None:
     meta, data = backend.layout(20 * GIB, stripe, META)

@@ -1,13 +1,16 @@
 """Specifications, names, and the commands that are made of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from appliance.config import CacheMode, Config, NvmeConfig, Part, StoreConfig
-from appliance.errors import InvalidInput, Refused
-from appliance.host import md
-from appliance.store import names, setup
+from appliance.config import BackendConfig, CacheMode, Config, NvmeConfig, Part, Paths, RaidLevel, StoreConfig
+from appliance.errors import InvalidInput, NoSpace, Refused
+from appliance.host import block, md
+from appliance.host.block import Device
+from appliance.model import GIB
+from appliance.store import backend, names, nvme, setup
 from appliance.store.machine import Machine
 from tests.unit.plans import ID
 
@@ -37,6 +40,44 @@ def test_writeback_takes_two_nvme_drives() -> None:
     back = Machine(Config(store=StoreConfig(cache_mode=CacheMode.WRITEBACK)))
     with pytest.raises(Refused, match="writeback"):
         setup.run(back, Part.NVME, setup.Spec(NvmeConfig((ID + "a",))), setup.Doing.CHECK)
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "taken"), [(512, 512, True), (512, 4096, True), (4096, 4096, True), (4096, 512, False)]
+)
+def test_an_nvme_drive_has_no_larger_sectors_than_the_disks(
+    monkeypatch: pytest.MonkeyPatch, fast: int, slow: int, taken: bool
+) -> None:
+    def find(path: str) -> Device | None:
+        sector = {ID + "nvme": fast, ID + "a": slow, ID + "b": slow}.get(path)
+        return None if sector is None else Device("x", "8:0", GIB, sector, None, 0)
+
+    monkeypatch.setattr(block, "find", find)
+    drive, disks = NvmeConfig((ID + "nvme",)), BackendConfig(RaidLevel.RAID5, (ID + "a", ID + "b", ID + "missing"))
+    for config in (Config(), Config(nvme=drive), Config(backend=disks)):
+        setup.refuse_large_sectors(config)
+    if taken:
+        setup.refuse_large_sectors(Config(nvme=drive, backend=disks))
+    else:
+        with pytest.raises(Refused, match="larger sectors") as caught:
+            setup.refuse_large_sectors(Config(nvme=drive, backend=disks))
+        assert "512" in caught.value.hint
+
+
+def test_the_backend_is_made_for_the_blocks_that_the_store_may_get(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    part = Device("md127p2", "9:1", 1024 * GIB, 512, "md127", 0)
+    monkeypatch.setattr(backend, "data_parts", lambda _: (part,))
+    monkeypatch.setattr(nvme, "parts", lambda *_: (nvme.Found(replace(part, size=512 << 20), ""),))
+    config = Config(
+        NvmeConfig((ID + "n",)), BackendConfig(RaidLevel.RAID1, (ID + "a", ID + "b")), paths=Paths(tmp_path)
+    )
+    spec = setup.parse_spec(Part.STORE, {"block_kib": 64})
+    with pytest.raises(NoSpace, match="metadata partition is too small") as caught:
+        setup.run(Machine(config), Part.STORE, spec, setup.Doing.CHECK)
+    assert "block_kib" in caught.value.hint
+    backend.refuse_small_metadata(part.size, 512 << 20, 128 << 10)
 
 
 def test_a_settings_file_is_replaced_whole(tmp_path: Path) -> None:

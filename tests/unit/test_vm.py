@@ -22,6 +22,11 @@ def test_a_slow_disk_is_throttled_and_an_nvme_drive_is_not() -> None:
     assert nvme[3] == "nvme,drive=drive0,serial=N0"
 
 
+def test_a_drive_may_have_large_sectors() -> None:
+    large = drive_words(Drive("D1", Bus.SCSI, GIB, sector=4096), Path("/vm/D1.raw"), "drive1", "none")
+    assert {"logical_block_size=4096", "physical_block_size=4096"} <= set(large[3].split(","))
+
+
 def test_stable_names() -> None:
     assert Drive("N0", Bus.NVME, GIB).by_id == "/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_N0"
     assert Drive("D1", Bus.SCSI, GIB).by_id == "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_D1"

@@ -1,5 +1,7 @@
 """Faults for disks that the lab made faulty (``Disks.FAULTY``): 0 and 9 are the NVMe drives, 1 to 6 the disks."""
 
+from pathlib import Path
+
 from appliance.run import Runner
 
 
@@ -45,3 +47,14 @@ def flaky(number: int, working: int, failing: int) -> None:
     run = Runner().run
     run(["modprobe", "dm-flakey"])
     _load(number, f"0 {_sectors(number)} flakey {_disk(number)} 0 {working} {failing} 2 error_reads error_writes")
+
+
+def with_large_sectors(path: str) -> None:
+    """Let a plain disk that nothing uses have sectors of 4 KiB, under the stable name that it has."""
+    run = Runner().run
+    run(["modprobe", "loop"])
+    name = Path(path)
+    words = ["--sector-size=4096", "--direct-io=on", "--partscan", "--find", "--show"]
+    device = run(["losetup", *words, name.resolve()]).stdout.strip()
+    name.unlink()
+    name.symlink_to(device)
