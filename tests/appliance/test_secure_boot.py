@@ -50,7 +50,9 @@ def owned() -> Iterator[Owned]:
     try:
         runner.run([ROOT / "script/image", "keys"], timeout=900)
         key, disk = Key.create(folder, runner), folder / "written.raw"
-        words: list[str | Path] = ["--ssh-key", f"{key.private}.pub", "--hostname", "vault"]
+        network = folder / "static.network"
+        network.write_text("[Match]\nType=ether\n[Network]\nDHCP=yes\nAddress=10.0.2.99/24\n")
+        words: list[str | Path] = ["--ssh-key", f"{key.private}.pub", "--hostname", "vault", "--network", network]
         runner.run([ROOT / "script/image", "write", *words, disk], timeout=1800)
         where = runner.run([ROOT / "script/image", "appliance", "--where"]).stdout.strip()
         hardware = Hardware(secure_boot=True)
@@ -79,6 +81,7 @@ def test_the_firmware_takes_the_owners_keys_and_starts_what_he_signed(owned: Own
 def test_what_identifies_the_box_came_with_a_signature(owned: Owned) -> None:
     vm = owned.vm
     assert vm.ssh(["hostname"]).stdout.strip() == "vault"
+    assert "10.0.2.99/24" in vm.ssh(["ip", "-o", "address"]).stdout
     assert "systemd.set_credential_binary=ssh.authorized_keys.root:" in vm.ssh(["cat", "/proc/cmdline"]).stdout
     loader = vm.ssh(["find", "/boot/loader", "-type", "f"]).stdout.split()
     assert "/boot/loader/addons/hatchery.addon.efi" in loader
