@@ -37,8 +37,8 @@ PID_FILE = "qemu.pid"
 SECURE_FIRMWARE = (("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),)
 """UEFI firmware with Secure Boot, which Debian builds for machines whose processor has a system management mode."""
 
-GUARDED_FLASH = ("-global", "driver=cfi.pflash01,property=secure,value=on")
-"""Only that mode may write to the variables (OVMF: OvmfPkg/README)."""
+SECURE_WORDS = ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+"""Only that mode may write to the variables, and sleeping is not for such firmware (OVMF: OvmfPkg/README)."""
 
 
 class Bus(StrEnum):
@@ -314,7 +314,7 @@ class VM:
         cache = "none" if direct_io_works(self.folder) else "writeback"
         system = f"if=none,id=system,format=qcow2,file={qemu.escape(self.folder / 'system.qcow2')}"
         words = [
-            "-machine", "q35,smm=on" if secure else "q35", *(GUARDED_FLASH if secure else ()),
+            "-machine", "q35,smm=on" if secure else "q35", *(SECURE_WORDS if secure else ()),
             *accel.words, "-smp", str(self.hardware.cpus), "-m", str(self.hardware.memory_mib),
             "-nodefaults", *firmware.words, "-qmp", f"unix:{qemu.escape(self._qmp_path)},server=on,wait=off",
             "-pidfile", str(self.folder / PID_FILE),
