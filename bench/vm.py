@@ -35,6 +35,11 @@ QMP_SOCKET = "qmp.sock"
 SCSI = "virtio-scsi-pci,id=scsi,num_queues=1,cmd_per_lun=32"
 """One queue of 32 requests a disk, as with SATA: the kernel then schedules and merges as it does for real disks."""
 PID_FILE = "qemu.pid"
+SECURE_FIRMWARE = (("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),)
+"""UEFI firmware with Secure Boot, which Debian builds for machines whose processor has a system management mode."""
+
+SECURE_WORDS = ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+"""Only that mode may write to the variables, and sleeping is not for such firmware (OVMF: OvmfPkg/README)."""
 
 
 class Bus(StrEnum):
@@ -96,10 +101,11 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """The machine apart from its drives."""
+    """The machine apart from its drives. With ``secure_boot`` its firmware can do that; it begins without any keys."""
 
     memory_mib: int = 2048
     cpus: int = 2
+    secure_boot: bool = False
 
 
 class Identity(Enum):
@@ -304,12 +310,14 @@ class VM:
         return self.folder / f"{drive.serial}.raw"
 
     def _arguments(self) -> list[str]:
-        accel, firmware = qemu.accelerator(), qemu.firmware(self.folder)
+        secure = self.hardware.secure_boot
+        accel, firmware = qemu.accelerator(), qemu.firmware(self.folder, SECURE_FIRMWARE if secure else qemu.FIRMWARE)
         # Past the host's page cache where its file system can: a power cut and a cold cache are then what they claim.
         cache = "none" if direct_io_works(self.folder) else "writeback"
         system = f"if=none,id=system,format=qcow2,file={qemu.escape(self.folder / 'system.qcow2')}"
         words = [
-            "-machine", "q35", *accel.words, "-smp", str(self.hardware.cpus), "-m", str(self.hardware.memory_mib),
+            "-machine", "q35,smm=on" if secure else "q35", *(SECURE_WORDS if secure else ()),
+            *accel.words, "-smp", str(self.hardware.cpus), "-m", str(self.hardware.memory_mib),
             "-nodefaults", *firmware.words, "-qmp", f"unix:{qemu.escape(self._qmp_path)},server=on,wait=off",
             "-pidfile", str(self.folder / PID_FILE),
             "-drive", system, "-device", "virtio-blk-pci,drive=system,serial=SYSTEM,bootindex=0",

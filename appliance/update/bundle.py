@@ -58,6 +58,11 @@ class Bundle:
     verity_size: int
     uki_size: int
 
+    @property
+    def uki(self) -> Path:
+        """The kernel that starts it."""
+        return self.folder / f"hatchery_{self.version}.efi"
+
 
 def signers(own: Path, logins: Path) -> str:
     """The keys whose signatures count, in ssh-keygen's form (ssh-keygen(1), ALLOWED SIGNERS).

@@ -16,7 +16,7 @@ from appliance.config import Part, Paths
 from appliance.errors import HatcheryError, NotFound, NotReady, Unhealthy
 from appliance.images import fetch
 from appliance.run import Runner
-from appliance.update import bundle, offer, plan, slots, trial
+from appliance.update import bundle, offer, plan, secure_boot, slots, trial
 from appliance.update.bundle import Bundle, Contents
 from appliance.update.offer import Folder, Offer
 from appliance.update.plan import Box, Forms, Steps, Wish, explain
@@ -136,11 +136,15 @@ def _change(arguments: argparse.Namespace, runner: Runner, paths: Paths, box: Bo
             _apply(steps, box)
         else:
             with _offered(arguments, runner, paths, box.record) as offered:
-                steps = _steps(arguments, seen, forms, offered.read(), runner, paths)
+                made = offered.read()
+                steps = _steps(arguments, seen, forms, made, runner, paths)
                 if steps and checking:
                     offered.check()
+                    if made.uki.exists():
+                        secure_boot.check(made.uki)
                 elif steps:
                     offered.complete()
+                    secure_boot.check(made.uki)
                     _apply(steps, box)
     _say(steps, done=not checking, as_json=arguments.json, waits=seen.next() != seen.running)
     return OK

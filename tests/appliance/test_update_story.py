@@ -155,9 +155,9 @@ def test_a_power_cut_while_a_slot_is_written_leaves_the_version_that_ran(site: S
     with site.environment():
         appliance.send(newer.bundle, sorted(file.name for file in newer.bundle.iterdir()))
     with applying(site) as process:
-        # The larger half is written second.
+        # The larger half is written second. (In brackets: the shell that runs this must not match.)
         until(
-            lambda: site.vm.ssh(["pgrep", "-f", "systemd-import.*usr_"], check=False).returncode == 0,
+            lambda: site.vm.ssh(["pgrep", "-f", "[s]ystemd-import.*usr_"], check=False).returncode == 0,
             "the slot to be written",
             deadline=600,
             interval=0.5,

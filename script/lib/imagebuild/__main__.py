@@ -3,13 +3,14 @@
 import argparse
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from imagebuild import bundle
+from imagebuild import addon, bundle, secure_boot
 from imagebuild.cache import cache_directory
 from imagebuild.command import BuildError, run, say
-from imagebuild.disk import Existing, identity, write
+from imagebuild.disk import Existing, identity, sealed, write
 from imagebuild.kinds import KINDS, ROOT, build, place, tools_tree
 from imagebuild.mkosi import Mkosi
 
@@ -43,24 +44,32 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--to", type=Path, metavar="DIR", help="a folder that is made for it (default: beside the image)")
     summary = "boot the appliance in QEMU to its login prompt, and say how long it took"
     commands.add_parser("test-boot", help=summary, description=f"{summary.capitalize()}.")
+    summary = "make your keys for Secure Boot, with which the appliance's images are signed from then on"
+    commands.add_parser("keys", help=summary, description=f"{summary.capitalize()}. See docs/security.md.")
     return made
 
 
 def run_command(words: argparse.Namespace, cache: Path) -> None:
     """Do what the command line says; results go to standard output."""
     mkosi = Mkosi(cache)
+    if words.image == "keys":
+        sys.stdout.write(f"{secure_boot.make(secure_boot.home(), mkosi).certificate.parent}\n")
+        return
+    keys = secure_boot.find(secure_boot.home(), time.time())
+    appliance = secure_boot.signed(KINDS["appliance"], keys)
     if words.image == "write":
         who = identity(words.ssh_key, words.hostname, words.network)
-        image = build(KINDS["appliance"], cache, mkosi=mkosi, fresh=False)
+        image = build(appliance, cache, mkosi=mkosi, fresh=False)
         tools = tools_tree(cache, mkosi=mkosi)
+        files = sealed(who, tools) if keys is None else addon.files(who, keys, mkosi, cache)
         existing = Existing.WIPE if words.wipe else Existing.REFUSE
-        write(image, words.target, who, tools_tree=tools, existing=existing)
+        write(image, words.target, files, existing=existing)
         sys.stdout.write(f"{words.target}\n")
         return
     if words.image == "bundle":
         version = bundle.version(words.version)
         bundle.check_key(words.key)
-        image = build(bundle.kind(version), cache, mkosi=mkosi, fresh=False)
+        image = build(secure_boot.signed(bundle.kind(version), keys), cache, mkosi=mkosi, fresh=False)
         made = bundle.make(image, version, words.key, words.to or image.parent / f"hatchery_{version}")
         sys.stdout.write(f"{made}\n")
         return
@@ -68,9 +77,10 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
         python = ROOT / ".venv/bin/python"
         if not python.exists():
             raise BuildError("the image was not booted", "there is no Python environment", "run script/bootstrap")
-        run([python, "-m", "bench.first_boot", build(KINDS["appliance"], cache, mkosi=mkosi, fresh=False)], cwd=ROOT)
+        run([python, "-m", "bench.first_boot", build(appliance, cache, mkosi=mkosi, fresh=False)], cwd=ROOT)
         return
-    for kind in KINDS.values() if words.image == "all" else [KINDS[words.image]]:
+    for plain in KINDS.values() if words.image == "all" else [KINDS[words.image]]:
+        kind = secure_boot.signed(plain, keys)
         path = place(kind, cache) / kind.result if words.where else build(kind, cache, mkosi=mkosi, fresh=words.force)
         sys.stdout.write(f"{path}\n")
         sys.stdout.flush()

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -152,8 +153,8 @@ def check_free(target: Path, lsblk_json: str, wipefs_json: str, existing: Existi
         raise BuildError(f"{target} is not empty", f"it holds: {kinds}", "to lose what is on it, say --wipe")
 
 
-def write(image: Path, target: Path, who: Identity, *, tools_tree: Path, existing: Existing) -> None:
-    """Put the appliance on a disk, or into a new file, with its owner's key.
+def write(image: Path, target: Path, files: Mapping[str, bytes], *, existing: Existing) -> None:
+    """Put the appliance on a disk, or into a new file, with further files on its EFI system partition, by their paths.
 
     Raises:
         BuildError: the target is in use, not empty or too small, or copying failed.
@@ -172,7 +173,7 @@ def write(image: Path, target: Path, who: Identity, *, tools_tree: Path, existin
         say(f"writing {image.name} to {target}")
         run(["wipefs", "--all", "--quiet", target])
         run(["dd", f"if={image}", f"of={target}", "bs=4M", "conv=fsync", "status=progress"])
-        seal(target, offset, who, tools_tree)
+        add(target, offset, files)
         return
     if target.exists():
         if not target.is_file():
@@ -181,24 +182,32 @@ def write(image: Path, target: Path, who: Identity, *, tools_tree: Path, existin
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-") as scratch:
         run(["cp", "--sparse=always", image, scratch.name])
         scratch.truncate(FILE_SIZE)
-        seal(Path(scratch.name), offset, who, tools_tree)
+        add(Path(scratch.name), offset, files)
         target.unlink(missing_ok=True)
         target.hardlink_to(scratch.name)
         target.chmod(0o644)
 
 
-def seal(disk: Path, offset: int, who: Identity, tools_tree: Path) -> None:
-    """Put a box's credentials on the EFI system partition that begins at `offset` bytes of a disk."""
+def add(disk: Path, offset: int, files: Mapping[str, bytes]) -> None:
+    """Put files on the EFI system partition that begins at `offset` bytes of a disk."""
     esp = f"{disk}@@{offset}"
     with tempfile.TemporaryDirectory() as name:
-        files = []
-        for credential, value in who.credentials().items():
-            file = Path(name, f"{credential}.cred")
-            file.write_bytes(encrypt(credential, value, tools_tree))
-            files.append(file)
-        # -D s: skip what exists, so that a second run is fine.
-        run(["mmd", "-i", esp, "-D", "s", "::/loader/credentials"])
-        run(["mcopy", "-o", "-i", esp, *files, "::/loader/credentials/"])
+        for path, content in files.items():
+            file = Path(name, Path(path).name)
+            file.write_bytes(content)
+            # -D s: skip what exists, so that a second run is fine.
+            run(["mmd", "-i", esp, "-D", "s", f"::{Path(path).parent}"])
+            run(["mcopy", "-o", "-i", esp, file, f"::{path}"])
+
+
+def sealed(who: Identity, tools_tree: Path) -> dict[str, bytes]:
+    """Return a box's credentials as files of the EFI system partition, by path.
+
+    Raises:
+        BuildError: systemd-creds failed.
+    """
+    found = who.credentials()
+    return {f"/loader/credentials/{name}.cred": encrypt(name, value, tools_tree) for name, value in found.items()}
 
 
 def encrypt(name: str, value: str, tools_tree: Path) -> bytes:

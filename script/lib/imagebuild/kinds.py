@@ -20,7 +20,7 @@ KEEP = 3
 @dataclass(frozen=True)
 class Kind:
     """One image: its inputs (paths below the checkout), mkosi's arguments (with `{root}` for the inputs' place), its
-    result's name, and the host programs, with their Debian packages, that it needs.
+    result's name, the host programs, with their Debian packages, that it needs, and what else it depends on.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Kind:
     arguments: tuple[str, ...]
     result: str
     tools: Mapping[str, str] = field(default_factory=dict)
+    facts: tuple[str, ...] = ()
 
 
 _BASE = "mkosi.conf.d/00-base.conf"
@@ -87,7 +88,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def place(kind: Kind, cache: Path, root: Path = ROOT) -> Path:
     """Return the directory in which the image of the inputs below `root` is kept, whether it exists or not."""
-    return cache / "images" / f"{kind.name}-{digest(root, kind.inputs, kind.name, *kind.arguments)}"
+    return cache / "images" / f"{kind.name}-{digest(root, kind.inputs, kind.name, *kind.arguments, *kind.facts)}"
 
 
 def build(kind: Kind, cache: Path, *, mkosi: Mkosi, fresh: bool) -> Path:

@@ -19,6 +19,9 @@ HOST_TOOLS: Mapping[str, str] = {"apt-get": "apt", "dpkg-deb": "dpkg", "gpgv": "
 
 TOOLS = Path(__file__).with_name("tools.conf")
 
+_PACKAGES = "usr/lib/python3/dist-packages"
+_MKOSI = (sys.executable, "-m", "mkosi")
+
 
 class Mkosi:
     """mkosi, its tools tree and its caches, below one cache directory."""
@@ -83,10 +86,35 @@ class Mkosi:
             common += [option, directory]
         if self._proxy is not None:
             common += ["--proxy-url", self._proxy]
-        run(
-            [sys.executable, "-m", "mkosi", *common, "--sandbox-tree", self._sandbox, *arguments],
-            env={"PYTHONPATH": str(self._program / "usr/lib/python3/dist-packages"), "PYTHONDONTWRITEBYTECODE": "1"},
-        )
+        run([*_MKOSI, *common, "--sandbox-tree", self._sandbox, *arguments], env=self._environment)
+
+    @property
+    def _environment(self) -> Mapping[str, str]:
+        return {"PYTHONPATH": str(self._program / _PACKAGES), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def genkey(self, folder: Path, *, name: str, days: int) -> None:
+        """Make a key for Secure Boot and its certificate in an empty folder.
+
+        Raises:
+            BuildError: mkosi failed.
+        """
+        words = ["--genkey-common-name", name, "--genkey-valid-days", str(days), "genkey"]
+        run([*_MKOSI, *words], env=self._environment, cwd=folder)
+
+    def tool(self, argv: Sequence[str | Path], *, work: Path, files: Mapping[str, Path]) -> None:
+        """Run a program of the tools tree, in the folder `work`, and with `files` to read in `/given`, by name.
+
+        Raises:
+            BuildError: the program failed.
+        """
+        words: list[str | Path] = ["--ro-bind", self._tools / "usr", "/usr"]
+        for link in ("bin", "lib", "lib64", "sbin"):
+            words += ["--symlink", f"usr/{link}", f"/{link}"]
+        words += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]  # noqa: S108 - of its own
+        words += ["--bind", work, "/here", "--chdir", "/here"]
+        for name, file in files.items():
+            words += ["--ro-bind", file, f"/given/{name}"]
+        run([sys.executable, self._program / _PACKAGES / "mkosi/sandbox.py", *words, "--", *argv])
 
     def _fetch(self, sources: str) -> None:
         say("fetching mkosi from Debian 13")
