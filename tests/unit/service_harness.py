@@ -13,6 +13,7 @@ from appliance.schema import Operation, TemplateCreate, UploadSource
 from appliance.service.service import Service
 from tests.unit.model import ModelConverter, ModelPool, ModelStore
 from tests.unit.model_daemon import ModelUnits
+from tests.unit.model_nvmet import ModelTarget
 from tests.unit.model_remotes import ModelRemotes
 from tests.unit.model_trace import ModelTracer
 
@@ -35,6 +36,7 @@ class Box:
         self.store = ModelStore()
         self.tracer = ModelTracer()
         self.units = ModelUnits(self.paths.run)
+        self.nvme = ModelTarget(folder)
         self.converter = ModelConverter()
         self.remotes = ModelRemotes(folder)
         self.service = self._make()
@@ -50,6 +52,7 @@ class Box:
             paths=self.paths,
             tracer=self.tracer,
             sources=self.remotes,
+            nvme=self.nvme,
         )
         service.start()
         return service
@@ -65,6 +68,7 @@ class Box:
     def reboot(self) -> Service:
         """The machine is gone: so are daemons and devices."""
         self.units.stop_all()
+        self.nvme.reboot()
         for thin_id in list(self.pool.active):
             self.pool.deactivate(thin_id)
         return self.restart()
