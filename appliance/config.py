@@ -84,6 +84,11 @@ class Paths:
         """Where the seeds of a client's clones are, for its storage daemon alone to read."""
         return self.run / "seeds" / client
 
+    @property
+    def nvme(self) -> Path:
+        """Where root leaves word of what the kernel's NVMe target is to offer."""
+        return self.run / "nvme"
+
     def tls(self, client: str) -> Path:
         """Where root leaves the key and certificates that the client's storage daemon is started with."""
         return self.run / "tls" / client

@@ -17,6 +17,7 @@ from appliance.config import Paths
 from appliance.errors import HatcheryError, NotReady, Unhealthy
 from appliance.host.dm import Dm
 from appliance.host.notify import notify
+from appliance.host.nvmet_request import UnitTarget
 from appliance.host.units import Direct, Systemd, Units, booted_with_systemd, run_to_its_end
 from appliance.images import fetch, unpacking
 from appliance.images.convert import Converter, PlainConverter, SandboxedConverter
@@ -63,6 +64,7 @@ def make_service(paths: Paths, runner: Runner) -> Service:
         find_fast=lambda: find_fast(machine.dm, runner),
         open_url=fetch.confined(runner) if managed else open_url,
         unpack=unpacking.confined(runner) if managed else unpacking.plain(runner),
+        nvme=UnitTarget(runner, paths.nvme) if managed else None,
     )
 
 

@@ -64,6 +64,13 @@ class CloneKind(StrEnum):
         return PoolName.FAST if self is CloneKind.EPHEMERAL else PoolName.DURABLE
 
 
+class Protocol(StrEnum):
+    """How an attached clone is offered: by its client's storage daemon, or by the kernel's NVMe target."""
+
+    NBD = "nbd"
+    NVME_TCP = "nvme-tcp"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a clone may do in a second, reads and writes together: requests, and bytes. None is no limit."""

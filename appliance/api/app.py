@@ -310,6 +310,21 @@ def _clients(service: Service) -> APIRouter:
         service.certificates.revoke(name, request.which, request.serials)
         return service.show_client(name)
 
+    @router.put("/clients/{name}/nvme")
+    def put_nvme(name: str, request: schema.NvmeSpec) -> schema.ClientView:
+        """Reach a client over NVMe/TCP, too."""
+        return service.put_nvme_door(name, request)
+
+    @router.delete("/clients/{name}/nvme")
+    def remove_nvme(name: str) -> schema.Removal:
+        """Reach a client over NVMe/TCP no more."""
+        return schema.Removal(name=name, removed=service.nvme_doors.remove(name))
+
+    @router.post("/clients/{name}/nvme/keys", status_code=status.HTTP_201_CREATED)
+    def issue_nvme(name: str, request: schema.NvmeKeyRequest) -> schema.NvmeKey:
+        """Make a key for a client's host over NVMe/TCP."""
+        return service.issue_nvme_key(name, request)
+
     @router.put("/clients/{name}", responses={201: {"model": schema.ClientView, "description": "It is new"}})
     def put(name: str, request: schema.ClientSpec, response: Response) -> schema.ClientView:
         """Make or change a client."""

@@ -7,22 +7,23 @@ from appliance.catalog.boot_sets import BootSetRows
 from appliance.catalog.clients import ClientRows
 from appliance.catalog.database import Row, integer, moment, text
 from appliance.catalog.fetches import FetchRows
+from appliance.catalog.nvme import NvmeRows
 from appliance.catalog.offers import OfferRows
 from appliance.catalog.pools import agree, condemn
 from appliance.catalog.rows import Clone, NewClone, Template
 from appliance.catalog.seeds import SeedRows
 from appliance.errors import AlreadyExists, NotFound, NotReady
-from appliance.model import CloneKind, CloneState, Limits, PoolName, TemplateRef, TemplateState
+from appliance.model import CloneKind, CloneState, Limits, PoolName, Protocol, TemplateRef, TemplateState
 
 _CLONE = (
     "SELECT c.thin_id, c.name, c.template, t.name, t.version, c.kind, c.state, c.size, c.client, c.created, c.expires,"
-    " c.iops, c.bandwidth, s.number, c.shared, c.shared_until, c.overlay"
+    " c.iops, c.bandwidth, s.number, c.shared, c.shared_until, c.overlay, c.protocol"
     " FROM clones c JOIN templates t ON t.thin_id = c.template"
     " LEFT JOIN seeds s ON s.clone = c.name"
 )
 
 
-class CloneRows(BootSetRows, ClientRows, FetchRows, OfferRows, SeedRows):
+class CloneRows(BootSetRows, ClientRows, FetchRows, NvmeRows, OfferRows, SeedRows):
     """The clones."""
 
     def add_clones(self, ref: TemplateRef, new: Sequence[NewClone]) -> tuple[Clone, ...]:
@@ -108,13 +109,14 @@ class CloneRows(BootSetRows, ClientRows, FetchRows, OfferRows, SeedRows):
             agree(db, old.pool, transaction_id)
         return self.clone(old.name)
 
-    def set_clone_client(self, thin_id: int, client: str | None) -> None:
+    def set_clone_client(self, thin_id: int, client: str | None, protocol: Protocol = Protocol.NBD) -> None:
         """Attach a clone to a client alone, or detach it. Raises NotFound for the client."""
         with self._transaction() as db:
             if client is not None:
                 self.client(client)
             db.execute(
-                "UPDATE clones SET client = ?, shared = NULL, shared_until = NULL WHERE thin_id = ?", (client, thin_id)
+                "UPDATE clones SET client = ?, protocol = ?, shared = NULL, shared_until = NULL WHERE thin_id = ?",
+                (client, protocol, thin_id),
             )
 
     def share_clone(self, thin_id: int, client: str, until: float) -> None:
@@ -175,6 +177,11 @@ class CloneRows(BootSetRows, ClientRows, FetchRows, OfferRows, SeedRows):
         rows = self._rows(query, client, client)
         return tuple(str(name) for (name,) in rows)
 
+    def clones_by_nvme(self) -> tuple[Clone, ...]:
+        """The ready clones that are attached by NVMe/TCP, by name."""
+        query = f"{_CLONE} WHERE c.protocol = ? AND c.client IS NOT NULL AND c.state = 'ready' ORDER BY c.name"
+        return tuple(_clone(row) for row in self._rows(query, Protocol.NVME_TCP))
+
     def clones_of_kind(self, kind: CloneKind) -> tuple[Clone, ...]:
         """The ready clones of a kind, by name."""
         query = f"{_CLONE} WHERE c.kind = ? AND c.state = 'ready' ORDER BY c.name"
@@ -234,7 +241,7 @@ def overlay(template: Template, kind: CloneKind) -> bool:
 def _clone(row: Row) -> Clone:
     # Kept, because whatever happens to one clone of a client reads all that the client has.
     thin_id, name, template, template_name, version, kind, state, size, client, created, expires, *more = row
-    iops, bandwidth, seed, shared, until, over = more
+    iops, bandwidth, seed, shared, until, over, protocol = more
     return Clone(
         thin_id=integer(thin_id),
         name=str(name),
@@ -251,4 +258,5 @@ def _clone(row: Row) -> Clone:
         shared=text(shared),
         shared_until=moment(until),
         overlay=bool(over),
+        protocol=Protocol(str(protocol)),
     )

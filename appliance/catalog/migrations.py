@@ -205,6 +205,27 @@ STEPS: tuple[str, ...] = (
         UNIQUE (template, client)
     ) STRICT;
     """,
+    """
+    CREATE TABLE identity (
+        -- One row: what tells this catalog's clones from another one's, for as long as it lives, its backups included.
+        one INTEGER PRIMARY KEY CHECK (one = 1),
+        store TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO identity VALUES (1, lower(hex(randomblob(16))));
+
+    CREATE TABLE nvme_doors (
+        -- Where, and as which host, a client reaches clones over NVMe/TCP. A number is never used for another one.
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        client TEXT NOT NULL UNIQUE REFERENCES clients ON DELETE CASCADE,
+        address TEXT NOT NULL,
+        port INTEGER NOT NULL,
+        host_nqn TEXT NOT NULL UNIQUE,
+        -- Of DH-HMAC-CHAP, and when it was made. The key is secret.
+        key TEXT,
+        made REAL
+    ) STRICT;
+    ALTER TABLE clones ADD COLUMN protocol TEXT NOT NULL DEFAULT 'nbd' CHECK (protocol IN ('nbd', 'nvme-tcp'));
+    """,
 )
 
 

@@ -10,6 +10,7 @@ from appliance.model import (
     ImageFormat,
     Limits,
     PoolName,
+    Protocol,
     TemplateState,
 )
 
@@ -32,6 +33,22 @@ class Client:
     def tls(self) -> bool:
         """Whether it needs a certificate."""
         return self.transport == "tcp" and not self.plain
+
+
+@dataclass(frozen=True, slots=True)
+class NvmeDoor:
+    """Where a client reaches clones over NVMe/TCP, and the host that it is: no other one is let in.
+
+    ``key`` is that host's for DH-HMAC-CHAP, ``made`` then; None before there is one. A number is never used twice.
+    """
+
+    number: int
+    client: str
+    address: str
+    port: int
+    host_nqn: str
+    key: str | None = field(default=None, repr=False)
+    made: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,11 +212,17 @@ class Clone:
     shared: str | None = None
     shared_until: float | None = None
     overlay: bool = False
+    protocol: Protocol = Protocol.NBD
 
     @property
     def clients(self) -> tuple[str, ...]:
         """Who may write to it: nobody, one, or two for a time."""
         return tuple(client for client in (self.client, self.shared) if client is not None)
+
+    @property
+    def by_nvme(self) -> bool:
+        """Whether it is attached over NVMe/TCP."""
+        return self.client is not None and self.protocol is Protocol.NVME_TCP
 
     @property
     def pool(self) -> PoolName:

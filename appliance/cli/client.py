@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from appliance import schema
-from appliance.cli import authority, certificate_files
+from appliance.cli import authority, certificate_files, client_nvme
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import health, out, print_fields, print_json, print_removals, table, when
 from appliance.errors import InvalidInput
@@ -29,6 +29,9 @@ CsrOption = Annotated[
 ]
 SignedOption = Annotated[
     Path | None, typer.Option("--signed", metavar="FILE", help="Let this in (PEM), which your authority signed.")
+]
+NvmeOption = Annotated[
+    bool, typer.Option("--nvme", help="Its host's key for NVMe/TCP instead of a certificate, in a file there.")
 ]
 DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="How long it is good for.")]
 
@@ -71,10 +74,11 @@ def add(
 def _spec(tcp: str | None, plain: bool) -> schema.ClientSpec:
     if tcp is None:
         return schema.ClientSpec(transport="unix")
-    address, colon, port = tcp.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise InvalidInput(f"{tcp!r} is not an address to listen on", hint="give ADDRESS:PORT, e.g. 192.0.2.1:10809")
-    return schema.ClientSpec(transport="tcp", address=address.strip("[]"), port=int(port), plain=plain)
+    address, port = client_nvme.parse_listen(tcp, "192.0.2.1:10809")
+    return schema.ClientSpec(transport="tcp", address=address, port=port, plain=plain)
+
+
+app.command("nvme")(client_nvme.nvme)
 
 
 @app.command("list")
@@ -107,6 +111,7 @@ def certificate(
     days: DaysOption = DAYS,
     csr: CsrOption = None,
     signed: SignedOption = None,
+    nvme: NvmeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a client's first certificate. Its key is handed out this once and kept nowhere on the appliance.
@@ -114,6 +119,9 @@ def certificate(
     With --csr the key stays where it is, and with --signed the certificate is one that your own authority signed
     (`hatchery authority use`). Then there is no key among the files.
     """
+    if nvme:
+        _issue_key(session(context, as_json), name, directory, "first", csr, signed)
+        return
     _issue(session(context, as_json), name, directory, "first", days, csr, signed)
 
 
@@ -125,10 +133,26 @@ def rotate(
     days: DaysOption = DAYS,
     csr: CsrOption = None,
     signed: SignedOption = None,
+    nvme: NvmeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a further certificate. Those before go on being good until they end or are revoked; nobody is cut off."""
+    """Make a further certificate. Those before go on being good until they end or are revoked; nobody is cut off.
+
+    Of a key for NVMe/TCP (--nvme) there is one: the new one is asked for from the host's next connection on.
+    """
+    if nvme:
+        _issue_key(session(context, as_json), name, directory, "rotation", csr, signed)
+        return
     _issue(session(context, as_json), name, directory, "rotation", days, csr, signed)
+
+
+def _issue_key(
+    run: Session, name: str, directory: str, kind: schema.CertificateKind, csr: Path | None, signed: Path | None
+) -> None:
+    check_name(name, "client name")
+    if csr is not None or signed is not None:
+        raise InvalidInput("a key for NVMe/TCP is no certificate", hint="leave out --csr and --signed")
+    client_nvme.issue_key(run, name, directory, kind)
 
 
 def _issue(
@@ -208,6 +232,7 @@ def _print(run: Session, view: schema.ClientView) -> None:
             "detail": view.detail,
             "address": view.uri,
             "security": _security(view),
+            "nvme": client_nvme.door_words(view.nvme),
             "clones": ", ".join(view.clones) or "-",
             "connected": _peers(view) if not view.connections else f"{len(view.connections)}",
             "at most": f"{view.max_connections} connections",
@@ -215,6 +240,8 @@ def _print(run: Session, view: schema.ClientView) -> None:
     )
     for peer in view.connections or ():
         out().print(f"connected from {peer.peer} since {when(peer.since)}{_moved(peer)}")
+    for peer in () if view.nvme is None else view.nvme.connections or ():
+        out().print(f"connected over NVMe/TCP from {peer.peer} since {when(peer.since)}{_moved(peer)}")
     for each in view.certificates:
         # A line each: in a table, the long numbers would be folded.
         named = "" if each.name is None else f" ({each.name})"

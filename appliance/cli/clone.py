@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from appliance import schema
-from appliance.cli import clone_loss, image_export, losing, seed
+from appliance.cli import client_nvme, clone_loss, image_export, losing, seed
 from appliance.cli.clone_loss import ForceOption, losses
 from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
 from appliance.cli.output import out, print_fields, print_json, state, table, when
 from appliance.errors import InvalidInput
 from appliance.measure.histogram import ascii_form
-from appliance.model import CloneKind, Histogram, TemplateRef, check_name
+from appliance.model import CloneKind, Histogram, Protocol, TemplateRef, check_name
 from appliance.words import micros, size
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
@@ -126,6 +126,9 @@ def attach(
     shared: Annotated[
         bool, typer.Option("--shared", help="Besides the client that has it, while its guest migrates: both may write.")
     ] = False,
+    protocol: Annotated[
+        Protocol, typer.Option("--protocol", help="How: by NBD, or by the kernel's NVMe target to the client's host.")
+    ] = Protocol.NBD,
     time: Annotated[
         str | None, typer.Option("--for", metavar="TIME", help="How long it is shared at most, for example 30m: 1h.")
     ] = None,
@@ -142,13 +145,15 @@ def attach(
     if (client is None) == (client_option is None):
         raise InvalidInput("the client is not said, or twice", hint=f"hatchery clone attach {name} --client CLIENT")
     wanted = check_name(client or client_option or "", "client name")
+    if shared and protocol is not Protocol.NBD:
+        raise InvalidInput("a clone cannot be shared over NVMe/TCP", hint="attach it by NBD for a migration")
     if time is not None and not shared:
         raise InvalidInput("--for goes with --shared", why="without it the clone stays attached until it is detached")
     seconds = schema.SHARED_SECONDS if time is None else duration(time)
     if seconds > schema.MOST_SHARED_SECONDS:
         raise InvalidInput(f"{time} is too long", why="two may write for a day at most", hint="for example --for 1h")
     with run.connect() as connection:
-        view = connection.share(name, wanted, seconds) if shared else connection.attach(name, wanted)
+        view = connection.share(name, wanted, seconds) if shared else connection.attach(name, wanted, protocol)
     _print(run, view)
 
 
@@ -346,7 +351,7 @@ def _print_list(run: Session, views: Sequence[schema.CloneView]) -> None:
             size(view.size),
             size(view.written_bytes),
             (view.client or "-") + ("" if view.shared is None else f", {view.shared.client}"),
-            view.uri or "-",
+            view.uri or ("-" if view.nvme is None else f"nvme-tcp {view.nvme.address}:{view.nvme.port}"),
             when(view.created),
             "-" if view.expires is None else when(view.expires),
         )
@@ -371,7 +376,7 @@ def _print(run: Session, view: schema.CloneView) -> None:
             "shared": "-"
             if view.shared is None
             else f"with {view.shared.client} until {when(view.shared.until)}: {view.shared.uri}",
-            "address": view.uri or "-",
+            "address": view.uri or ("-" if view.nvme is None else view.nvme.nqn),
             "device": view.device,
             "created": when(view.created),
             "expires": "never" if view.expires is None else when(view.expires),
@@ -382,6 +387,11 @@ def _print(run: Session, view: schema.CloneView) -> None:
     if view.latencies is not None and any(view.latencies.counts):
         shown = ascii_form(view.latencies.counts)
         out().print(f"\nLatencies of its requests since it was attached, in microseconds:\n{shown}", soft_wrap=True)
+    if view.nvme is not None:
+        words = shlex.join(view.nvme.connect)
+        secret = f'--dhchap-secret="$(cat {client_nvme.KEY})"'
+        out().print(f"\nConnect it on the client's host, as root:\n{words} {secret}", soft_wrap=True, markup=False)
+        out().print(f"It is {view.nvme.device} there then.", soft_wrap=True, markup=False)
     if view.qemu:
         out().print(f"\nBoot it with QEMU:\n{command_line(view.qemu)}", soft_wrap=True)
     if view.shared is not None:

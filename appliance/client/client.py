@@ -8,6 +8,7 @@ from appliance import schema
 from appliance.client.answers import operation_error, problem
 from appliance.client.requests import Requests
 from appliance.errors import NotReady
+from appliance.model import Protocol
 
 
 class Client(Requests):
@@ -167,9 +168,10 @@ class Client(Requests):
         wanted = schema.Attachment(client=client, shared=True, seconds=seconds)
         return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, wanted)
 
-    def attach(self, name: str, client: str) -> schema.CloneView:
-        """Export a clone to ``client``. Raises InUse when another client has it."""
-        return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, schema.Attachment(client=client))
+    def attach(self, name: str, client: str, protocol: Protocol = Protocol.NBD) -> schema.CloneView:
+        """Export a clone to ``client``. Raises InUse when another client has it, or this one otherwise."""
+        wanted = schema.Attachment(client=client, protocol=protocol)
+        return self._send("PUT", f"/clones/{name}/attachment", schema.CloneView, wanted)
 
     def detach(self, name: str, *, client: str | None = None, force: bool = False) -> schema.CloneView:
         """Stop exporting a clone; of two clients that share it, to one of them.
@@ -263,6 +265,18 @@ class Client(Requests):
     def renew_authority(self, *, force: bool = False) -> schema.AuthorityView:
         """Have a new authority of the appliance's own. Raises InUse while certificates are good, unless forced."""
         return self._send("POST", "/authority/renewal", schema.AuthorityView, force=force)
+
+    def put_nvme(self, name: str, spec: schema.NvmeSpec) -> schema.ClientView:
+        """Reach a client over NVMe/TCP, too. Raises InUse for a port, AlreadyExists for a host that another one is."""
+        return self._send("PUT", f"/clients/{name}/nvme", schema.ClientView, spec)
+
+    def remove_nvme(self, name: str) -> schema.Removal:
+        """Reach a client over NVMe/TCP no more. Raises InUse while clones are attached to it so."""
+        return self._send("DELETE", f"/clients/{name}/nvme", schema.Removal)
+
+    def issue_nvme_key(self, name: str, request: schema.NvmeKeyRequest) -> schema.NvmeKey:
+        """Make the key of a client's host over NVMe/TCP. Raises NotReady, AlreadyExists."""
+        return self._send("POST", f"/clients/{name}/nvme/keys", schema.NvmeKey, request)
 
     def put_client(self, name: str, spec: schema.ClientSpec) -> schema.ClientView:
         """Make a client, or change it to ``spec``."""

@@ -70,7 +70,7 @@ _OF_THE_STORE = (
     *("hatcheryd.service", "hatchery-nbd@*.service", "hatchery-import@*.service", "hatchery-fetch@*.service"),
     "hatchery-unpack@*.service",
     *("hatchery-mend.service", "hatchery-scrub.service", "hatchery-backup.service", "hatchery-latencies.service"),
-    *("hatchery-store.service", "hatchery-retry.service"),
+    *("hatchery-nvme.service", "hatchery-store.service", "hatchery-retry.service"),
 )
 """What uses the store. The target, timers and sockets are not among them: they are there before there is a store."""
 

@@ -62,6 +62,9 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     PUT    /authority?force=BOOL  AuthoritySpec -> AuthorityView; in-use while certificates are good, unless forced
     POST   /authority/renewal?force=BOOL    -> AuthorityView
     POST   /clients/{name}/revocations  Revocation -> ClientView; who is connected is cut off
+    PUT    /clients/{name}/nvme  NvmeSpec   -> ClientView: it is reached over NVMe/TCP, too
+    DELETE /clients/{name}/nvme             -> Removal; in-use while clones are attached to it so
+    POST   /clients/{name}/nvme/keys  NvmeKeyRequest -> NvmeKey (201), which is not shown again
     PUT    /clients/{name}     ClientSpec   -> ClientView (201 when new, 200 when changed or as it was)
     DELETE /clients/{name}                  -> Removal; in-use while clones are attached to it
 
@@ -103,6 +106,10 @@ from appliance.schema.clients import (
     ClientSpec,
     ClientView,
     ConnectionView,
+    NvmeDoorView,
+    NvmeKey,
+    NvmeKeyRequest,
+    NvmeSpec,
     Revocation,
     RevocationKind,
     Transport,
@@ -121,6 +128,7 @@ from appliance.schema.clones import (
     CloneView,
     Lease,
     Move,
+    NvmeView,
     Promotion,
     Resize,
     SeedSpec,
@@ -236,6 +244,11 @@ __all__ = [
     "Model",
     "Move",
     "NbdSource",
+    "NvmeDoorView",
+    "NvmeKey",
+    "NvmeKeyRequest",
+    "NvmeSpec",
+    "NvmeView",
     "OfferView",
     "Operation",
     "OperationError",

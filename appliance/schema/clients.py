@@ -61,6 +61,24 @@ class CertificateView(Model):
     revoked: float | None = Field(description="None: it was not")
 
 
+class NvmeSpec(Model):
+    """Where the kernel's NVMe target listens for a client, and the one host that it lets in there."""
+
+    address: str = Field(description="An address of this machine to listen on")
+    port: int = Field(ge=1024, le=65535, description="TCP; of this client alone")
+    host_nqn: str = Field(max_length=223, description="The host's NQN, as in its /etc/nvme/hostnqn")
+
+
+class NvmeDoorView(Model):
+    """How a client reaches clones over NVMe/TCP, without the key. Neither is what goes over it encrypted."""
+
+    address: str
+    port: int
+    host_nqn: str
+    key_made: float | None = Field(description="None: there is no key yet, and nothing can be attached")
+    connections: tuple[ConnectionView, ...] | None = Field(description="To its port; None: could not tell")
+
+
 class ClientView(Model):
     """A client and its storage daemon."""
 
@@ -76,6 +94,7 @@ class ClientView(Model):
     clones: tuple[str, ...]
     connections: tuple[ConnectionView, ...] | None = Field(description="None: could not tell")
     certificates: tuple[CertificateView, ...] = Field(default=(), description="The newest first")
+    nvme: NvmeDoorView | None = Field(default=None, description="None: it is not reached over NVMe/TCP")
 
 
 class ClientList(Model):
@@ -138,6 +157,25 @@ class CertificateBundle(Model):
     authority: str
     certificate: str
     key: SecretStr = Field(description="Shown as it is in JSON and nowhere else; empty: it never was here")
+
+    @field_serializer("key", when_used="json")
+    def _reveal(self, key: SecretStr) -> str:
+        return key.get_secret_value()
+
+
+class NvmeKeyRequest(Model):
+    """A key to make for a client's host. Another one holds from its next connection on."""
+
+    kind: CertificateKind = "first"
+
+
+class NvmeKey(Model):
+    """The key of a client's host for DH-HMAC-CHAP. It is not shown again."""
+
+    client: str
+    host_nqn: str
+    made: float
+    key: SecretStr = Field(description="DHHC-1:..., as nvme-cli takes it; shown as it is in JSON and nowhere else")
 
     @field_serializer("key", when_used="json")
     def _reveal(self, key: SecretStr) -> str:

@@ -2,7 +2,7 @@
 
 from pydantic import Field, SecretStr, field_serializer
 
-from appliance.model import KIB, MIB, CloneKind, CloneState, Limits
+from appliance.model import KIB, MIB, CloneKind, CloneState, Limits, Protocol
 from appliance.schema.base import LOCAL_CLIENT, Model
 from appliance.schema.measure import HistogramView
 
@@ -84,6 +84,17 @@ class SharedView(Model):
     libvirt: str = Field(description="The disk's XML for libvirt, as for the first client")
 
 
+class NvmeView(Model):
+    """How a client's host connects to a clone."""
+
+    nqn: str = Field(description="The clone's subsystem; another one after a reset")
+    address: str
+    port: int
+    host_nqn: str
+    connect: tuple[str, ...] = Field(description="nvme-cli's words, without the key")
+    device: str = Field(description="Where the disk is on that host once it is connected")
+
+
 class CloneView(Model):
     """A clone, and how to reach it."""
 
@@ -95,13 +106,15 @@ class CloneView(Model):
     created: float
     expires: float | None = Field(description="When it is removed, whoever uses it then; None: never")
     client: str | None = Field(description="The client it is exported to; None: detached")
-    uri: str | None = Field(description="NBD URI; None while detached")
+    protocol: Protocol = Field(default=Protocol.NBD, description="How it is exported")
+    uri: str | None = Field(description="NBD URI; None while detached, and over NVMe/TCP")
     qemu: tuple[str, ...] = Field(
         description="QEMU command line words for this disk and its seed (-blockdev and -device, with TLS -object)"
     )
     libvirt: str | None = Field(
         default=None, description="The disk's XML for libvirt, and after it its seed's; None while detached"
     )
+    nvme: NvmeView | None = Field(default=None, description="None while detached, and over NBD")
     seed: SeedView | None = None
     shared: SharedView | None = Field(default=None, description="A second writer, for a time; None: there is none")
     device: str = Field(description="Its block device on the appliance; exists while it is attached")
@@ -124,6 +137,9 @@ class Attachment(Model):
     """The client that a clone is exported to, or a second one for as long as its guest migrates."""
 
     client: str
+    protocol: Protocol = Field(
+        default=Protocol.NBD, description="nvme-tcp: by the kernel's NVMe target, to the client's host; without limits"
+    )
     shared: bool = Field(default=False, description="Another client has it, and goes on writing meanwhile")
     seconds: float = Field(
         default=SHARED_SECONDS, gt=0, le=MOST_SHARED_SECONDS, description="How long that is declared for, if shared"

@@ -84,6 +84,13 @@ class Clients:
                         why=f"client {other.name} listens on {other.address}:{other.port}",
                         hint="choose another port",
                     )
+            for door in catalog.nvme_doors():
+                if client.port is not None and door.port == client.port:
+                    raise InUse(
+                        f"port {client.port} is taken",
+                        why=f"client {door.client} is reached there over NVMe/TCP",
+                        hint="choose another port",
+                    )
             catalog.put_client(client)
             try:
                 if before is None:

@@ -49,11 +49,19 @@ class CloneLife:
             return self._core.catalog.clone(name)
 
     def limit(self, name: str, limits: Limits) -> Clone:
-        """Hold a clone to ``limits`` from now on, whoever uses it. Raises NotFound, NotReady, InUse, Unhealthy."""
+        """Hold a clone to ``limits`` from now on, whoever uses it. Raises NotFound, NotReady, InvalidInput over
+        NVMe/TCP, InUse, Unhealthy.
+        """
         with self._core.lock:
             old = self._clones.ready(name)
             if limits == old.limits:
                 return old
+            if old.by_nvme:
+                raise InvalidInput(
+                    f"clone {name} can have no limits",
+                    why="it is attached over NVMe/TCP, and the kernel's target cannot hold it to them",
+                    hint="detach it, and attach it by NBD",
+                )
             catalog = self._core.catalog
             catalog.set_clone_limits(old.thin_id, limits)
             new = catalog.clone(name)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from appliance.catalog import Clone, NewClone, NewSeed
 from appliance.errors import HatcheryError, InUse, NotReady
-from appliance.model import NO_LIMITS, CloneKind, CloneState, Limits, TemplateRef, check_name
+from appliance.model import NO_LIMITS, CloneKind, CloneState, Limits, Protocol, TemplateRef, check_name
 from appliance.reconcile.volumes import Devices, FoundDevice, Volume
 from appliance.service.core import Core
 from appliance.service.exports import Exports
@@ -115,8 +115,11 @@ class Clones:
             self._core.events.tell("template", clone.template_ref, "removed", "it went with its last clone")
         return True
 
-    def attach(self, name: str, client: str) -> Clone:
-        """Export a clone to a client; fine when it is already. Raises NotFound, InUse when another client has it."""
+    def attach(self, name: str, client: str, protocol: Protocol = Protocol.NBD) -> Clone:
+        """Export a clone to a client; fine when it is already.
+
+        Raises NotFound, InUse when another client has it, or this one by another protocol; as ``Nvme.check``.
+        """
         with self._core.lock:
             clone = self.ready(name)
             self._core.catalog.client(client)
@@ -127,15 +130,23 @@ class Clones:
                     hint=f"move it: hatchery clone move {name} --client {client}; or, while its guest migrates, share"
                     f" it: hatchery clone attach {name} --client {client} --shared",
                 )
+            if clone.client is not None and clone.protocol is not protocol:
+                raise InUse(
+                    f"clone {name} is attached to client {clone.client} by {clone.protocol}",
+                    why="a clone is exported by one protocol at a time",
+                    hint=f"detach it first: hatchery clone detach {name}",
+                )
+            if protocol is Protocol.NVME_TCP:
+                self._exports.nvme.check(clone, client)
             if clone.client is None:
-                self._core.catalog.set_clone_client(clone.thin_id, client)
+                self._core.catalog.set_clone_client(clone.thin_id, client, protocol)
                 clone = self._core.catalog.clone(name)
                 try:
                     self.bring_up(clone)
                 except BaseException:
                     self._withdraw_quietly(client, clone)
                     raise
-                self._core.events.tell("clone", name, "attached", f"to client {client}")
+                self._core.events.tell("clone", name, "attached", f"to client {client}, by {protocol}")
             return clone
 
     def detach(self, name: str, *, force: bool) -> Clone:

@@ -8,14 +8,20 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from appliance.catalog import Catalog, Client
 from appliance.errors import CannotTell
 from appliance.host.netlink import Connection
+from appliance.model import Protocol
 from appliance.service.exports import Exports
 
 LOOK = 10.0
 """Seconds between two looks."""
+
+
+Door: TypeAlias = tuple[str, Protocol]
+"""What is connected to: a client, and how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +40,22 @@ class Connections:
         self._exports = exports
         self._clock = clock
         self._looked = 0.0
-        self._since: Mapping[str, Mapping[str, float]] = {}
+        self._since: Mapping[Door, Mapping[str, float]] = {}
 
     def of(self, client: Client) -> tuple[Connected, ...]:
         """Who is connected to a client's daemon now. Raises CannotTell."""
-        now, known = self._clock(), self._since.get(client.name, {})
-        found = self._exports.connections(client)
+        return self._seen((client.name, Protocol.NBD), self._exports.connections(client))
+
+    def by_nvme(self, client: Client) -> tuple[Connected, ...]:
+        """Who is connected to a client's port of the kernel's NVMe target now. Raises CannotTell."""
+        return self._seen((client.name, Protocol.NVME_TCP), self._exports.nvme.connections(client.name))
+
+    def _seen(self, door: Door, found: tuple[Connection, ...]) -> tuple[Connected, ...]:
+        known = self._since.get(door, {})
+        now = self._clock() if any(each.identity not in known for each in found) else 0.0
         since = {each.identity: known.get(each.identity, now) for each in found}
         # Replaced as a whole: requests and the monitor look at the same time.
-        self._since = {**self._since, client.name: since}
+        self._since = {**self._since, door: since}
         return tuple(Connected(each, since[each.identity]) for each in found)
 
     def look(self) -> None:
@@ -51,7 +64,9 @@ class Connections:
             return
         self._looked = self._clock()
         clients = self._catalog.clients()
-        self._since = {client.name: self._since.get(client.name, {}) for client in clients}
+        doors = [(client.name, protocol) for client in clients for protocol in Protocol]
+        self._since = {door: self._since.get(door, {}) for door in doors}
         for client in clients:
             with contextlib.suppress(CannotTell):
                 self.of(client)
+                self.by_nvme(client)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 
 from appliance import pki
 from appliance.catalog import Client, Clone, Offer
@@ -18,15 +17,17 @@ from appliance.config import Paths
 from appliance.errors import CannotTell, HatcheryError, InUse, NotReady, Unhealthy
 from appliance.host import device_access, netlink, storage_daemon
 from appliance.host.files import replace as write_file
+from appliance.host.nvmet_request import Target
 from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig, StorageDaemon
 from appliance.host.units import Units
 from appliance.model import Access, CloneKind, Limits
 from appliance.service import addresses
 from appliance.service.core import Core
 from appliance.service.credentials import Credentials
+from appliance.service.devices import device
+from appliance.service.nvme import Nvme
 from appliance.service.offer_files import OfferFiles
 from appliance.service.seed_files import SeedFiles
-from appliance.store import names
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +46,22 @@ def export_of(clone: Clone) -> Export:
 
 @lru_cache(maxsize=8192)
 def _export(kind: CloneKind, thin_id: int, name: str, limits: Limits) -> Export:
-    # An ephemeral clone's drive is its only copy, so it has no retry layer.
-    layer = names.Layer.CLONE if kind is CloneKind.DURABLE else names.Layer.EPHEMERAL
-    device = Path("/dev/mapper") / names.layer(layer, thin_id)
-    return Export(node=f"{_CLONE}{thin_id}", name=name, device=device, limits=limits)
+    return Export(node=f"{_CLONE}{thin_id}", name=name, device=device(kind, thin_id), limits=limits)
 
 
 class Exports:
-    """The storage daemons of all clients. The caller holds the service's lock.
+    """The storage daemons of all clients, and what is offered over NVMe/TCP. The caller holds the service's lock.
 
     ``before_offer`` and ``after_withdrawal`` are told of the clones; they do not raise HatcheryError.
     """
 
-    def __init__(self, core: Core, units: Units, paths: Paths) -> None:
+    def __init__(self, core: Core, units: Units, paths: Paths, target: Target) -> None:
         self._core = core
         self._catalog = core.catalog
         self._units = units
         self._paths = paths
         self._aio = storage_daemon.aio_engine()
+        self.nvme = Nvme(core, target)
         self.credentials = Credentials(core.catalog, paths)
         self.seeds = SeedFiles(core.catalog, paths)
         self.offered = OfferFiles(core.catalog, paths)
@@ -132,6 +131,8 @@ class Exports:
         self.before_offer(clones)
         self.let_in(clones)
         self._add(client, [export for clone in clones for export in self._all_of(client, clone)])
+        if by_nvme := [clone for clone in clones if clone.by_nvme]:
+            self.nvme.offer(by_nvme)
 
     def share(self, client: str, clone: Clone) -> None:
         """Export a clone, which is exported to its first client, to its second one too. Raises NotReady, Unhealthy."""
@@ -141,7 +142,8 @@ class Exports:
     def let_in(self, clones: Iterable[Clone]) -> None:
         """Let the daemons of those who have clones open their devices, and no other daemon. Raises Unhealthy."""
         for clone in clones:
-            users = {self._units.user(client): Access.READ_WRITE for client in clone.clients}
+            daemons = () if clone.by_nvme else clone.clients
+            users = {self._units.user(client): Access.READ_WRITE for client in daemons}
             device_access.grant(export_of(clone).device, users)
 
     def offer_template(self, offer: Offer) -> None:
@@ -197,10 +199,12 @@ class Exports:
         ``gone`` are clones that were withdrawn before it, and that the catalog still gives to a client.
         """
         owner = self._catalog.client(client)
+        if clone.by_nvme:
+            self.nvme.withdraw(clone, cut_off=cut_off, gone=gone)
         self._write(owner, without={clone.thin_id, *gone})
         daemon, seed = self._daemon(client), self.seeds.export(client, clone)
         try:
-            if cut_off:
+            if cut_off or clone.by_nvme:
                 daemon.cut_off(export_of(clone))
             else:
                 daemon.remove(export_of(clone))
@@ -266,8 +270,8 @@ class Exports:
             self._daemon(client).limit(export_of(clone))
 
     def serving(self, client: str) -> int:
-        """How many clones the client's daemon exports now. Raises NotReady when it does not run."""
-        return sum(node.startswith(_CLONE) for node in self._daemon(client).exports())
+        """How many clones are offered to the client now. Raises NotReady when its daemon does not run, Unhealthy."""
+        return sum(node.startswith(_CLONE) for node in self._daemon(client).exports()) + self.nvme.serving(client)
 
     def differences(self, client: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Clones that a client's daemon lacks, and what it exports although it is not the client's.
@@ -276,8 +280,8 @@ class Exports:
         """
         wanted = {export.node: export.name for export in self._wanted(client)}
         offered = self._daemon(client).exports()
-        missing = (name for node, name in wanted.items() if node not in offered)
-        return tuple(sorted(missing)), tuple(sorted(offered - set(wanted)))
+        missing = [name for node, name in wanted.items() if node not in offered]
+        return tuple(sorted([*missing, *self.nvme.missing(client)])), tuple(sorted(offered - set(wanted)))
 
     def describe(self, client: str) -> str:
         """The state of a client's daemon in the service manager's words."""
@@ -301,8 +305,10 @@ class Exports:
         return StorageDaemon(self.files(client), self._aio)
 
     def _all_of(self, client: str, clone: Clone) -> tuple[Export, ...]:
+        """What a client's daemon exports of a clone: of one over NVMe/TCP, whose disk the kernel offers, the seed."""
+        disk = () if clone.by_nvme else (export_of(clone),)
         seed = self.seeds.export(client, clone)
-        return (export_of(clone),) if seed is None else (export_of(clone), seed)
+        return disk if seed is None else (*disk, seed)
 
     def _clones(self, client: str, without: Collection[int] = ()) -> tuple[Clone, ...]:
         left_out = self._core.lost | frozenset(without)

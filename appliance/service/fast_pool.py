@@ -67,6 +67,10 @@ class FastPool:
                 self._exports.serve(catalog.client(client))
             except HatcheryError:
                 log.exception("client %s may still have ephemeral clones", client)
+        try:
+            self._exports.nvme.sync()
+        except HatcheryError:
+            log.exception("ephemeral clones may still be offered over NVMe/TCP")
         for clone in clones:
             if clone.client is None:
                 continue

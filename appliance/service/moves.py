@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from appliance.catalog import Clone
-from appliance.errors import HatcheryError
+from appliance.errors import HatcheryError, InUse
 from appliance.service.clones import Clones
 from appliance.service.core import Core
 from appliance.service.exports import Exports
@@ -44,6 +44,13 @@ class Moves:
             catalog = self._core.catalog
             catalog.client(client)
             found = [self._clones.ready(name, shared=True) for name in dict.fromkeys(names)]
+            for clone in found:
+                if clone.by_nvme and clone.client != client:
+                    raise InUse(
+                        f"clone {clone.name} is attached over NVMe/TCP",
+                        why=f"it is offered to the host of client {clone.client}",
+                        hint=f"hatchery clone detach {clone.name}, and attach it to client {client}",
+                    )
             found = [self._settled(clone, client, force=force) for clone in found]
             leaving = [clone for clone in found if clone.client != client]
             if leaving:

@@ -100,6 +100,10 @@ def export_all(core: Core, exports: Exports) -> None:
                 exports.serve(client)
             except HatcheryError:
                 log.exception("client %s is not served", client.name)
+        try:
+            exports.nvme.sync()
+        except HatcheryError:
+            log.exception("clones are not offered over NVMe/TCP")
 
 
 def _adopt_drives(core: Core) -> None:

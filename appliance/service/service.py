@@ -3,18 +3,21 @@
 import logging
 from collections.abc import Sequence
 
+from pydantic import SecretStr
+
 from appliance.bootset.trace import Read
 from appliance.catalog import Catalog, Template
 from appliance.config import Paths, StoreConfig
-from appliance.errors import NotFound
+from appliance.errors import InvalidInput, NotFound
 from appliance.host import trace
 from appliance.host.notify import notify
+from appliance.host.nvmet_request import NoTarget, Target
 from appliance.host.units import Units
 from appliance.images.convert import Converter
 from appliance.images.resuming import ResumingSource
 from appliance.images.sources import Opener, open_url
 from appliance.images.unpacking import Unpacker, plain
-from appliance.model import PoolName, Problem, TemplateRef
+from appliance.model import PoolName, Problem, Protocol, TemplateRef
 from appliance.reconcile.volumes import Plan
 from appliance.run import Runner
 from appliance.schema import (
@@ -32,6 +35,9 @@ from appliance.schema import (
     GarbageReport,
     Move,
     NbdSource,
+    NvmeKey,
+    NvmeKeyRequest,
+    NvmeSpec,
     Operation,
     Reconciliation,
     ReserveReleased,
@@ -64,6 +70,7 @@ from appliance.service.measure import Measure
 from appliance.service.measured import Measurements
 from appliance.service.monitor import Change, Monitor, Seen, changes, hit_percent, silence, store_words
 from appliance.service.moves import Moves
+from appliance.service.nvme_doors import NvmeDoors
 from appliance.service.offers import Offers
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import Pools, Store, Tracer
@@ -98,6 +105,7 @@ class Service:
         open_url: Opener = open_url,
         unpack: Unpacker | None = None,
         sources: Remotes | None = None,
+        nvme: Target | None = None,
     ) -> None:
         settings = settings or StoreConfig()
         self.core = Core(catalog, pools, settings.overcommit_percent)
@@ -107,7 +115,7 @@ class Service:
         self._store = store
         self._units = units
         self._converter = converter
-        self._exports = Exports(self.core, units, paths)
+        self._exports = Exports(self.core, units, paths, nvme or NoTarget())
         self._connections = Connections(catalog, self._exports)
         self._views = Views(self.core, self._exports, self._connections)
         self._clone_views = CloneViews(catalog, store, self._views)
@@ -141,6 +149,7 @@ class Service:
         self.seeds = Seeds(self.core, self.clones, self._exports)
         self.clients = Clients(self.core, self._exports)
         self.certificates = Certificates(self.core, self._exports)
+        self.nvme_doors = NvmeDoors(self.core, self._exports)
         self.authorities = Authorities(self.core, self._exports)
         self.collector = Collector(self.core, self.life.end_leases, paths.orphans_doubted)
         self.core.poke = self.collector.poke
@@ -357,10 +366,12 @@ class Service:
 
     def attach(self, name: str, request: Attachment) -> CloneView:
         """Export a clone to a client, or to a second one. Raises as ``Clones.attach`` and ``Sharing.share``."""
+        if request.shared and request.protocol is Protocol.NVME_TCP:
+            raise InvalidInput("a clone cannot be shared over NVMe/TCP", hint="attach it by NBD for a migration")
         if request.shared:
             self.sharing.share(name, request.client, request.seconds)
         else:
-            self.clones.attach(name, request.client)
+            self.clones.attach(name, request.client, request.protocol)
         return self.show_clone(name)
 
     def detach(self, name: str, client: str | None, *, force: bool) -> CloneView:
@@ -388,6 +399,16 @@ class Service:
     def issue_certificate(self, name: str, request: CertificateRequest) -> CertificateBundle:
         """Make a certificate for a client. Raises as ``Certificates.make``."""
         return bundle(name, self.certificates.make(name, request))
+
+    def put_nvme_door(self, name: str, spec: NvmeSpec) -> ClientView:
+        """Reach a client over NVMe/TCP, too. Raises as ``NvmeDoors.put``."""
+        self.nvme_doors.put(name, spec)
+        return self.show_client(name)
+
+    def issue_nvme_key(self, name: str, request: NvmeKeyRequest) -> NvmeKey:
+        """Make the key of a client's host. Raises as ``NvmeDoors.issue``."""
+        door = self.nvme_doors.issue(name, request.kind)
+        return NvmeKey(client=name, host_nqn=door.host_nqn, made=door.made or 0.0, key=SecretStr(door.key or ""))
 
     def put_client(self, name: str, spec: ClientSpec) -> tuple[ClientView, bool]:
         """Make or change a client; whether it is new. Raises as ``Clients.put``."""

@@ -54,6 +54,12 @@ class Sharing:
                     why="nobody has it",
                     hint=f"attach it: hatchery clone attach {name} --client {client}",
                 )
+            if clone.by_nvme:
+                raise InvalidInput(
+                    f"clone {name} cannot be shared",
+                    why="it is attached over NVMe/TCP, and one host at a time is let in there",
+                    hint="attach it by NBD for a migration",
+                )
             if clone.client == client:
                 raise InvalidInput(f"clone {name} cannot be shared with client {client}", why="that client has it")
             if clone.shared not in (None, client):

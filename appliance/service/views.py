@@ -22,6 +22,8 @@ from appliance.schema import (
     ConnectionView,
     GarbageReport,
     LearningView,
+    NvmeDoorView,
+    NvmeView,
     PrefetchView,
     ProblemView,
     Reconciliation,
@@ -36,9 +38,10 @@ from appliance.schema import (
 )
 from appliance.service import addresses
 from appliance.service.certificates import Bundle, is_good
-from appliance.service.connected import Connections
+from appliance.service.connected import Connected, Connections
 from appliance.service.core import Core
-from appliance.service.exports import Exports, export_of
+from appliance.service.devices import device_of
+from appliance.service.exports import Exports
 from appliance.service.gc import Entry, State
 from appliance.service.seed_files import instance_of, name_of
 from appliance.store import names
@@ -124,6 +127,18 @@ def reconciliation(made: Plan, problems: Iterable[Problem]) -> Reconciliation:
     )
 
 
+def _connections(found: Iterable[Connected]) -> tuple[ConnectionView, ...]:
+    return tuple(
+        ConnectionView(
+            peer=each.connection.peer,
+            since=each.since,
+            received_bytes=each.connection.received,
+            sent_bytes=each.connection.sent,
+        )
+        for each in found
+    )
+
+
 class Detail(Enum):
     """How much of a clone is told: for many of them, what QEMU and libvirt want to hear is most of it."""
 
@@ -183,7 +198,8 @@ class Views:
         ``second`` is who may write to it besides, while its guest migrates.
         """
         shown = detail is Detail.ALL
-        where = None if client is None else self._exports.listen(client)
+        listens = None if client is None else self._exports.listen(client)
+        where = None if clone.by_nvme else listens
         lost = clone.thin_id in self._core.lost
         active = client is not None and clone.state is CloneState.READY and not lost
         return CloneView(
@@ -195,14 +211,16 @@ class Views:
             created=clone.created,
             expires=clone.expires,
             client=clone.client,
+            protocol=clone.protocol,
             uri=None if where is None else addresses.uri(where, clone.name),
             qemu=() if where is None or not shown else addresses.qemu_words(clone, where),
             libvirt=None if where is None or not shown else addresses.libvirt_disk(clone, where),
-            device=str(export_of(clone).device),
+            nvme=self._nvme(clone),
+            device=str(device_of(clone)),
             mapped_bytes=self._mapped(clone.pool, clone.thin_id) if active else None,
             written_bytes=written,
             limits=CloneLimits(iops=clone.limits.iops, bandwidth=clone.limits.bandwidth),
-            seed=self._seed(clone, where),
+            seed=self._seed(clone, listens),
             shared=None if second is None else self._shared(clone, second),
         )
 
@@ -214,6 +232,20 @@ class Views:
             uri=addresses.uri(where, clone.name),
             qemu=addresses.qemu_words(clone, where),
             libvirt=addresses.libvirt_disk(clone, where),
+        )
+
+    def _nvme(self, clone: Clone) -> NvmeView | None:
+        found = self._exports.nvme.offered(clone)
+        if found is None:
+            return None
+        door = found.door
+        return NvmeView(
+            nqn=found.nqn,
+            address=door.address,
+            port=door.port,
+            host_nqn=door.host_nqn,
+            connect=found.words(),
+            device=f"/dev/disk/by-id/nvme-uuid.{found.uuid}",
         )
 
     def _seed(self, clone: Clone, where: Listen | None) -> SeedView | None:
@@ -248,19 +280,14 @@ class Views:
             detail += ", and no certificate lets anybody in"
         connections: tuple[ConnectionView, ...] | None
         try:
-            connections = tuple(
-                ConnectionView(
-                    peer=each.connection.peer,
-                    since=each.since,
-                    received_bytes=each.connection.received,
-                    sent_bytes=each.connection.sent,
-                )
-                for each in self._connections.of(client)
-            )
+            connections = _connections(self._connections.of(client))
             if len(connections) >= client.max_connections:
                 detail += f", all of its {client.max_connections} connections taken: others wait"
         except CannotTell:
             connections = None
+        door = self._door(client)
+        if door is not None:
+            detail += ", NVMe/TCP not encrypted"
         return ClientView(
             name=client.name,
             transport="tcp" if client.transport == "tcp" else "unix",
@@ -277,6 +304,24 @@ class Views:
                 CertificateView(serial=c.serial, name=c.name, issued=c.issued, expires=c.expires, revoked=c.revoked)
                 for c in certificates
             ),
+            nvme=door,
+        )
+
+    def _door(self, client: Client) -> NvmeDoorView | None:
+        found = self._core.catalog.nvme_door(client.name)
+        if found is None:
+            return None
+        connections: tuple[ConnectionView, ...] | None
+        try:
+            connections = _connections(self._connections.by_nvme(client))
+        except CannotTell:
+            connections = None
+        return NvmeDoorView(
+            address=found.address,
+            port=found.port,
+            host_nqn=found.host_nqn,
+            key_made=found.made,
+            connections=connections,
         )
 
     def status(self, store: StoreView, problems: Iterable[Problem]) -> Status:

@@ -4,8 +4,8 @@ import logging
 from collections.abc import Callable
 
 from appliance.config import CacheMode
-from appliance.errors import HatcheryError
-from appliance.host import bcache, block, kernel, md, mount
+from appliance.errors import HatcheryError, Unhealthy
+from appliance.host import bcache, block, kernel, md, mount, nvmet, nvmet_request
 from appliance.model import KIB
 from appliance.reconcile import Description, apply
 from appliance.store import backend, cache, cache_mirror, cache_move, durable, fast, grow, mirror, names, nvme
@@ -193,6 +193,7 @@ def down(machine: Machine) -> tuple[HatcheryError, ...]:
             return False
         return True
 
+    attempt(lambda: _nvme_down(machine))
     attempt(lambda: durable.quiet(machine))
     if attempt(lambda: _volumes_down(machine)):
         attempt(lambda: fast.down(machine))
@@ -205,6 +206,13 @@ def down(machine: Machine) -> tuple[HatcheryError, ...]:
     attempt(lambda: _state_down(machine))
     attempt(lambda: _arrays_down(machine))
     return tuple(failed)
+
+
+def _nvme_down(machine: Machine) -> None:
+    """The kernel's NVMe target, which no unit that ends would stop, lets go of clones."""
+    problems = nvmet_request.clear(nvmet_request.Files(machine.config.paths.nvme), nvmet.Target())
+    for name, words in problems.items():
+        raise Unhealthy(f"{name} is still offered over NVMe/TCP", why=words)
 
 
 def _volumes_down(machine: Machine) -> None:

@@ -30,6 +30,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "fence": frozenset({"host"}),
     "retry": frozenset({"fence"}),
     "nbd_server": frozenset({"host"}),
+    "nvme_target": frozenset({"host"}),
     "console": frozenset({"config", "run"}),
     # on a host that uses clones: it knows no API
     "attach": frozenset({"host", "words"}),

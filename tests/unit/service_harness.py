@@ -13,6 +13,7 @@ from appliance.schema import Operation, TemplateCreate, UploadSource
 from appliance.service.service import Service
 from tests.unit.model import ModelConverter, ModelPool, ModelStore
 from tests.unit.model_daemon import ModelUnits
+from tests.unit.model_nvmet import ModelTarget
 from tests.unit.model_remotes import ModelRemotes
 from tests.unit.model_trace import ModelTracer
 from tests.unit.model_unpacking import ModelUnpacking
@@ -36,6 +37,7 @@ class Box:
         self.store = ModelStore()
         self.tracer = ModelTracer()
         self.units = ModelUnits(self.paths.run)
+        self.nvme = ModelTarget(folder)
         self.converter = ModelConverter()
         self.remotes = ModelRemotes(folder)
         self.service = self._make()
@@ -52,6 +54,7 @@ class Box:
             tracer=self.tracer,
             unpack=ModelUnpacking,
             sources=self.remotes,
+            nvme=self.nvme,
         )
         service.start()
         return service
@@ -67,6 +70,7 @@ class Box:
     def reboot(self) -> Service:
         """The machine is gone: so are daemons and devices."""
         self.units.stop_all()
+        self.nvme.reboot()
         for thin_id in list(self.pool.active):
             self.pool.deactivate(thin_id)
         return self.restart()

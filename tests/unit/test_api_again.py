@@ -20,6 +20,10 @@ BOOT_SET = file.dump(file.BootSetFile("debian@1", None, BootSet((Extent(0, MIB),
 
 AGAIN: dict[tuple[str, str], tuple[str, object]] = {
     ("put", "/v1/clients/{name}"): ("/v1/clients/lab", {"transport": "unix"}),
+    ("put", "/v1/clients/{name}/nvme"): (
+        "/v1/clients/lab/nvme",
+        {"address": "127.0.0.1", "port": 4420, "host_nqn": "nqn.2020-01.org.example:lab"},
+    ),
     ("put", "/v1/authority"): ("/v1/authority", {"certificate": OWN.certificate, "key": OWN.key}),
     ("put", "/v1/clones/{name}/attachment"): ("/v1/clones/web/attachment", {"client": "lab"}),
     ("put", "/v1/clones/{name}/size"): ("/v1/clones/web/size", {"size": 8 * MIB}),
@@ -34,6 +38,7 @@ AGAIN: dict[tuple[str, str], tuple[str, object]] = {
     ("delete", "/v1/stills/{number}"): ("/v1/stills/STILL", None),
     ("delete", "/v1/clones/{name}/attachment"): ("/v1/clones/web/attachment", None),
     ("delete", "/v1/clones/{name}"): ("/v1/clones/web", None),
+    ("delete", "/v1/clients/{name}/nvme"): ("/v1/clients/lab/nvme", None),
     ("delete", "/v1/clients/{name}"): ("/v1/clients/lab", None),
     ("delete", "/v1/templates/{ref}"): ("/v1/templates/debian@1", None),
 }
