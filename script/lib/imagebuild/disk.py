@@ -192,11 +192,12 @@ def add(disk: Path, offset: int, files: Mapping[str, bytes]) -> None:
     """Put files on the EFI system partition that begins at `offset` bytes of a disk."""
     esp = f"{disk}@@{offset}"
     with tempfile.TemporaryDirectory() as name:
+        # -D s: skip what exists in the image. mmd fails when that is all that it was asked for, so each is made once.
+        for folder in sorted({str(Path(path).parent) for path in files}):
+            run(["mmd", "-i", esp, "-D", "s", f"::{folder}"])
         for path, content in files.items():
             file = Path(name, Path(path).name)
             file.write_bytes(content)
-            # -D s: skip what exists, so that a second run is fine.
-            run(["mmd", "-i", esp, "-D", "s", f"::{Path(path).parent}"])
             run(["mcopy", "-o", "-i", esp, file, f"::{path}"])
 
 
