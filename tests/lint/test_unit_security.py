@@ -35,8 +35,8 @@ LIMITS = {
 }
 """Exposure: 0 is a service that can do nothing, 10 one that can do everything."""
 
-ONCE = {"hostname-credential.service", "ssh-hostkeys.service"}
-"""They write a file below /etc at the first start, and are gone."""
+ONCE = {"hostname-credential.service", "ssh-hostkeys.service", "modprobe@configfs.service"}
+"""They write a file below /etc at the first start, or load a module, and are gone."""
 
 IMPORTER = "hatchery-import@.service"
 TRANSIENT = {
