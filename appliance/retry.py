@@ -49,12 +49,16 @@ _SCAN_SECONDS_WHILE_FAILING = 0.5
 class Limits:
     """How patient to be. ``pauses``: seconds before each try, one for each try that is allowed within ``window``.
 
-    The cache takes about a second to let go of a dead drive, so the tries must span several. They begin at once and
-    get rarer: the kernel spins on a core while it holds a request, and a bad sector must not keep its guest for long.
+    The cache takes about a second to let go of a dead drive, and more than five were seen where processors had other
+    work, so the tries must span several. They begin at once and get rarer: the kernel spins on a core while it holds a
+    request, and a bad sector must not keep its guest for long.
     ``grace``: seconds that the error has to come out once it is let go.
     """
 
-    pauses: tuple[float, ...] = (0.0, 0.01, 0.02, 0.03, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5, 0.5, 1.0, 1.0, 1.0)
+    pauses: tuple[float, ...] = (
+        *(0.0, 0.01, 0.02, 0.03, 0.05, 0.05, 0.1, 0.1, 0.2, 0.2, 0.3, 0.5, 0.5),
+        *(1.0,) * 7,
+    )
     window: float = 120.0
     grace: float = 0.25
 
