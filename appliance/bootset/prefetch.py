@@ -41,7 +41,7 @@ which the cache answers at once."""
 MOST_ROOM, LEAST_ROOM = 16 * MIB, 64 * KIB
 """How much is under way at a time at most, because more would be in the way of a guest that comes; and in a cache of a
 GiB or less, where bcache has one bucket or two free and takes longer to free the next than a quick backend to fill
-it: with a MiB under way up to three quarters were dropped there, like this up to a twentieth."""
+it: with a MiB under way up to 62 % of a first pass were dropped there, like this up to 5 %."""
 
 PASSES = 10
 """After so many passes it is left at that. All but the first two read little: what was missed before."""
