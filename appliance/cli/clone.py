@@ -1,32 +1,23 @@
 """``hatchery clone``: writable disks made from templates."""
 
-import shlex
-from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from appliance import schema
-from appliance.cli import client_nvme, clone_loss, image_export, losing, seed
+from appliance.cli import clone_loss, clone_output, image_export, losing, seed
 from appliance.cli.clone_loss import ForceOption, losses
-from appliance.cli.options import JsonOption, Session, duration, follow, parse_size, session
-from appliance.cli.output import out, print_fields, print_json, state, table, when
+from appliance.cli.options import JsonOption, duration, follow, parse_size, session
+from appliance.cli.output import out, print_json
 from appliance.errors import InvalidInput
-from appliance.measure.histogram import ascii_form
-from appliance.model import CloneKind, Histogram, Protocol, TemplateRef, check_name
-from appliance.words import micros, size
+from appliance.model import CloneKind, Protocol, TemplateRef, check_name
+from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
 app.add_typer(seed.app, name="seed")
 
 PROMOTE_DEADLINE = 4 * 3600.0
 """Seconds after which a promotion counts as hung: an ephemeral clone is copied to slow disks."""
-
-KINDS = {
-    CloneKind.DURABLE: "durable: it survives the loss of the NVMe drive",
-    CloneKind.EPHEMERAL: "ephemeral: it is gone when its NVMe drive is",
-}
-"""What an operator should know of each kind."""
 
 IopsOption = Annotated[
     int | None,
@@ -90,9 +81,9 @@ def create(
     with run.connect() as connection:
         views = connection.create_clones(wanted)
     if count is None and not run.as_json:
-        _print(run, views[0])
+        clone_output.print_one(run, views[0])
     else:
-        _print_list(run, views)
+        clone_output.print_list(run, views)
 
 
 @app.command("list")
@@ -101,7 +92,7 @@ def list_(context: typer.Context, as_json: JsonOption = False) -> None:
     run = session(context, as_json)
     with run.connect() as connection:
         views = connection.clones()
-    _print_list(run, views)
+    clone_output.print_list(run, views)
 
 
 @app.command("show")
@@ -111,7 +102,7 @@ def show(context: typer.Context, name: NameArgument, as_json: JsonOption = False
     check_name(name, "clone name")
     with run.connect() as connection:
         view = connection.clone(name)
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 app.command("remove")(clone_loss.remove)
@@ -154,7 +145,7 @@ def attach(
         raise InvalidInput(f"{time} is too long", why="two may write for a day at most", hint="for example --for 1h")
     with run.connect() as connection:
         view = connection.share(name, wanted, seconds) if shared else connection.attach(name, wanted, protocol)
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 @app.command("detach")
@@ -174,7 +165,7 @@ def detach(
         check_name(client, "client name")
     with run.connect() as connection:
         view = connection.detach(name, client=client, force=force)
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 @app.command("move")
@@ -193,9 +184,9 @@ def move(
     with run.connect() as connection:
         views = connection.move_clones(names, client, force=force)
     if len(views) == 1 and not run.as_json:
-        _print(run, views[0])
+        clone_output.print_one(run, views[0])
     else:
-        _print_list(run, views)
+        clone_output.print_list(run, views)
 
 
 @app.command("reset")
@@ -217,7 +208,7 @@ def reset(
             return
         losing.ask(run, found, yes=yes)
         view = connection.reset_clone(name, force=force)
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 @app.command("resize")
@@ -233,7 +224,7 @@ def resize(
     wanted = parse_size(new_size)
     with run.connect() as connection:
         view = connection.resize_clone(name, wanted)
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 @app.command("renew")
@@ -254,7 +245,7 @@ def renew(
         raise InvalidInput("how long the clone stays is not said", hint="give either --expires TIME or --never")
     with run.connect() as connection:
         view = connection.renew_clone(name, None if expires is None else duration(expires))
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 @app.command("limit")
@@ -276,7 +267,7 @@ def limit(
         now = schema.CloneLimits() if none else connection.clone(name).limits
         wanted = schema.CloneLimits(iops=iops or now.iops, bandwidth=most or now.bandwidth)
         view = connection.limit_clone(name, wanted)
-    _print(run, view)
+    clone_output.print_one(run, view)
 
 
 def _bandwidth(text: str | None) -> int | None:
@@ -335,97 +326,3 @@ def export(
     check_name(name, "clone name")
     wanted = image_export.wanted(target, kind, force=force, as_json=run.as_json)
     image_export.export(run, wanted, lambda connection: connection.still_of_clone(name))
-
-
-def _print_list(run: Session, views: Sequence[schema.CloneView]) -> None:
-    if run.as_json:
-        print_json(views)
-        return
-    rows = table("CLONE", "TEMPLATE", "KIND", "STATE", ">SIZE", ">WRITTEN", "CLIENT", "ADDRESS", "CREATED", "EXPIRES")
-    for view in views:
-        rows.add_row(
-            view.name,
-            view.template,
-            view.kind.value,
-            state(view.state),
-            size(view.size),
-            size(view.written_bytes),
-            (view.client or "-") + ("" if view.shared is None else f", {view.shared.client}"),
-            view.uri or ("-" if view.nvme is None else f"nvme-tcp {view.nvme.address}:{view.nvme.port}"),
-            when(view.created),
-            "-" if view.expires is None else when(view.expires),
-        )
-    out().print(rows)
-
-
-def _print(run: Session, view: schema.CloneView) -> None:
-    if run.as_json:
-        print_json(view)
-        return
-    print_fields(
-        {
-            "clone": view.name,
-            "template": view.template,
-            "kind": KINDS[view.kind],
-            "state": state(view.state),
-            "size": size(view.size),
-            "used": f"{size(view.mapped_bytes)}, blocks shared with the template included",
-            "written": f"{size(view.written_bytes)} since it was attached",
-            "latency": _latency(view.latencies),
-            "client": view.client or "nobody",
-            "shared": "-"
-            if view.shared is None
-            else f"with {view.shared.client} until {when(view.shared.until)}: {view.shared.uri}",
-            "address": view.uri or ("-" if view.nvme is None else view.nvme.nqn),
-            "device": view.device,
-            "created": when(view.created),
-            "expires": "never" if view.expires is None else when(view.expires),
-            "limits": _limits(view.limits),
-            "seed": "none" if view.seed is None else f"hostname {view.seed.hostname}, {view.seed.uri or 'detached'}",
-        }
-    )
-    if view.latencies is not None and any(view.latencies.counts):
-        shown = ascii_form(view.latencies.counts)
-        out().print(f"\nLatencies of its requests since it was attached, in microseconds:\n{shown}", soft_wrap=True)
-    if view.nvme is not None:
-        words = shlex.join(view.nvme.connect)
-        secret = f'--dhchap-secret="$(cat {client_nvme.KEY})"'
-        out().print(f"\nConnect it on the client's host, as root:\n{words} {secret}", soft_wrap=True, markup=False)
-        out().print(f"It is {view.nvme.device} there then.", soft_wrap=True, markup=False)
-    if view.qemu:
-        out().print(f"\nBoot it with QEMU:\n{command_line(view.qemu)}", soft_wrap=True)
-    if view.shared is not None:
-        words, where = command_line(view.shared.qemu), view.shared.client
-        out().print(f"\nWhere its guest migrates to, {where}:\n{words} -incoming defer", soft_wrap=True)
-    if view.libvirt:
-        out().print(f"\nIn a libvirt domain:\n{view.libvirt}", soft_wrap=True)
-
-
-def _limits(view: schema.CloneLimits) -> str:
-    each = (
-        None if view.iops is None else f"{view.iops} requests/s",
-        None if view.bandwidth is None else f"{size(view.bandwidth)}/s",
-    )
-    return ", ".join(filter(None, each)) or "none"
-
-
-def _latency(view: schema.HistogramView | None) -> str:
-    if view is None:
-        return "-"
-    found = Histogram(view.counts)
-    if not found.total:
-        return "no requests yet"
-    half, most = micros(found.bound(0.5)), micros(found.bound(0.99))
-    return f"{found.total:,} requests, half of them within {half}, 99 % within {most}"
-
-
-def command_line(disk: Sequence[str]) -> str:
-    """A ready command line around the words for the disk, an option a line."""
-    words = ["-machine", "q35", "-m", "2G", "-nographic", "-bios", "/usr/share/ovmf/OVMF.fd", *disk]
-    lines = ["qemu-system-x86_64"]
-    for word in words:
-        if word.startswith("-"):
-            lines.append(f"    {word}")
-        else:
-            lines[-1] += f" {shlex.quote(word)}"
-    return " \\\n".join(lines)

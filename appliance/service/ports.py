@@ -5,6 +5,7 @@ Sizes are bytes. Errors are those of ``appliance.errors``, raised as the docstri
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -214,3 +215,12 @@ class Tracer(Protocol):
 
     def close(self) -> None:
         """Stop, and give the buffers back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheWatch:
+    """What prefetching asks the store: see ``Store.flow`` and ``Store.guest_requests``, and ``Measure.cold_marks``."""
+
+    flow: Callable[[], Callable[[], tuple[int, int]]]
+    guests: Callable[[], int]
+    cold_marks: Callable[[], int]

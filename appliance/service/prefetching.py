@@ -8,8 +8,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -24,6 +24,7 @@ from appliance.service.bootsets import BootSets
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
 from appliance.service.places import Places
+from appliance.service.ports import CacheWatch
 from appliance.service.sealed import check_sealed
 from appliance.service.shares import Shares
 
@@ -56,19 +57,10 @@ SHORT = ("incomplete", "failed")
 """Ends of a prefetch after which boots need the backend."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ports:
-    """What prefetching asks the store: see ``Store.flow`` and ``Store.guest_requests``, and ``Measure.cold_marks``."""
-
-    flow: Callable[[], Callable[[], tuple[int, int]]]
-    guests: Callable[[], int]
-    cold_marks: Callable[[], int]
-
-
 class Prefetching:
     """One prefetch at a time; what else is wanted waits for its turn."""
 
-    def __init__(self, core: Core, operations: Operations, boot_sets: BootSets, ports: Ports) -> None:
+    def __init__(self, core: Core, operations: Operations, boot_sets: BootSets, ports: CacheWatch) -> None:
         self._core = core
         self._operations = operations
         self._boot_sets = boot_sets

@@ -73,8 +73,8 @@ from appliance.service.moves import Moves
 from appliance.service.nvme_doors import NvmeDoors
 from appliance.service.offers import Offers
 from appliance.service.operations import Job, Operations
-from appliance.service.ports import Pools, Store, Tracer
-from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.ports import CacheWatch, Pools, Store, Tracer
+from appliance.service.prefetching import Prefetching
 from appliance.service.recording import Keep
 from appliance.service.remotes import NbdRemotes, Remotes
 from appliance.service.seeds import Seeds, wish
@@ -128,7 +128,7 @@ class Service:
             self.core, self.operations, converter, lambda url: ResumingSource(url, open_url), unpack or plain(runner)
         )
         self.boot_sets = BootSets(self.core)
-        ports = Ports(store.flow, store.guest_requests, lambda: self.measure.cold_marks)
+        ports = CacheWatch(store.flow, store.guest_requests, lambda: self.measure.cold_marks)
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.core.template_ready = self._template_ready
         self.measure.before_cold = self.prefetching.hold

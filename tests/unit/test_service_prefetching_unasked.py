@@ -16,7 +16,8 @@ from appliance.schema import CacheView, StoreView
 from appliance.service import prefetching, shares
 from appliance.service.bootsets import BootSets
 from appliance.service.operations import Job, Operations
-from appliance.service.prefetching import Ports, Prefetching
+from appliance.service.ports import CacheWatch
+from appliance.service.prefetching import Prefetching
 from tests.unit import boot_set_box
 from tests.unit.boot_set_box import SIZE, as_file, settled
 from tests.unit.model_cache import ModelCache
@@ -60,7 +61,7 @@ class Looker:
 
     def begin(self) -> Prefetching:
         core = self.box.service.core
-        ports = Ports(lambda: self.flow, lambda: self.guests, lambda: self.marks)
+        ports = CacheWatch(lambda: self.flow, lambda: self.guests, lambda: self.marks)
         return Prefetching(core, self.operations, BootSets(core), ports)
 
     def _flow(self) -> tuple[int, int]:
