@@ -1,8 +1,8 @@
 """What all bodies share, errors, and long jobs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, SecretStr
 
 API_PREFIX = "/v1"
 """All paths begin with it."""
@@ -70,3 +70,7 @@ class Removal(Model):
 
     name: str
     removed: bool
+
+
+Revealed = Annotated[SecretStr, PlainSerializer(SecretStr.get_secret_value, return_type=str, when_used="json")]
+"""A secret that its JSON shows as it is, and nothing else does."""

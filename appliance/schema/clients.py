@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_serializer
+from pydantic import Field
 
 from appliance.model import MAX_CONNECTIONS, Health
-from appliance.schema.base import Model
+from appliance.schema.base import Model, Revealed
 
 Transport = Literal["unix", "tcp"]
 
@@ -123,16 +123,12 @@ class AuthoritySpec(Model):
     """An operator's own authority, in PEM. With its key it signs as the appliance's own does."""
 
     certificate: str = Field(max_length=PEM_MOST)
-    key: SecretStr | None = Field(default=None, description="None: all certificates are signed elsewhere")
+    key: Revealed | None = Field(default=None, description="None: all certificates are signed elsewhere")
     chain: str = Field(default="", max_length=PEM_MOST, description="The certificates above it")
     server_certificate: str | None = Field(
         default=None, max_length=PEM_MOST, description="What the storage daemons show, if nothing is signed here"
     )
-    server_key: SecretStr | None = None
-
-    @field_serializer("key", "server_key", when_used="json")
-    def _reveal(self, key: SecretStr | None) -> str | None:
-        return None if key is None else key.get_secret_value()
+    server_key: Revealed | None = None
 
 
 class AuthorityView(Model):
@@ -156,11 +152,7 @@ class CertificateBundle(Model):
     expires: float
     authority: str
     certificate: str
-    key: SecretStr = Field(description="Shown as it is in JSON and nowhere else; empty: it never was here")
-
-    @field_serializer("key", when_used="json")
-    def _reveal(self, key: SecretStr) -> str:
-        return key.get_secret_value()
+    key: Revealed = Field(description="Shown as it is in JSON and nowhere else; empty: it never was here")
 
 
 class NvmeKeyRequest(Model):
@@ -175,11 +167,7 @@ class NvmeKey(Model):
     client: str
     host_nqn: str
     made: float
-    key: SecretStr = Field(description="DHHC-1:..., as nvme-cli takes it; shown as it is in JSON and nowhere else")
-
-    @field_serializer("key", when_used="json")
-    def _reveal(self, key: SecretStr) -> str:
-        return key.get_secret_value()
+    key: Revealed = Field(description="DHHC-1:..., as nvme-cli takes it; shown as it is in JSON and nowhere else")
 
 
 class Revocation(Model):

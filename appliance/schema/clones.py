@@ -1,9 +1,9 @@
 """Clones."""
 
-from pydantic import Field, SecretStr, field_serializer
+from pydantic import Field
 
 from appliance.model import KIB, MIB, CloneKind, CloneState, Limits, Protocol
-from appliance.schema.base import LOCAL_CLIENT, Model
+from appliance.schema.base import LOCAL_CLIENT, Model, Revealed
 from appliance.schema.measure import HistogramView
 
 LEAST_IOPS, MOST_IOPS = 10, 10_000_000
@@ -35,15 +35,11 @@ class SeedSpec(Model):
         default=None, description="None: the clone's name; of many clones, numbered as they are: NAME-1 to NAME-COUNT"
     )
     ssh_keys: tuple[str, ...] = Field(default=(), description="Lines as in authorized_keys")
-    user_data: SecretStr | None = Field(
+    user_data: Revealed | None = Field(
         default=None,
         description="Begins with #cloud-config, with #! or as MIME; at most 64 KiB. None: made of the others. It is not"
         " shown again",
     )
-
-    @field_serializer("user_data", when_used="json")
-    def _reveal(self, user_data: SecretStr | None) -> str | None:
-        return None if user_data is None else user_data.get_secret_value()
 
 
 class SeedView(Model):

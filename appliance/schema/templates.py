@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_serializer
+from pydantic import Field
 
 from appliance.model import Compression, ImageFormat, TemplateState
-from appliance.schema.base import Model, Removal
+from appliance.schema.base import Model, Removal, Revealed
 from appliance.schema.boot_sets import BootSetSummary, PrefetchView
 from appliance.schema.learning import LearningView
 
@@ -40,11 +40,7 @@ class ClientIdentity(Model):
 
     authority: str
     certificate: str
-    key: SecretStr
-
-    @field_serializer("key", when_used="json")
-    def _reveal(self, key: SecretStr) -> str:
-        return key.get_secret_value()
+    key: Revealed
 
 
 class NbdSource(Model):
