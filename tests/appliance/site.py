@@ -28,6 +28,9 @@ DISKS = tuple(Drive(f"DISK{number}", Bus.SCSI, GIB) for number in (1, 2, 3))
 """Small: the first synchronisation of an array takes an emulated processor for itself."""
 
 NBD_PORT = 10809
+SECOND_PORT = 10810
+"""Another client's, where a test has a second one."""
+
 ADDRESS = "10.0.2.15"
 """What QEMU's user networking gives the appliance (QEMU: docs/system/devices/net.rst)."""
 
@@ -239,3 +242,7 @@ class Shell:
         self._console.wait_for("END-OK", deadline=deadline, faults=("END-BAD",))
         said = self._console.text[before:]
         return said[said.find("\n") + 1 : said.find("END-OK")]
+
+    def follow(self, machine: Machine) -> None:
+        """Go on with the same session on the console of the machine that its guest has migrated to."""
+        self._console = machine.console
