@@ -82,6 +82,8 @@ def print_one(run: Session, view: schema.CloneView) -> None:
         out().print(f"\nWhere its guest migrates to, {where}:\n{words} -incoming defer", soft_wrap=True)
     if view.libvirt:
         out().print(f"\nIn a libvirt domain:\n{view.libvirt}", soft_wrap=True)
+    if view.shared is not None:
+        out().print(f"\nIn that domain on {view.shared.client}:\n{view.shared.libvirt}", soft_wrap=True)
 
 
 def _limits(view: schema.CloneLimits) -> str:

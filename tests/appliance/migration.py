@@ -154,8 +154,8 @@ def running(runner: Runner, name: str, disk: Sequence[str], folder: Path, *, inc
 class Guest:
     """The system on the clone: a session on its console, and a program that writes there all the time.
 
-    The program writes blocks, each of its number, one after the other, and over the first one again and again. Each is on
-    the disk before the next one is written.
+    The program writes blocks one after the other, and over the first one again and again; what is in them is their
+    number's. Each is on the disk before the next one is written.
     """
 
     def __init__(self, side: Side) -> None:

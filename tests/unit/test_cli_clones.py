@@ -64,6 +64,25 @@ def test_a_clone_is_limited_at_any_time(web: Appliance) -> None:
     assert web.run("clone", "limit", "web", "--iops", "0")[0] == 2
 
 
+def test_a_clone_that_is_shared_is_shown_as_each_of_the_two_has_it(web: Appliance) -> None:
+    for client, port in (("hv1", 10809), ("hv2", 10810)):
+        web.json("client", "add", client, "--tcp", f"127.0.0.1:{port}", "--plain")
+    web.json("clone", "move", "web", "--client", "hv1")
+    status, out, _ = web.run("clone", "attach", "web", "--client", "hv2", "--shared")
+    assert status == 0
+    assert out == web.run("clone", "show", "web")[1], "what is needed for a migration is said at once, and later again"
+    _, first, second, domain, other = out.split("\n\n")
+    for where, port, told in (("first", 10809, first), ("hv2", 10810, second)):
+        assert f'"port": "{port}"' in told, where
+    assert second.startswith("Where its guest migrates to, hv2:\n")
+    assert second.endswith(" -incoming defer")
+    assert '<host name="127.0.0.1" port="10809" />' in domain
+    assert other.startswith("In that domain on hv2:\n")
+    assert '<host name="127.0.0.1" port="10810" />' in other
+    web.json("clone", "move", "web", "--client", "hv2")
+    assert "10809" not in web.run("clone", "show", "web")[1]
+
+
 def test_an_ephemeral_clone_needs_a_fast_pool(web: Appliance) -> None:
     status, _, err = web.run("clone", "create", "quick", "-t", "debian-13", "--ephemeral")
     assert status == 9
