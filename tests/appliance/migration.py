@@ -162,7 +162,7 @@ class Guest:
         """Wait until it has booted on this side, and let the program begin."""
         self._log_in(side.machine)
         coded = base64.b64encode(_PROGRAM.encode()).decode()
-        self._run(f"echo {coded} | base64 -d > w.py && sync w.py")
+        self._run(f"echo {coded} | base64 -d > w.py && sync w.py && truncate -s {_BLOCK} kept")
         self._run("setsid -f flock w.py python3 w.py write > said 2>&1 < /dev/null")
         until(lambda: self.written() > 0, "the guest to write", deadline=DEADLINE, interval=1)
 
