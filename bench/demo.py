@@ -227,8 +227,9 @@ def tool(name: str) -> Path:
     return found
 
 
-def inventory(vm: VM, template: Path, kind: str = "raw") -> dict[str, Any]:
+def inventory(vm: VM, template: Path | None, kind: str = "raw") -> dict[str, Any]:
     """The inventory for the playbook: this machine's address, and its disks by their stable names."""
+    templates = [] if template is None else [{"name": TEMPLATE, "src": str(template), "format": kind}]
     host = {
         "ansible_host": LOOPBACK,
         "ansible_port": vm.port(22),
@@ -240,12 +241,12 @@ def inventory(vm: VM, template: Path, kind: str = "raw") -> dict[str, Any]:
         "backend_raid_disks": [disk.by_id for disk in DISKS],
         # Plain NBD: host and machine are the same here, and nobody else reaches the port.
         "nbd_access_clients": [{"name": CLIENT, "address": GUEST_ADDRESS, "port": NBD_PORT, "plain": True}],
-        "clone_templates_items": [{"name": TEMPLATE, "src": str(template), "format": kind}],
+        "clone_templates_items": templates,
     }
     return {"hatchery": {"hosts": {"demo": host}}}
 
 
-def inventory_file(vm: VM, guest: Path, kind: str = "raw") -> Path:
+def inventory_file(vm: VM, guest: Path | None, kind: str = "raw") -> Path:
     """The same as a file in the machine's folder."""
     file = vm.folder / "inventory.json"
     file.write_text(json.dumps(inventory(vm, guest, kind), indent=2), encoding="utf-8")

@@ -3,24 +3,23 @@
 import argparse
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from appliance.bootset.boot_set import merge
 from appliance.bootset.file import BootSetFile, dump, load
 from appliance.bootset.trace import Read, parse_trace
-from appliance.client import Client, connect
+from appliance.client import Client
 from appliance.errors import CannotTell
 from appliance.measure import guest
 from appliance.measure.serial import MachineFault
 from appliance.model import GIB, MIB
 from appliance.schema import BootSetSummary, CloneCreate, Operation, PrefetchView
 from appliance.wait import until
-from bench import demo
+from bench import demo, deployment
 from bench.report import Report, Row, at_least, at_most, paired
 from bench.steps import Steps, clock
 from bench.store import host
@@ -134,26 +133,8 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
 @contextmanager
 def deployed(log: Path) -> Iterator["Bench"]:
     """An appliance with slow disks and a template that no clone was made of."""
-    with ExitStack() as stack:
-        steps = Steps(log)
-        stack.callback(steps.close)
-        images = {kind: demo.built(steps, kind) for kind in ("guest", "appliance")}
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hatchery-bench-", dir="/var/tmp")))
-        vm = stack.enter_context(demo.machine(folder, images["appliance"], outlive=False, nvme=NVME))
-        with steps.step("Boot the appliance"):
-            vm.start()
-            vm.wait_ssh(deadline=demo.BOOT_DEADLINE)
-        environment = demo.child_environment(vm)
-        with steps.step("Deploy with the playbook, and register the template"):
-            playbook = demo.ROOT / "ansible" / "deploy.yml"
-            template = demo.inventory_file(vm, images["guest"].with_name("guest.qcow2"), "qcow2")
-            words: list[str | Path] = [demo.tool("ansible-playbook"), "-i", template, playbook]
-            steps.run(words, env=environment, shown=demo.told_task)
-        stack.enter_context(demo.ssh_options(environment))
-        client = stack.enter_context(connect(host=vm.destination, runner=vm.runner))
-        with steps.step("Wait for the array's first sync"):
-            demo.synced(steps, client)
-        yield Bench(vm, client, steps)
+    with deployment.deployed(log, nvme=NVME) as found:
+        yield Bench(found.vm, found.client, found.steps)
 
 
 class Bench:

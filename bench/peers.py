@@ -16,6 +16,7 @@ from appliance.errors import InvalidInput, NotReady
 from appliance.model import GIB, MIB
 from bench import learn, peers_rows, processors, store
 from bench.report import Report, Row
+from bench.report import whole as lacking
 from tests.kernel import folders, requirements
 from tests.kernel.inside.peers.peer import Plan
 from tests.kernel.lab import Disks, Lab, Options
@@ -37,8 +38,6 @@ MAPPINGS = 1 << 20
 DEADLINE = 5400.0
 PIECE = 4 * MIB
 
-
-LACKING = "not measured"
 FAILED = "failed"
 """Among a set-up's figures: why it broke off."""
 
@@ -133,13 +132,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
 
 def whole(found: Report) -> Report:
     """The same, with the rows named that it lacks. Pure."""
-    there = {row.name for row in found.rows}
-    lacking = tuple(name for name in peers_rows.names() if name not in there)
-    # What an earlier run lacked, this one may have.
-    host = {name: said for name, said in found.host.items() if name != LACKING}
-    if lacking:
-        host[LACKING] = ", ".join(lacking)
-    return replace(found, host=host, lacking=lacking)
+    return lacking(found, peers_rows.names())
 
 
 def report(

@@ -1,7 +1,7 @@
 """What a bench found: rows with the figures they are held to, as a table, as JSON and as a page. Pure."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from statistics import median
 from typing import Any
@@ -161,6 +161,20 @@ class Report:
             ),
         ]
         return "\n\n".join(parts) + "\n"
+
+
+LACKING = "not measured"
+
+
+def whole(found: Report, names: Iterable[str]) -> Report:
+    """The same, with those of the rows of a whole report named that it lacks."""
+    there = {row.name for row in found.rows}
+    lacking = tuple(name for name in names if name not in there)
+    # What an earlier run lacked, this one may have.
+    host = {name: said for name, said in found.host.items() if name != LACKING}
+    if lacking:
+        host[LACKING] = ", ".join(lacking)
+    return replace(found, host=host, lacking=lacking)
 
 
 _HEAD = ("row", "value", "unit", "held to", "")

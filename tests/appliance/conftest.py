@@ -19,7 +19,7 @@ from appliance.errors import HatcheryError
 from appliance.measure import qemu
 from appliance.run import Runner
 from bench.vm import VM, Drive, Hardware, Key
-from tests.appliance.site import DISKS, NBD_PORT, NVME, ROOT, SECOND_PORT, Play, Site
+from tests.appliance.site import DISKS, NBD_PORT, NVME, NVME_TCP_PORT, ROOT, SECOND_PORT, Play, Site
 from tests.tier import require
 
 BOOT_DEADLINE = 600.0
@@ -67,7 +67,7 @@ def booted(drives: Sequence[Drive] = (NVME, *DISKS)) -> Iterator[Site]:
             key=Key.create(folder, runner),
             runner=runner,
             hardware=Hardware(memory_mib=2048, cpus=2),
-            forwards=(NBD_PORT, SECOND_PORT),
+            forwards=(NBD_PORT, SECOND_PORT, NVME_TCP_PORT),
         ) as vm:
             vm.start()
             vm.wait_ssh(deadline=BOOT_DEADLINE)

@@ -27,7 +27,7 @@ NVME = Drive("NVME0", Bus.NVME, 3 * GIB)
 DISKS = tuple(Drive(f"DISK{number}", Bus.SCSI, GIB) for number in (1, 2, 3))
 """Small: the first synchronisation of an array takes an emulated processor for itself."""
 
-NBD_PORT = 10809
+NBD_PORT, NVME_TCP_PORT = 10809, 4420
 SECOND_PORT = 10810
 """Another client's, where a test has a second one."""
 

@@ -1,7 +1,8 @@
-"""Clones over NVMe/TCP with the kernel's own target, and its own host beside it, on the appliance itself.
+"""Clones over NVMe/TCP with the kernel's own target: to its own host beside it, on the appliance, and to another's.
 
-What is shown here: the unit's few rights suffice, and the target's sockets are not shut off with hatcheryd's. It runs
-after test_life.py, whose first tests need an appliance that was not deployed yet.
+What is shown here: the unit's few rights suffice, the target's sockets are not shut off with hatcheryd's, and another
+machine waits out the appliance's restart. It runs after test_life.py, whose first tests need an appliance that was not
+deployed yet.
 """
 
 import hashlib
@@ -15,15 +16,36 @@ from appliance.model import Protocol
 from appliance.run import Completed
 from appliance.schema import ClientSpec, CloneCreate, CloneView, NvmeKeyRequest, NvmeSpec
 from appliance.wait import until
-from tests.appliance.site import ADDRESS, Play, Site
+from bench.vm import VM, Hardware
+from tests.appliance.conftest import BOOT_DEADLINE
+from tests.appliance.site import ADDRESS, NVME_TCP_PORT, Play, Site
+from tests.appliance.test_life import serves
 
 MIB = 1 << 20
 TEMPLATE, CLONE = "small", "fabric"
-HOSTS = {"fabric-1": ("nqn.2014-08.org.nvmexpress:uuid:11111111-0000-4000-8000-000000000001", 4420),
+HOSTS = {"fabric-1": ("nqn.2014-08.org.nvmexpress:uuid:11111111-0000-4000-8000-000000000001", NVME_TCP_PORT),
          "fabric-2": ("nqn.2014-08.org.nvmexpress:uuid:22222222-0000-4000-8000-000000000002", 4421)}  # fmt: skip
 """Clients: their hosts' names, and their ports."""
 
 TARGET = "/sys/kernel/config/nvmet"
+
+GATEWAY = "10.0.2.2"
+"""Where QEMU's user networking has this machine, and with it the ports that lead to the appliance."""
+
+WRITER = """
+import itertools, mmap, os, sys
+device, page = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT), mmap.mmap(-1, 4096)
+told = os.open("/run/written", os.O_WRONLY | os.O_CREAT)
+for number in itertools.count(1):
+    page[:] = words = str(number).encode().rjust(4096)
+    os.pwritev(device, [page], number % 256 * 4096)
+    os.fsync(device)
+    page[:] = bytes(4096)
+    os.preadv(device, [page], number % 256 * 4096)
+    assert page[:] == words
+    os.pwrite(told, words[-20:], 0)
+"""
+"""Writes, flushes and reads for ever, each block with its number, and ends at the first error."""
 
 
 @dataclass
@@ -39,16 +61,17 @@ class Fabric:
         assert self.clone.nvme is not None
         return self.clone.nvme.nqn
 
-    def nvme(self, *words: str, client: str = "fabric-1", at: str | None = None) -> Completed:
-        """nvme-cli as the host of a client, at its port or another one's."""
+    def nvme(self, *words: str, client: str = "fabric-1", at: str | None = None, on: VM | None = None) -> Completed:
+        """nvme-cli as the host of a client, at its port or another one's; ``on`` another machine than the appliance."""
         host, port = HOSTS[client][0], HOSTS[at or client][1]
-        where = [f"--traddr={ADDRESS}", f"--trsvcid={port}", f"--hostnqn={host}"]
+        address, port = (ADDRESS, port) if on is None else (GATEWAY, self.site.vm.port(port))
+        where = [f"--traddr={address}", f"--trsvcid={port}", f"--hostnqn={host}"]
         where.append(f"--hostid={host.rpartition(':')[2]}")
-        return self.site.vm.ssh(["nvme", *words, "--transport=tcp", *where], check=False, timeout=120)
+        return (on or self.site.vm).ssh(["nvme", *words, "--transport=tcp", *where], check=False, timeout=120)
 
-    def connect(self, key: str, *, client: str = "fabric-1", at: str | None = None) -> Completed:
+    def connect(self, key: str, *, client: str = "fabric-1", at: str | None = None, on: VM | None = None) -> Completed:
         secret = [f"--dhchap-secret={key}"] if key else []
-        return self.nvme("connect", f"--nqn={self.nqn}", *secret, client=client, at=at)
+        return self.nvme("connect", f"--nqn={self.nqn}", *secret, client=client, at=at, on=on)
 
     def read(self, device: str) -> str:
         """The digest of the first MiB of a device."""
@@ -80,7 +103,7 @@ def fabric(site: Site, deployed: Play) -> Iterator[Fabric]:
         # Another connection: hatcheryd was killed meanwhile.
         with site.api() as api:
             api.remove_clone(CLONE, force=True)
-            api.remove_template(f"{TEMPLATE}@1")
+            api.remove_template(view.template)
             for client in HOSTS:
                 api.remove_client(client)
 
@@ -133,4 +156,48 @@ def test_a_clone_is_its_clients_disk_over_nvme_and_nobody_elses(site: Site, fabr
         assert api.detach(CLONE).client is None
     for kind in ("subsystems", "ports", "hosts"):
         assert site.vm.ssh(["ls", f"{TARGET}/{kind}"]).stdout == ""
+    assert site.failed_units() == ""
+
+
+@pytest.fixture
+def other(site: Site) -> Iterator[VM]:
+    """Another machine, of the same image and never deployed: it has the kernel's NVMe host, and nvme-cli."""
+    hardware = Hardware(memory_mib=1024, cpus=1)
+    with VM(site.vm.folder / "other", site.vm.system, (), site.vm.key, site.runner, hardware) as made:
+        made.start()
+        made.wait_ssh(deadline=BOOT_DEADLINE)
+        made.ssh(["modprobe", "nvme-tcp"])
+        yield made
+
+
+@pytest.mark.heavy
+def test_a_host_waits_out_a_restart_of_the_appliance(site: Site, fabric: Fabric, other: VM) -> None:
+    assert fabric.clone.nvme is not None
+    device = fabric.clone.nvme.device
+    done = fabric.connect(fabric.keys["fabric-1"], on=other)
+    assert done.returncode == 0, done.stderr
+    until(lambda: other.ssh(["test", "-b", device], check=False).returncode == 0, f"{device}", deadline=60)
+    other.ssh(["systemd-run", "--quiet", "--unit=writer", "python3", "-c", WRITER, device])
+
+    def written() -> int:
+        state = other.ssh(["systemctl", "is-active", "writer"], check=False).stdout.strip()
+        assert state == "active", other.ssh(["journalctl", "--no-pager", "--lines=40"]).stdout
+        return int(other.ssh(["cat", "/run/written"], check=False).stdout or 0)
+
+    until(lambda: written() > 256, "writes", deadline=300, interval=1)
+    site.vm.reboot(deadline=BOOT_DEADLINE)
+    serves(site)
+    # Nobody does anything, here or there: the target is as it was, and the host comes back to it.
+    assert fabric.nqn in site.vm.ssh(["ls", f"{TARGET}/subsystems"]).stdout
+    before = written()
+    until(lambda: written() > before, "writes after the restart", deadline=300, interval=1)
+    with site.api() as api:
+        shown = api.client("fabric-1")
+        assert (shown.state, shown.detail) == ("ok", "serving 1 clone(s), NVMe/TCP not encrypted")
+
+    other.ssh(["systemctl", "stop", "writer"])
+    last = int(other.ssh(["cat", "/run/written"]).stdout)
+    words = ["dd", f"if={fabric.clone.device}", "bs=4096", f"skip={last % 256}", "count=1", "iflag=direct"]
+    assert int(site.vm.ssh([*words, "status=none"]).stdout) == last, "what the host was told is written"
+    other.ssh(["nvme", "disconnect", f"--nqn={fabric.nqn}"], timeout=120)
     assert site.failed_units() == ""

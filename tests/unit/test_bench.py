@@ -122,6 +122,7 @@ def test_rows_of_access() -> None:
     slow = {kind: {each: [value / 2 for value in values] if each == "unix" else values for each, values in pair.items()}
             for kind, pair in requests.items()}  # fmt: skip
     rows = {row.name: row for row in access.rows(exports, clients, requests, slow)}
+    assert tuple(rows) == access.LAB_NAMES
     assert {row.name: str(row.held_to) for row in rows.values() if row.held_to} == {
         "export_ms_500_over_1": "<= 1.5",
         "exports_per_daemon": ">= 500",
