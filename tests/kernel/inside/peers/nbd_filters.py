@@ -22,8 +22,6 @@ _DEADLINE = 30.0
 
 class NbdFilters(Peer, Creating):
     name = "nbdkit, cow and cache"
-    most = 100
-    """A process for each clone: a thousand are more than this machine has memory for."""
 
     def __init__(self) -> None:
         self._image = ARRAY / "base.raw"
