@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.bootset.boot_set import merge
@@ -20,7 +20,8 @@ from appliance.model import GIB, MIB
 from appliance.schema import BootSetSummary, CloneCreate, Operation, PrefetchView
 from appliance.wait import until
 from bench import demo, deployment
-from bench.report import Report, Row, at_least, at_most, paired
+from bench.learn_rows import Booted, Found, report
+from bench.report import Report
 from bench.steps import Steps, clock
 from bench.store import host
 from bench.vm import LOOPBACK, VM
@@ -60,36 +61,6 @@ NVME = replace(demo.NVME, size=64 * GIB)
 """As small as NVMe drives are. Of a cache of 6 GiB, as the demo has, bcache keeps 16 buckets free for a prefetch."""
 
 COMMENT = "Reads of one boot of a Debian 13 guest (UEFI) to its login prompt, in order: offset, length, microseconds"
-
-
-@dataclass(frozen=True)
-class Booted:
-    """One boot: seconds to the login prompt, bytes read, bytes that the backend was read for.
-
-    ``service_cpu``: seconds of processor time that hatcheryd used from the clone's making to the end of what its boot
-    led to.
-    """
-
-    name: str
-    seconds: float
-    read_bytes: int
-    backend_bytes: int
-    service_cpu: float
-
-
-@dataclass
-class Found:
-    """All that was measured, in order. ``first`` is None where no guest was booted."""
-
-    first: Booted | None = None
-    prefetched: list[Booted] = field(default_factory=list)
-    warm: list[Booted] = field(default_factory=list)
-    recorded: list[Booted] = field(default_factory=list)
-    unrecorded: list[Booted] = field(default_factory=list)
-    prefetches: list[PrefetchView] = field(default_factory=list)
-    """Of the large boot set."""
-    sequential: list[float] = field(default_factory=list)
-    """Bytes a second, of the array alone."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -149,13 +120,16 @@ class Bench:
     def everything(
         self, runs: int, pairs: int, large: int, trace: Path | None, keep: Callable[[Found], None] = lambda _: None
     ) -> Found:
-        """First the boot that teaches, then prefetched and warm ones in turn, then recorded and unrecorded ones.
+        """First the boot of a new template, and the one that teaches; then prefetched and warm ones in turn, and
+        recorded and unrecorded ones.
 
         Last the large boot set, which is not the template's own. ``keep`` is told of each round.
         """
         found = Found()
         if runs or pairs or large or trace:
-            with self._steps.step("Boot the first clone, from disk"):
+            with self._steps.step("Boot the first clone of the new template"):
+                found.ever = self._boot("ever", learn=False)
+            with self._steps.step("Boot a clone from disk"):
                 self._client.finish(self._client.cold(), deadline=900)
                 found.first = self._boot("first", trace=trace)
                 learned = until(self._boot_set, "a boot set", deadline=120, interval=1)
@@ -219,10 +193,14 @@ class Bench:
         if found.backend_bytes < LARGE_BYTES:
             raise CannotTell("the boot set is not large", why=f"{found.backend_bytes} bytes came from the backend")
 
-    def _boot(self, kind: str, asked: Operation | None = None, trace: Path | None = None) -> Booted:
-        """Boot a fresh clone; ``asked`` ends with it, ``trace`` takes its reads."""
+    def _boot(
+        self, kind: str, asked: Operation | None = None, trace: Path | None = None, *, learn: bool = True
+    ) -> Booted:
+        """Boot a fresh clone; ``asked`` ends with it, ``trace`` takes its reads. It teaches when there is no boot set,
+        and ``learn``.
+        """
         try:
-            return self._boot_once(kind, asked, trace)
+            return self._boot_once(kind, asked, trace, learn)
         except MachineFault as error:
             if error.fault not in guest.EMULATOR_FAULTS:
                 raise
@@ -230,13 +208,14 @@ class Bench:
             if asked is not None:
                 # What was read of the boot that broke off may have ended it: the next is to be recorded too.
                 asked = self._client.learn(demo.TEMPLATE, 1)
-            return self._boot_once(kind, asked, trace)
+            return self._boot_once(kind, asked, trace, learn)
 
-    def _boot_once(self, kind: str, asked: Operation | None, trace: Path | None) -> Booted:
+    def _boot_once(self, kind: str, asked: Operation | None, trace: Path | None, learn: bool) -> Booted:
         self._count += 1
         name = f"{kind}-{self._count}"
         cpu = self._service_cpu()
-        [clone] = self._client.create_clones(CloneCreate(name=name, template=demo.TEMPLATE, client=demo.CLIENT))
+        wanted = CloneCreate(name=name, template=demo.TEMPLATE, client=demo.CLIENT, learn=learn)
+        [clone] = self._client.create_clones(wanted)
         try:
             if trace is not None:
                 self._record(clone.device)
@@ -297,75 +276,3 @@ class Bench:
     def _recorded(self) -> str:
         self._vm.ssh(["systemctl", "stop", "recorder"])
         return self._vm.ssh(["cat", "/run/recorded.trace"]).stdout
-
-
-def report(found: Found, host: dict[str, str]) -> Report:
-    """The rows. Pure."""
-
-    def seconds(boots: list[Booted]) -> list[float]:
-        return [boot.seconds for boot in boots]
-
-    def hits(boots: list[Booted]) -> list[float]:
-        return [1 - boot.backend_bytes / boot.read_bytes for boot in boots]
-
-    rows = []
-    if found.prefetched:
-        rows += [
-            Row(
-                "boot_prefetched_over_warm",
-                paired(seconds(found.prefetched), seconds(found.warm)),
-                "ratio",
-                "seconds of real boots to the login prompt, with an empty cache that the boot set was fetched into,"
-                " over those of the next clone's",
-                at_most(1.03),
-                {
-                    "first, from disk, s": seconds([found.first] if found.first else []),
-                    "prefetched, s": seconds(found.prefetched),
-                    "warm, s": seconds(found.warm),
-                },
-            ),
-            Row(
-                "boot_prefetched_hit_bytes",
-                min(hits(found.prefetched)),
-                "share",
-                "bytes of a real boot, the first after a prefetch, that the backend was not needed for; the worst boot",
-                at_least(0.99),
-                {
-                    "first": hits([found.first] if found.first else []),
-                    "prefetched": hits(found.prefetched),
-                    "warm": hits(found.warm),
-                },
-            ),
-        ]
-    if found.prefetches:
-        # What a later pass took once more is no gain, and where the template has holes nothing is read.
-        rates = [min(each.total_bytes, each.backend_bytes) / each.seconds for each in found.prefetches]
-        rows.append(
-            Row(
-                "prefetch_over_sequential",
-                paired(rates, found.sequential),
-                "ratio",
-                "bytes a second that the prefetch of a boot set of 100 MiB and more takes from the backend, all passes"
-                " and their check included, over those of reading as much from the array in order",
-                at_least(0.8),
-                {"prefetch, MB/s": [r / 1e6 for r in rates], "array, MB/s": [r / 1e6 for r in found.sequential]},
-            )
-        )
-    if found.recorded:
-        extra = [a.service_cpu - b.service_cpu for a, b in zip(found.recorded, found.unrecorded, strict=True)]
-        rows.append(
-            Row(
-                "learning_cost",
-                paired(seconds(found.recorded), seconds(found.unrecorded)) - 1,
-                "share",
-                "seconds that a warm boot takes longer when it is recorded, of those that it takes when it is not",
-                at_most(0.03),
-                {
-                    "recorded, s": seconds(found.recorded),
-                    "unrecorded, s": seconds(found.unrecorded),
-                    "hatcheryd's processor seconds more": extra,
-                },
-            )
-        )
-    figures = json.loads(json.dumps(asdict(found), default=lambda view: view.model_dump()))
-    return Report("learn", host, tuple(rows), figures=figures)

@@ -29,6 +29,7 @@ MEANWHILE = "meanwhile"
 
 ELSEWHERE: Mapping[str, Limit] = {
     "prefetch_over_sequential": at_least(0.8),
+    "first_ever_hit_bytes": at_least(0.99),
     "boot_prefetched_over_warm": at_most(1.03),
     "boot_prefetched_hit_bytes": at_least(0.99),
     "learning_cost": at_most(0.03),

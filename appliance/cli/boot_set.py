@@ -105,7 +105,7 @@ def words(view: schema.BootSetSummary) -> str:
     told = f"{size(view.total_bytes)} in {view.extents} extents, {origin}from {view.runs} boot(s)"
     if view.wasted_bytes is not None:
         boots = f"{view.judged} boot(s) since" if view.judged else "these"
-        told += f"; {size(view.wasted_bytes)} of it not read by {boots}"
+        told += f"; {size(view.total_bytes - view.wasted_bytes)} of it read by {boots}, {size(view.wasted_bytes)} not"
     return told
 
 

@@ -20,9 +20,16 @@ class ModelDaemon:
     def __init__(self, files: Files) -> None:
         self.config = storage_daemon.parse(files.config.read_text(encoding="utf-8"))
         self.exports = {export.node: export.name for export in self.config.exports}
+        limited = [export for export in self.config.exports if export.limited]
         self.nodes = set(self.exports)
-        self.limits = {export.node: export.throttle() for export in self.config.exports}
+        self.limits = {export.node: export.throttle() for export in limited}
         """Those of each throttle group."""
+        self.filters = {export.filter: export.node for export in limited}
+        """The group of each filter that is a node."""
+        self.below = {export.node: export.filter for export in limited}
+        """The filter that a node has below it. Who has none is held to nothing."""
+        self.inline = set(self.filters)
+        """Filters that go with the node above them."""
         self.connected: set[str] = set()
         self.allowed = self.config.allowed
         self.commands: list[str] = []
@@ -41,6 +48,11 @@ class ModelDaemon:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()
+
+    def held(self, node: str) -> dict[str, int]:
+        """What a node is held to: by the filter that it has below it, and by no other."""
+        free = {"iops-total": 0, "bps-total": 0}
+        return self.limits[self.filters[self.below[node]]] if node in self.below else free
 
     def _serve(self) -> None:
         while True:
@@ -70,8 +82,8 @@ class ModelDaemon:
         if command == "query-block-exports":
             return [{"return": [{"id": node, "shutting-down": False} for node in self.exports]}]
         if command == "query-named-block-nodes":
-            # Each filter's device is a node as well, with a name that QEMU made up.
-            names = [name for node in self.nodes for name in (node, f"#block-{node}")]
+            # Each device is a node as well, with a name that QEMU made up.
+            names = [name for node in self.nodes for name in (node, f"#block-{node}")] + list(self.filters)
             return [{"return": [{"node-name": name, "ro": False} for name in names]}]
         if command == "qom-get":
             found = self.limits.get(given["path"].removeprefix("/objects/"))
@@ -82,21 +94,26 @@ class ModelDaemon:
                 return [_refused(f"attempt to add duplicate property '{given['id']}' to object")]
             self.limits[given["id"]] = given["limits"]
         if command == "object-del":
-            if given["id"] in self.nodes:
+            if given["id"] in self.filters.values():
                 return [_refused(f"object '{given['id']}' is in use, can not be deleted")]
             del self.limits[given["id"]]
-        if command == "blockdev-add":
-            if given["throttle-group"] not in self.limits:
-                return [_refused(f"Throttle group '{given['throttle-group']}' does not exist")]
-            self.nodes.add(given["node-name"])
+        if command == "qom-list":
+            return [{"return": [{"name": name, "type": "child<throttle-group>"} for name in self.limits]}]
+        if command == "blockdev-add" and (refused := self._open(given)):
+            return [refused]
+        if command == "blockdev-reopen":
+            (options,) = given["options"]
+            if options["file"] not in self.filters:
+                return [_refused(f"Cannot find device='' nor node-name='{options['file']}'")]
+            self.below[options["node-name"]] = options["file"]
         if command == "block-export-add":
             self.exports[given["id"]] = given["name"]
         if command == "qom-set" and given["path"] == f"/objects/{storage_daemon.DOOR}":
             self.allowed = tuple(rule["match"] for rule in given["value"])
         if command == "qom-set" and given["property"] == "limits":
             self.limits[given["path"].removeprefix("/objects/")].update(given["value"])
-        if command == "blockdev-del":
-            self.nodes.remove(given["node-name"])
+        if command == "blockdev-del" and (refused := self._close(given["node-name"])):
+            return [refused]
         if command == "block-export-del":
             if given["mode"] == "safe" and given["id"] in self.connected:
                 return [_refused(f"export '{given['id']}' still in use")]
@@ -105,6 +122,38 @@ class ModelDaemon:
             event = {"event": "BLOCK_EXPORT_DELETED", "data": {"id": given["id"]}, "timestamp": {}}
             return [{"return": {}}, event]
         return [{"return": {}}]
+
+    def _open(self, given: Reply, above: str = "") -> Reply | None:
+        """Add a node with what is below it; the error."""
+        name = given["node-name"]
+        if name in self.nodes | set(self.filters):
+            return _refused(f"Duplicate nodes with node-name='{name}'")
+        if given["driver"] == "throttle":
+            if given["throttle-group"] not in self.limits:
+                return _refused(f"Throttle group '{given['throttle-group']}' does not exist")
+            self.filters[name] = given["throttle-group"]
+            if above:
+                self.below[above] = name
+                self.inline.add(name)
+            return None
+        if given["file"]["driver"] == "throttle" and (refused := self._open(given["file"], above=name)):
+            return refused
+        self.nodes.add(name)
+        return None
+
+    def _close(self, name: str) -> Reply | None:
+        """Remove a node with what is below it alone; the error."""
+        if name in self.exports or name in self.below.values():
+            return _refused(f"Node {name} is in use")
+        if name not in self.nodes | set(self.filters):
+            return _refused(f"Failed to find node with node-name='{name}'")
+        self.nodes.discard(name)
+        self.filters.pop(name, None)
+        below = self.below.pop(name, "")
+        if below in self.inline:
+            self.inline.remove(below)
+            del self.filters[below]
+        return None
 
 
 def _refused(words: str, kind: str = "GenericError") -> Reply:

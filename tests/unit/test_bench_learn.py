@@ -5,8 +5,8 @@ import json
 import pytest
 
 from appliance.schema import PrefetchView
-from bench import learn
-from bench.learn import Booted, Found
+from bench import learn_rows
+from bench.learn_rows import Booted, Found
 
 MB = 1_000_000
 
@@ -22,6 +22,7 @@ def prefetch(seconds: float) -> PrefetchView:
 
 
 FOUND = Found(
+    booted(52.0, MB // 2),
     booted(90.0, 120 * MB),
     prefetched=[booted(51.0, MB // 2), booted(60.0, 2 * MB)],
     warm=[booted(50.0), booted(60.0)],
@@ -33,9 +34,10 @@ FOUND = Found(
 
 
 def test_rows_are_of_pairs_that_took_turns() -> None:
-    report = learn.report(FOUND, {"host": "a machine"})
+    report = learn_rows.report(FOUND, {"host": "a machine"})
     values = {row.name: row.value for row in report.rows}
     assert values == {
+        "first_ever_hit_bytes": pytest.approx(0.995),
         "boot_prefetched_over_warm": pytest.approx(1.01),
         "boot_prefetched_hit_bytes": pytest.approx(0.98),
         "prefetch_over_sequential": pytest.approx(0.75),
@@ -48,10 +50,10 @@ def test_rows_are_of_pairs_that_took_turns() -> None:
 
 
 def test_what_was_not_run_has_no_rows() -> None:
-    assert learn.report(Found(booted(1.0)), {}).rows == ()
+    assert learn_rows.report(Found(first=booted(1.0)), {}).rows == ()
 
 
 def test_a_prefetch_counts_what_it_took_from_the_backend_and_nothing_twice() -> None:
     twice = prefetch(1.0).model_copy(update={"backend_bytes": 600 * MB})
     found = Found(prefetches=[twice, twice], sequential=[310.0 * MB, 310.0 * MB])
-    assert [row.value for row in learn.report(found, {}).rows] == [pytest.approx(1.0)]
+    assert [row.value for row in learn_rows.report(found, {}).rows] == [pytest.approx(1.0)]

@@ -12,12 +12,13 @@ from appliance import wait
 from appliance.bootset import prefetch
 from appliance.bootset.extents import PAGE
 from appliance.errors import InUse, Unhealthy
-from appliance.model import MIB, Extent
+from appliance.model import MIB, Extent, ImageFormat
+from appliance.schema import TemplateCreate, UploadSource
 from appliance.service import prefetching
 from tests.unit import boot_set_box
 from tests.unit.boot_set_box import SIZE, as_file, settled
 from tests.unit.model_cache import ModelCache
-from tests.unit.service_harness import Box
+from tests.unit.service_harness import IMAGE, Box
 
 
 @pytest.fixture
@@ -208,6 +209,21 @@ def test_a_boot_set_that_was_learned_is_fetched(box: Box) -> None:
     view = box.service.show_template("debian").prefetch
     assert view is not None
     assert (view.state, view.why, view.total_bytes) == ("warm", "a boot was recorded", 2 * MIB)
+
+
+def test_a_template_that_comes_with_a_boot_set_is_fetched(box: Box) -> None:
+    request = TemplateCreate(
+        name="debian", format=ImageFormat.RAW, source=UploadSource(), size=SIZE, boot_set=as_file()
+    )
+    job = box.service.imports.begin(request)
+    source, _ = box.service.imports.upload("debian")
+    assert source.put(IMAGE)
+    source.end()
+    assert job.finished.wait(10)
+    settled(box)
+    view = box.service.show_template("debian").prefetch
+    assert view is not None
+    assert (view.state, view.why, view.total_bytes) == ("warm", "the template is new", 66 * PAGE)
 
 
 def test_what_cannot_be_read_has_failed(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

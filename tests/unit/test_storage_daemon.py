@@ -10,7 +10,7 @@ from appliance.errors import CannotTell, DeadlineExceeded, InUse, NotFound, NotR
 from appliance.host import storage_daemon
 from appliance.host.qmp import Qmp, QmpError
 from appliance.host.storage_daemon import Export, Files, Listen, Passed, Server, ServerConfig, StorageDaemon
-from appliance.model import MIB, Limits
+from appliance.model import MIB, NO_LIMITS, Limits
 from appliance.nbd_server import prepare, settings
 from tests.unit.model_daemon import ModelDaemon
 
@@ -51,10 +51,11 @@ def test_the_command_line_serves_past_the_page_cache(files: Files) -> None:
     assert words[0] == "qemu-storage-daemon"
     blockdevs = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--blockdev"]
     exports = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--export"]
-    disks = [blockdev["file"] for blockdev in blockdevs]
+    held = blockdevs[1]["file"]
+    disks = [blockdevs[0]["file"], held["file"]]
     assert [(d["driver"], d["aio"]) for d in disks] == [("host_device", "io_uring")] * 2
     # A filter that does not say so keeps discards for itself.
-    assert {(node["cache"]["direct"], node["discard"]) for node in (*blockdevs, *disks)} == {(True, "unmap")}
+    assert {(node["cache"]["direct"], node["discard"]) for node in (*blockdevs, held, *disks)} == {(True, "unmap")}
     assert [(e["name"], e["writable"], e["iothread"]) for e in exports] == [("web", True, "io0"), ("db", True, "io0")]
     assert words[words.index("--object") + 1] == "iothread,id=io0,poll-max-ns=0"
     # What an option refers to comes before it.
@@ -69,46 +70,82 @@ def test_connections_are_counted_and_have_to_say_what_they_want(files: Files) ->
     assert told == ["nbd_negotiate_send_rep_err", "nbd_handshake_timer_cb"]
 
 
-def test_every_export_can_be_held_to_limits(files: Files) -> None:
+def test_an_export_with_limits_has_a_filter_in_a_group_of_its_own(files: Files) -> None:
+    """One without has none: each costs something whenever an export comes or goes, also another one's."""
     words = storage_daemon.command(ServerConfig("local", Listen(path=files.socket), (WEB, DB)), files, "native")
     objects = [words[at + 1] for at, word in enumerate(words) if word == "--object"]
-    groups = [json.loads(each) for each in objects if each.startswith("{")]
-    assert [(group["qom-type"], group["limits"]) for group in groups] == [
-        ("throttle-group", FREE), ("throttle-group", HELD)
-    ]  # fmt: skip
-    blockdevs = [json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--blockdev"]
-    assert [(b["driver"], b["throttle-group"]) for b in blockdevs] == [("throttle", group["id"]) for group in groups]
-    assert len({group["id"] for group in groups}) == 2
+    (group,) = (json.loads(each) for each in objects if each.startswith("{"))
+    assert (group["qom-type"], group["limits"]) == ("throttle-group", HELD)
+    free, held = (json.loads(words[at + 1]) for at, word in enumerate(words) if word == "--blockdev")
+    assert [(node["driver"], node["node-name"]) for node in (free, held)] == [("raw", "clone-1"), ("raw", "clone-2")]
+    assert free["file"]["driver"] == "host_device"
+    assert (held["file"]["driver"], held["file"]["throttle-group"]) == ("throttle", group["id"])
+
+
+def held(running: ModelDaemon) -> dict[str, dict[str, int]]:
+    return {node: running.held(node) for node in sorted(running.nodes)}
 
 
 def test_limits_change_while_it_runs(running: ModelDaemon, files: Files) -> None:
     daemon = StorageDaemon(files, "native")
+    daemon.limit(WEB)
+    assert (held(running), running.filters) == ({"clone-1": FREE}, {})
     daemon.limit(replace(WEB, limits=DB.limits))
-    assert running.limits == {"clone-1": HELD}
+    assert held(running) == {"clone-1": HELD}
     daemon.limit(replace(WEB, limits=Limits(iops=10)))
-    assert running.limits == {"clone-1": {"iops-total": 10, "bps-total": 0}}
+    assert held(running) == {"clone-1": {"iops-total": 10, "bps-total": 0}}
     daemon.limit(DB)
     assert running.exports == {"clone-1": "web"}, "it is not exported, and stays so"
     daemon.sync([WEB, DB])
-    assert running.limits == {"clone-1": FREE, "clone-2": HELD}
+    assert held(running) == {"clone-1": FREE, "clone-2": HELD}
+    daemon.sync([replace(WEB, limits=DB.limits), DB])
+    assert held(running) == {"clone-1": HELD, "clone-2": HELD}
     daemon.sync([])
-    assert (running.limits, running.nodes) == ({}, set())
-    running.refuse["qom-set"] = "out of range"
-    running.limits["clone-1"] = FREE
-    with pytest.raises(Unhealthy, match=r"limits of web.*out of range"):
-        daemon.limit(WEB)
+    assert (running.limits, running.nodes, running.filters) == ({}, set(), {})
+
+
+def test_limits_that_cannot_be_set_are_told(running: ModelDaemon, files: Files) -> None:
+    daemon = StorageDaemon(files, "native")
+    for command, export in (
+        ("blockdev-reopen", replace(WEB, limits=DB.limits)),
+        ("blockdev-add", replace(WEB, limits=DB.limits)),
+        ("qom-set", WEB),
+    ):
+        running.refuse = {command: "out of range"}
+        if command == "blockdev-add":
+            running.below.clear()
+            running.filters.clear()
+        with pytest.raises(Unhealthy, match=r"limits of web.*out of range"):
+            daemon.limit(export)
+    running.refuse = {}
+    daemon.limit(replace(WEB, limits=DB.limits))
+    assert held(running) == {"clone-1": HELD}, "what was half done"
 
 
 def test_what_was_begun_is_ended(running: ModelDaemon, files: Files) -> None:
-    """A hatcheryd that is killed leaves a group without a node, or a node without an export."""
+    """A hatcheryd that is killed leaves a group or a filter without a node, or a node without a filter or export."""
     daemon = StorageDaemon(files, "native")
     running.limits["clone-2"] = dict(FREE)
     daemon.add([DB])
-    assert (running.exports["clone-2"], running.limits["clone-2"]) == ("db", HELD)
+    assert (running.exports["clone-2"], held(running)["clone-2"]) == ("db", HELD)
     del running.exports["clone-2"]
-    running.nodes.remove("clone-2")
+    del running.below["clone-2"]
+    daemon.add([DB])
+    assert (running.exports["clone-2"], held(running)["clone-2"]) == ("db", HELD)
+    del running.exports["clone-2"]
     daemon.remove(DB)
-    assert running.limits == {"clone-1": FREE}
+    assert (running.limits, running.filters, running.nodes) == ({}, {}, {"clone-1"})
+    running.limits["clone-2"] = dict(FREE)
+    running.filters["clone-2-limit"] = "clone-2"
+    daemon.remove(DB)
+    assert (running.limits, running.filters) == ({}, {})
+
+
+def test_what_cannot_be_opened_leaves_no_group(running: ModelDaemon, files: Files) -> None:
+    running.refuse["blockdev-add"] = "Could not open '/dev/mapper/hatchery-clone-2'"
+    with pytest.raises(Unhealthy, match=r"db cannot be exported.*Could not open"):
+        StorageDaemon(files, "native").add([DB])
+    assert running.limits == {}
 
 
 def test_a_daemon_with_tls_lets_in_named_certificates_alone(files: Files) -> None:
@@ -116,7 +153,7 @@ def test_a_daemon_with_tls_lets_in_named_certificates_alone(files: Files) -> Non
     words = storage_daemon.command(config, files, "native", Path("/run/tls"))
     server = json.loads(words[words.index("--nbd-server") + 1])
     objects = [words[at + 1] for at, word in enumerate(words) if word == "--object"]
-    tls, door, _ = (json.loads(each) for each in objects if each.startswith("{"))
+    tls, door = (json.loads(each) for each in objects if each.startswith("{"))
     assert (server["tls-creds"], server["tls-authz"]) == (tls["id"], door["id"])
     assert (tls["endpoint"], tls["dir"], tls["verify-peer"]) == ("server", "/run/tls", True)
     assert tls["priority"] == "NORMAL:-VERS-ALL:+VERS-TLS1.3"
@@ -165,11 +202,12 @@ def test_exports_come_and_go(running: ModelDaemon, files: Files) -> None:
 def test_it_takes_few_words_to_export_and_to_take_back(running: ModelDaemon, files: Files) -> None:
     """QEMU reads them byte by byte, and a thousand clones may be there."""
     daemon = StorageDaemon(files, "native")
-    daemon.add([DB])
-    assert running.commands == ["qmp_capabilities", "object-add", "blockdev-add", "block-export-add"]
+    free = replace(DB, limits=NO_LIMITS)
+    daemon.add([free])
+    assert running.commands == ["qmp_capabilities", "blockdev-add", "block-export-add"]
     running.commands.clear()
-    daemon.remove(DB)
-    assert running.commands[1:] == ["query-block-exports", "block-export-del", "blockdev-del", "object-del"]
+    daemon.remove(free)
+    assert running.commands[1:] == ["query-block-exports", "block-export-del", "blockdev-del", "qom-get"]
     running.commands.clear()
     many = [replace(DB, node=f"clone-{number}") for number in range(10, 20)]
     daemon.add(many)

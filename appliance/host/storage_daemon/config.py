@@ -111,7 +111,9 @@ def command(
         words += ["--object", json.dumps(_identity("client", SHOWN, credentials))]
     words += ["--nbd-server", json.dumps(server)]
     for export in config.exports:
-        words += ["--object", json.dumps(export.group()), "--blockdev", json.dumps(export.blockdev(aio))]
+        if export.limited:
+            words += ["--object", json.dumps(export.group())]
+        words += ["--blockdev", json.dumps(export.blockdev(aio))]
         words += ["--export", json.dumps(export.export())]
     return tuple(words)
 

@@ -3,9 +3,11 @@
 The disks are opened with O_DIRECT, so that a full pool is told to the guest at once (rule 4) and nothing acknowledged
 lives in a page cache only.
 
-Every export has QEMU's throttle filter (docs/throttle.txt), also one without limits: no command of QEMU 10.0 puts a
-filter under an export that is in use, while the limits of a filter that is there change at once. Each filter is alone
-in its group, because members of a group share its limits and take turns.
+An export shows a node of QEMU's raw driver, which passes on what it is asked, and has the device below it. Limits are a
+throttle filter (docs/throttle.txt) between the two, which an export without limits lacks: at each change of what a
+daemon exports QEMU stops and restarts all filters, for 40 us each. The node above is there for a filter that comes
+later: another device below an export in use is not to be had, another one below a node that is exported is. Each
+filter is alone in its group, because members of a group share its limits and take turns.
 """
 
 from dataclasses import dataclass
@@ -51,6 +53,16 @@ class Export:
     writable: bool = True
     file: bool = False
 
+    @property
+    def limited(self) -> bool:
+        """Whether it is held to anything."""
+        return self.limits != NO_LIMITS
+
+    @property
+    def filter(self) -> str:
+        """The name of its filter's node, if it has one."""
+        return f"{self.node}-limit"
+
     def disk(self, aio: str) -> dict[str, Any]:
         """The options of the device, or of the file: that is in memory, past which there is nothing."""
         if self.file:
@@ -72,17 +84,27 @@ class Export:
         """The options of the filter's group."""
         return {"qom-type": "throttle-group", "id": self.node, "limits": self.throttle()}
 
+    def throttled(self, aio: str) -> dict[str, Any]:
+        """The options of the filter's node, with the device in it. Its group must be there."""
+        words = {"driver": "throttle", "node-name": self.filter, "throttle-group": self.node}
+        return {**words, **self._how(), "file": self.disk(aio)}
+
     def blockdev(self, aio: str) -> dict[str, Any]:
-        """The options of the node: the filter with the device in it. Its group must be there."""
-        return {
-            "driver": "throttle",
-            "node-name": self.node,
-            "throttle-group": self.node,
-            "read-only": not self.writable,
-            "cache": {"direct": not self.file},
-            "discard": "unmap",
-            "file": self.disk(aio),
-        }
+        """The options of the node that is exported, with all that is below it. The group of one with limits must be
+        there.
+        """
+        return self._shown(self.throttled(aio) if self.limited else self.disk(aio))
+
+    def under_filter(self) -> dict[str, Any]:
+        """The options of that node when its filter is a node already."""
+        return self._shown(self.filter)
+
+    def _shown(self, below: dict[str, Any] | str) -> dict[str, Any]:
+        return {"driver": "raw", "node-name": self.node, **self._how(), "file": below}
+
+    def _how(self) -> dict[str, Any]:
+        # A node that does not say so keeps discards for itself.
+        return {"read-only": not self.writable, "cache": {"direct": not self.file}, "discard": "unmap"}
 
     def export(self) -> dict[str, Any]:
         """The export's options."""
@@ -93,6 +115,8 @@ class Export:
             "name": self.name,
             "writable": self.writable,
             "iothread": IOTHREAD,
+            # Else a filter that comes later brings all of it into the main thread with it.
+            "fixed-iothread": True,
         }
 
 

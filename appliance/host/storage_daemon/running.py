@@ -4,6 +4,7 @@ Source of the commands: QEMU's qemu-storage-daemon-qmp-ref.
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from appliance.errors import InUse, NotFound, Unhealthy
 from appliance.host.qmp import Qmp, QmpError
@@ -32,9 +33,10 @@ class StorageDaemon:
         with Qmp(self._files.qmp) as qmp:
             present = _exports(qmp)
             for node in sorted(present - set(by_node)):
-                _remove(qmp, node, "hard")
+                _remove(qmp, Export(node, node, Path()), "hard")
+            held = _groups(qmp)
             for node in sorted(present & set(by_node)):
-                _limit(qmp, by_node[node])
+                self._limit(qmp, by_node[node], held=node in held)
             self._add(qmp, [export for node, export in by_node.items() if node not in present])
 
     def read_only(self, node: str) -> bool:
@@ -67,49 +69,63 @@ class StorageDaemon:
         Raises NotReady, Unhealthy.
         """
         with Qmp(self._files.qmp) as qmp:
-            if _has_group(qmp, export.node):
-                _limit(qmp, export)
+            if export.node in _exports(qmp):
+                self._limit(qmp, export, held=_has_group(qmp, export.node))
 
     def remove(self, export: Export) -> None:
         """Stop offering a device. Raises InUse while somebody is connected to it, NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
-            _remove(qmp, export.node, "safe")
+            _remove(qmp, export, "safe")
 
     def cut_off(self, export: Export) -> None:
         """Stop offering a device even if somebody is connected to it. Raises NotReady, Unhealthy."""
         with Qmp(self._files.qmp) as qmp:
-            _remove(qmp, export.node, "hard")
+            _remove(qmp, export, "hard")
 
     def _add(self, qmp: Qmp, exports: Iterable[Export]) -> None:
-        # The list of all that is exported grows long, and is read only if it matters.
+        # The lists of all that is there grow long, and are read only if it matters.
         present: frozenset[str] | None = None
         for export in exports:
             try:
-                if _add_group(qmp, export):
+                if export.limited:
+                    _set_group(qmp, export)
+                try:
                     qmp.execute("blockdev-add", export.blockdev(self._aio))
-                else:
+                except QmpError:
+                    if export.node not in _nodes(qmp):
+                        if export.limited:
+                            qmp.execute("object-del", {"id": export.node})
+                        raise
                     present = _exports(qmp) if present is None else present
+                    self._limit(qmp, export, held=_has_group(qmp, export.node))
                     if export.node in present:
                         continue
-                    _limit(qmp, export)
-                    if export.node not in _nodes(qmp):
-                        qmp.execute("blockdev-add", export.blockdev(self._aio))
                 qmp.execute("block-export-add", export.export())
             except QmpError as error:
                 raise Unhealthy(
                     f"{export.name} cannot be exported", why=error.text, hint="see the storage daemon's journal"
                 ) from error
 
+    def _limit(self, qmp: Qmp, export: Export, *, held: bool) -> None:
+        """Hold a node to its export's limits: a filter that is there changes, one that is not comes below the node.
 
-def _add_group(qmp: Qmp, export: Export) -> bool:
-    """Make the group of an export's filter; false when it is there. What has none has no node and is not exported."""
-    try:
-        qmp.execute("object-add", export.group())
-    except QmpError:
-        if _has_group(qmp, export.node):
-            return False
-        raise
-    return True
+        ``held``: its group is there. That its filter is as well can only be told from a long list, so that is seen to.
+        Without limits a filter stays, and lets all go by.
+        """
+        try:
+            if export.limited:
+                _set_group(qmp, export)
+                try:
+                    qmp.execute("blockdev-add", export.throttled(self._aio))
+                except QmpError:
+                    if export.filter not in _nodes(qmp):
+                        raise
+                # What is under way ends first, at the device as it was opened before.
+                qmp.execute("blockdev-reopen", {"options": [export.under_filter()]})
+            elif held:
+                _change_group(qmp, export)
+        except QmpError as error:
+            raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text) from error
 
 
 def _exports(qmp: Qmp) -> frozenset[str]:
@@ -121,8 +137,14 @@ def _nodes(qmp: Qmp) -> frozenset[str]:
     return frozenset(node["node-name"] for node in qmp.execute("query-named-block-nodes", {"flat": True}))
 
 
+def _groups(qmp: Qmp) -> frozenset[str]:
+    """The groups of filters that are there."""
+    found = qmp.execute("qom-list", {"path": "/objects"})
+    return frozenset(each["name"] for each in found if each["type"] == "child<throttle-group>")
+
+
 def _has_group(qmp: Qmp, node: str) -> bool:
-    """Whether a node's group is there. Without it there is no node, and the long list of nodes need not be read."""
+    """Whether a node's group is there. Without it there is no filter, and the long list of nodes need not be read."""
     try:
         qmp.execute("qom-get", {"path": f"/objects/{node}", "property": "limits"})
     except QmpError as error:
@@ -132,25 +154,47 @@ def _has_group(qmp: Qmp, node: str) -> bool:
     return True
 
 
-def _limit(qmp: Qmp, export: Export) -> None:
+def _set_group(qmp: Qmp, export: Export) -> None:
+    """Make the group of an export's filter, or change the one that is there."""
     try:
-        qmp.execute("qom-set", {"path": f"/objects/{export.node}", "property": "limits", "value": export.throttle()})
-    except QmpError as error:
-        raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text) from error
+        qmp.execute("object-add", export.group())
+    except QmpError:
+        _change_group(qmp, export)
 
 
-def _remove(qmp: Qmp, node: str, mode: str) -> None:
+def _change_group(qmp: Qmp, export: Export) -> None:
+    qmp.execute("qom-set", {"path": f"/objects/{export.node}", "property": "limits", "value": export.throttle()})
+
+
+def _remove(qmp: Qmp, export: Export, mode: str) -> None:
+    node = export.node
     present = {e["id"] for e in qmp.execute("query-block-exports")}
     try:
         if node in present:
-            qmp.execute("block-export-del", {"id": node, "mode": mode})
-            qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
-        # What was exported has a group.
-        if node in present or _has_group(qmp, node):
-            if node in present or node in _nodes(qmp):
-                qmp.execute("blockdev-del", {"node-name": node})
+            _withdraw(qmp, node, mode)
+        _remove_node(qmp, node)
+        if _has_group(qmp, node):
+            # One that was there from the beginning goes with the node above it.
+            _remove_node(qmp, export.filter)
             qmp.execute("object-del", {"id": node})
+    except QmpError as error:
+        raise Unhealthy(f"the export {node} cannot be removed", why=error.text) from error
+
+
+def _withdraw(qmp: Qmp, node: str, mode: str) -> None:
+    try:
+        qmp.execute("block-export-del", {"id": node, "mode": mode})
     except QmpError as error:
         if mode == "safe" and "in use" in error.text:
             raise InUse("the export is in use", why=error.text, hint="shut its guest down, or force it") from error
-        raise Unhealthy(f"the export {node} cannot be removed", why=error.text) from error
+        raise
+    qmp.wait_event("BLOCK_EXPORT_DELETED", {"id": node})
+
+
+def _remove_node(qmp: Qmp, name: str) -> None:
+    """Fine when it is gone. QEMU has no better sign of that than its words (qmp_blockdev_del in its blockdev.c)."""
+    try:
+        qmp.execute("blockdev-del", {"node-name": name})
+    except QmpError as error:
+        if "Failed to find node" not in error.text:
+            raise

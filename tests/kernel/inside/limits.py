@@ -3,6 +3,8 @@
 import hashlib
 import socket
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from appliance.client import connect
 from appliance.config import Paths
@@ -20,20 +22,31 @@ QUIET = 1.0
 
 
 def held(clone: str, client: str = "local") -> dict[str, int]:
-    """The limits that the running daemon holds a clone to; its export's node must be the filter of that group."""
+    """The limits that the running daemon holds a clone to: those of the filters below its export's node."""
+    with connect() as api:
+        device = api.clone(clone).device
     with Qmp(Files(Paths().nbd(client)).qmp) as qmp:
-        with connect() as api:
-            device = api.clone(clone).device
-        node = f"clone-{device.rpartition('-')[2]}"
-        (export,) = (each for each in qmp.execute("query-block-exports") if each["id"] == node)
-        (filter_,) = (
-            each
-            for each in qmp.execute("query-named-block-nodes", {"flat": True})
-            if each["node-name"] == export["node-name"]
+        (export,) = (
+            each for each in qmp.execute("query-block-exports") if each["id"] == f"clone-{device.rpartition('-')[2]}"
         )
-        assert filter_["drv"] == "throttle", filter_
-        limits = qmp.execute("qom-get", {"path": f"/objects/{node}", "property": "limits"})
+        graph = qmp.execute("x-debug-query-block-graph")
+        limits: dict[str, int] = {}
+        for name in _below(graph, export["node-name"]):
+            if name.endswith("-limit"):
+                path = f"/objects/{name.removesuffix('-limit')}"
+                limits |= qmp.execute("qom-get", {"path": path, "property": "limits"})
     return {name: value for name, value in limits.items() if value and not name.endswith("-length")}
+
+
+def _below(graph: dict[str, Any], name: str) -> Iterator[str]:
+    """A node and all that are below it, by QEMU's drawing of them."""
+    (top,) = (each["id"] for each in graph["nodes"] if each["name"] == name and each["type"] == "block-driver")
+    names = {each["id"]: each["name"] for each in graph["nodes"]}
+    todo = [top]
+    while todo:
+        node = todo.pop()
+        yield names[node]
+        todo += [edge["child"] for edge in graph["edges"] if edge["parent"] == node]
 
 
 def objects(client: str = "local") -> list[str]:

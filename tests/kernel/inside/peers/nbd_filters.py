@@ -4,15 +4,12 @@ A single server with both filters is one disk for all its clients, and one with 
 so the cache is shared and the overlay is not. The filters keep their files in $TMPDIR and lose them when they end.
 """
 
-import contextlib
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from appliance import wait
-from appliance.run import Runner
+from appliance.run import Process, Runner
 from tests.kernel.inside.peers import disks
 from tests.kernel.inside.peers.peer import Creating, Io, Peer
 
@@ -25,13 +22,12 @@ _DEADLINE = 30.0
 
 class NbdFilters(Peer, Creating):
     name = "nbdkit, cow and cache"
-    most = 100
-    """A process for each clone: a thousand are more than this machine has memory for."""
 
     def __init__(self) -> None:
         self._image = ARRAY / "base.raw"
         self._clones: list[str] = []
         self._made = 0
+        self._servers: dict[Path, Process] = {}
 
     @contextmanager
     def running(self, golden: Path) -> Iterator[None]:
@@ -54,24 +50,32 @@ class NbdFilters(Peer, Creating):
         self._start(_BASE, NVME, ["--filter=cache", "file", str(self._image), "cache-on-read=true"])
 
     def _start(self, place: Path, temporary: Path, words: list[str]) -> None:
-        """nbdkit forks away once it listens. Its 16 threads a connection are its own default."""
-        command = ["nbdkit", "--unix", str(place), "--pidfile", f"{place}.pid", *words]
-        Runner({"TMPDIR": str(temporary)}).run(command)
-        # It listens by now, but the process that went on writes its number a moment later.
-        pid = Path(f"{place}.pid")
-        wait.until(lambda: pid.exists() and pid.read_text(), f"{pid.name} of nbdkit", deadline=_DEADLINE)
+        """In the foreground: in the background it says nothing. Its 16 threads a connection are its own default."""
+        pid, said = Path(f"{place}.pid"), Path(f"{place}.log")
+        command = ["nbdkit", "--foreground", "--unix", str(place), "--pidfile", str(pid), *words]
+        with said.open("wb") as log:
+            server = Runner({"TMPDIR": str(temporary)}).start(command, stderr=log)
+        self._servers[place] = server
+
+        def listens() -> bool:
+            if not server.running():
+                raise RuntimeError(f"nbdkit of {place.name} ended: {said.read_text(errors='replace')[-1000:]}")
+            return pid.exists() and pid.read_text() != ""
+
+        wait.until(listens, f"nbdkit of {place.name} to listen", deadline=_DEADLINE)
 
     def _stop(self, place: Path) -> None:
-        pid = int(Path(f"{place}.pid").read_text(encoding="ascii"))
-        with contextlib.suppress(ProcessLookupError):  # it may have died by itself
-            os.kill(pid, signal.SIGTERM)
-        wait.until(lambda: not Path(f"/proc/{pid}").exists(), f"nbdkit of {place.name} to end", deadline=_DEADLINE)
-        Path(f"{place}.pid").unlink()
-        place.unlink(missing_ok=True)
+        self._servers.pop(place).stop(_DEADLINE)
+        said = Path(f"{place}.log")
+        if text := said.read_text(encoding="utf-8", errors="replace").strip():
+            print(f"nbdkit of {place.name} said: {text[-1000:]}", flush=True)
+        for left in (said, Path(f"{place}.pid"), place):
+            left.unlink(missing_ok=True)
 
     def _stop_all(self) -> None:
-        for pid in sorted(_SOCKETS.glob("*.pid")):
-            self._stop(pid.with_suffix(""))
+        # The clones' before that which they all ask.
+        for place in reversed(list(self._servers)):
+            self._stop(place)
 
     def cold(self) -> None:
         empty = self._without_cache()
@@ -109,7 +113,7 @@ class NbdFilters(Peer, Creating):
         return Io(disks.array_reads(), disks.used(NVME))
 
     def reach(self, present: int) -> None:
-        many = sorted(path.stem for path in _SOCKETS.glob("many*.pid"))
+        many = sorted(place.name for place in self._servers if place.name.startswith("many"))
         for name in many[present:]:
             self._stop(_SOCKETS / name)
         for number in range(len(many), present):

@@ -12,6 +12,9 @@ from appliance.host.storage_daemon import Export, Files, Listen, ServerConfig
 from appliance.nbd_server import launch
 from appliance.run import Process, Runner
 
+_END = 180.0
+"""Seconds that a daemon may take to end: in the lab each page that 50 clients' buffers took is unmapped by itself."""
+
 AIO = storage_daemon.aio_engine()
 
 
@@ -56,7 +59,7 @@ class Server:
         if self._process is not None:
             with Qmp(self._files.qmp) as qmp:
                 qmp.execute("quit")
-            self._process.wait(30)
+            self._process.wait(_END)
             self._process = None
         shutil.rmtree(self._files.folder, ignore_errors=True)
 
@@ -67,5 +70,5 @@ def quit_daemon(files: Files) -> None:
         pid = int(files.pid.read_text(encoding="ascii"))
         with Qmp(files.qmp) as qmp:
             qmp.execute("quit")
-        wait.until(lambda: not Path(f"/proc/{pid}").exists(), "the storage daemon to end", deadline=30)
+        wait.until(lambda: not Path(f"/proc/{pid}").exists(), "the storage daemon to end", deadline=_END)
     shutil.rmtree(files.folder, ignore_errors=True)

@@ -1,0 +1,124 @@
+"""What ``script/bench learn`` measured, and its rows. Pure."""
+
+import json
+from dataclasses import asdict, dataclass, field
+
+from appliance.schema import PrefetchView
+from bench.report import Report, Row, at_least, at_most, paired
+
+
+@dataclass(frozen=True)
+class Booted:
+    """One boot: seconds to the login prompt, bytes read, bytes that the backend was read for.
+
+    ``service_cpu``: seconds of processor time that hatcheryd used from the clone's making to the end of what its boot
+    led to.
+    """
+
+    name: str
+    seconds: float
+    read_bytes: int
+    backend_bytes: int
+    service_cpu: float
+
+
+@dataclass
+class Found:
+    """All that was measured, in order. ``ever`` and ``first`` are None where no guest was booted."""
+
+    ever: Booted | None = None
+    """Of the template's first clone, with the cache as the import left it."""
+    first: Booted | None = None
+    """After the cache was emptied, with nothing to fetch into it yet."""
+    prefetched: list[Booted] = field(default_factory=list)
+    warm: list[Booted] = field(default_factory=list)
+    recorded: list[Booted] = field(default_factory=list)
+    unrecorded: list[Booted] = field(default_factory=list)
+    prefetches: list[PrefetchView] = field(default_factory=list)
+    """Of the large boot set."""
+    sequential: list[float] = field(default_factory=list)
+    """Bytes a second, of the array alone."""
+
+
+def report(found: Found, host: dict[str, str]) -> Report:
+    """The rows. Pure."""
+
+    def seconds(boots: list[Booted]) -> list[float]:
+        return [boot.seconds for boot in boots]
+
+    def hits(boots: list[Booted]) -> list[float]:
+        return [1 - boot.backend_bytes / boot.read_bytes for boot in boots]
+
+    rows = []
+    if found.ever:
+        rows.append(
+            Row(
+                "first_ever_hit_bytes",
+                hits([found.ever])[0],
+                "share",
+                "bytes of the first boot ever of a template, right after its import and without a boot set, that the"
+                " backend was not needed for: what an import writes goes through the cache and stays there",
+                at_least(0.99),
+                {"first ever": hits([found.ever])},
+            )
+        )
+    if found.prefetched:
+        rows += [
+            Row(
+                "boot_prefetched_over_warm",
+                paired(seconds(found.prefetched), seconds(found.warm)),
+                "ratio",
+                "seconds of real boots to the login prompt, with an empty cache that the boot set was fetched into,"
+                " over those of the next clone's",
+                at_most(1.03),
+                {
+                    "first, from disk, s": seconds([found.first] if found.first else []),
+                    "prefetched, s": seconds(found.prefetched),
+                    "warm, s": seconds(found.warm),
+                },
+            ),
+            Row(
+                "boot_prefetched_hit_bytes",
+                min(hits(found.prefetched)),
+                "share",
+                "bytes of a real boot, the first after a prefetch, that the backend was not needed for; the worst boot",
+                at_least(0.99),
+                {
+                    "first": hits([found.first] if found.first else []),
+                    "prefetched": hits(found.prefetched),
+                    "warm": hits(found.warm),
+                },
+            ),
+        ]
+    if found.prefetches:
+        # What a later pass took once more is no gain, and where the template has holes nothing is read.
+        rates = [min(each.total_bytes, each.backend_bytes) / each.seconds for each in found.prefetches]
+        rows.append(
+            Row(
+                "prefetch_over_sequential",
+                paired(rates, found.sequential),
+                "ratio",
+                "bytes a second that the prefetch of a boot set of 100 MiB and more takes from the backend, all passes"
+                " and their check included, over those of reading as much from the array in order",
+                at_least(0.8),
+                {"prefetch, MB/s": [r / 1e6 for r in rates], "array, MB/s": [r / 1e6 for r in found.sequential]},
+            )
+        )
+    if found.recorded:
+        extra = [a.service_cpu - b.service_cpu for a, b in zip(found.recorded, found.unrecorded, strict=True)]
+        rows.append(
+            Row(
+                "learning_cost",
+                paired(seconds(found.recorded), seconds(found.unrecorded)) - 1,
+                "share",
+                "seconds that a warm boot takes longer when it is recorded, of those that it takes when it is not",
+                at_most(0.03),
+                {
+                    "recorded, s": seconds(found.recorded),
+                    "unrecorded, s": seconds(found.unrecorded),
+                    "hatcheryd's processor seconds more": extra,
+                },
+            )
+        )
+    figures = json.loads(json.dumps(asdict(found), default=lambda view: view.model_dump()))
+    return Report("learn", host, tuple(rows), figures=figures)
