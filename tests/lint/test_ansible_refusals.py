@@ -87,6 +87,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "clone_templates: a file": template(src="images/t.raw", sha256="0aF" * 21 + "0"),
     "clone_templates: a path": template(path="/srv/t.raw"),
     "hypervisor: an appliance that is asked": {},
+    "hypervisor: NVMe/TCP besides": {"hypervisor_nvme_key": "/nonexistent", "hypervisor_nvme_host_nqn": HOST},
+    "hypervisor: NVMe/TCP alone, by an NQN without a UUID": {
+        "hypervisor_certificate": "",
+        "hypervisor_nvme_key": "/nonexistent",
+        "hypervisor_nvme_host_nqn": "nqn.2020-01.org.example:hv1",
+        "hypervisor_nvme_host_id": HOST[-36:],
+    },
     "hypervisor: files elsewhere": {
         "hypervisor_directory": "/srv/certificate",
         "hypervisor_list_file": "/srv/a/clones",
@@ -187,6 +194,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "clone_templates: no time": ({"clone_templates_deadline": 0}, "more than 0"),
     "hypervisor: no certificate": ({"hypervisor_certificate": ""}, "must name the folder that"),
+    "hypervisor: a host without a key": ({"hypervisor_nvme_host_nqn": HOST}, "with hypervisor_nvme_key,"),
+    "hypervisor: a key without a host": ({"hypervisor_nvme_key": "/x"}, "with hypervisor_nvme_key,"),
+    "hypervisor: a host that is no NQN": (
+        {"hypervisor_nvme_key": "/x", "hypervisor_nvme_host_nqn": HOST[-36:]},
+        "with hypervisor_nvme_key,",
+    ),
+    "hypervisor: an NQN without a UUID": (
+        {"hypervisor_nvme_key": "/x", "hypervisor_nvme_host_nqn": "nqn.2020-01.org.example:hv1"},
+        "unless the NQN ends in one",
+    ),
     "hypervisor: a relative folder": ({"hypervisor_directory": "pki/libvirt-nbd"}, "paths from / on"),
     "hypervisor: the folder of all settings": ({"hypervisor_directory": "/etc/"}, "paths from / on"),
     "hypervisor: a list that is a folder": ({"hypervisor_list_file": "/etc/hatchery/"}, "paths from / on"),
