@@ -17,7 +17,11 @@ OF_HOSTS = ROOT / "roles/hypervisor/files/hatchery-nvme-connect@.service"
 """Written by a role on hosts of guests, and on no appliance."""
 
 UNITS = sorted([*(file for file in (EXTRA / FOLDER).iterdir() if file.suffix in KINDS), OF_HOSTS])
-FROM_PACKAGES = {"/usr/sbin/biolatency-libbpf": "libbpf-tools", "/usr/sbin/nvme": "nvme-cli", "/usr/bin/udevadm": "udev"}
+FROM_PACKAGES = {
+    "/usr/sbin/biolatency-libbpf": "libbpf-tools",
+    "/usr/sbin/nvme": "nvme-cli",
+    "/usr/bin/udevadm": "udev",
+}
 """Programs that are the image's and need not be the host's, and the packages of the image that bring them."""
 
 EXEC = re.compile(r"^Exec\w+=[-@:+!|]*(/\S+)", re.MULTILINE)

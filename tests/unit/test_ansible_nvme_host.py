@@ -136,6 +136,9 @@ def test_a_host_gets_its_name_its_key_and_a_unit_for_each_clone(machine: Machine
         "etc/hatchery/nvme.json": (0o600, f"{known}\n"),
         "etc/modules-load.d": (0o755, ""),
         "etc/modules-load.d/hatchery-nvme.conf": (0o644, "nvme-tcp\n"),
+        "etc/udev": (0o755, ""),
+        "etc/udev/rules.d": (0o755, ""),
+        "etc/udev/rules.d/70-hatchery-nvme.rules": (0o644, nvme_host.RULE),
         "etc/systemd": (0o755, ""),
         "etc/systemd/system": (0o755, ""),
         "etc/systemd/system/hatchery-nvme-connect@.service": (0o644, UNIT),
@@ -279,7 +282,7 @@ def test_what_was_written_is_removed_and_disks_stay(machine: Machine) -> None:
         "systemctl daemon-reload",
     ]
     left = {"etc/nvme", "etc/nvme/hostnqn", "etc/nvme/hostid", "etc/hatchery", "etc/modules-load.d"}
-    assert machine.seen().keys() == left | {"etc/systemd", "etc/systemd/system"}
+    assert machine.seen().keys() == left | {"etc/systemd", "etc/systemd/system", "etc/udev", "etc/udev/rules.d"}
     assert len(list((machine.root / "sys/class/nvme").iterdir())) == 1
     again = machine.settle()
     assert (again["changed"], again["diff"]) == (False, {"before": "", "after": ""})

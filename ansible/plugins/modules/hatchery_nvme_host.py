@@ -24,7 +24,8 @@ description:
   - Gives a host its NVMe name and the key by which an appliance lets it in, has the kernel's module loaded at boot, and
     writes for each clone where it is. A systemd unit for each connects it, now and at boot, and begins anew whenever
     its disk is gone.
-  - The key is never shown, neither in a log nor in a diff, and only root may read its file.
+  - The key is never shown, neither in a log nor in a diff, and only root may read its file. A rule for udev hides it in
+    sysfs as well, where the kernel would show it to every user of the host.
   - A connected host is given a new key at once, so that it is let in again after its connection is lost.
   - No disk of a clone that is still attached is ever disconnected here. One that is not any more is, for it is gone.
   - nvme-cli has to be installed, and udev of systemd 251 or newer.
@@ -90,6 +91,11 @@ error:
 
 TEMPLATE = "hatchery-nvme-connect@.service"
 
+RULE = """\
+# Of Hatchery's role hypervisor: the kernel lets every user read the key of a connection.
+ACTION=="add", SUBSYSTEM=="nvme", TEST=="dhchap_secret", RUN+="/usr/bin/chmod 0600 $sys$devpath/dhchap_secret"
+"""
+
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 _NQN = re.compile(r"nqn\.[0-9]{4}-[0-9]{2}\.[A-Za-z0-9.-]+(:[!-.0-~]+)?")
 _PLAIN = re.compile(r"[A-Za-z0-9./:_-]+")
@@ -110,6 +116,7 @@ class Host:
         self.clones = root / "etc/hatchery/nvme"
         self.key = root / "etc/hatchery/nvme.json"
         self.modules = root / "etc/modules-load.d/hatchery-nvme.conf"
+        self.rule = root / "etc/udev/rules.d/70-hatchery-nvme.rules"
         self.unit = root / "etc/systemd/system" / TEMPLATE
         self.nqn, self.id = root / "etc/nvme/hostnqn", root / "etc/nvme/hostid"
         self._class = root / "sys/class/nvme"
@@ -233,6 +240,7 @@ def wanted(params: dict[str, Any], host: Host) -> list[Thing]:
         (host.id, 0o644, f"{host_id}\n"),
         (host.key, 0o600, f"{json.dumps(known, indent=2)}\n"),
         (host.modules, 0o644, "nvme-tcp\n"),
+        (host.rule, 0o644, RULE),
         (host.unit, 0o644, f"{params['unit'].strip()}\n"),
         *((host.clones / one["name"], 0o644, settings_of(one)) for one in _connected(params)),
     ):
@@ -273,7 +281,7 @@ def plan(params: dict[str, Any], host: Host) -> Plan:
 
 
 def _removal(host: Host, there: dict[str, Thing]) -> Plan:
-    files = [look(host.key, secret=True), look(host.modules), look(host.unit)]
+    files = [look(host.key, secret=True), look(host.modules), look(host.rule), look(host.unit)]
     made = Plan(stop=list(there), remove=[*there.values(), *(thing for thing in files if thing is not None)])
     folder = look(host.clones)
     if folder is not None and {path.name for path in host.clones.iterdir()} <= set(there):
