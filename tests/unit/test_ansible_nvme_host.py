@@ -91,9 +91,14 @@ class Machine:
         folder.mkdir(parents=True)
         known = self.root / "etc/hatchery/nvme.json"
         secret = json.loads(known.read_text(encoding="utf-8"))[0]["dhchap_key"] if known.exists() else "none"
-        for name, text in (("transport", transport), ("subsysnqn", nqn), ("dhchap_secret", secret)):
+        facts = {"transport": transport, "subsysnqn": nqn, "dhchap_secret": secret, "state": "live"}
+        for name, text in facts.items():
             (folder / name).write_text(f"{text}\n", encoding="utf-8")
         return folder
+
+    def lose(self, nqn: str) -> None:
+        """Nobody answers for a disk, and the kernel tries to connect it again."""
+        (self.connect(nqn) / "state").write_text("connecting\n", encoding="utf-8")
 
     def disconnect(self, nqn: str) -> None:
         folder = self.connect(nqn)
@@ -196,6 +201,7 @@ def test_a_controller_that_knows_no_key_or_is_not_ours_keeps_what_it_has(machine
 
 def test_a_clone_that_is_not_attached_any_more_is_disconnected_and_its_unit_stopped(machine: Machine) -> None:
     machine.settle(clones=[clone("web-1", 1), clone("web-2", 2)])
+    machine.lose(clone("web-1", 1)["nvme"]["nqn"])
     machine.ran.clear()
     done = machine.settle(clones=[clone("web-2", 2), NBD])
     gone = clone("web-1", 1)["nvme"]["nqn"]
@@ -209,8 +215,16 @@ def test_a_clone_that_is_not_attached_any_more_is_disconnected_and_its_unit_stop
     assert machine.active == machine.enabled == {"hatchery-nvme-connect@web-2.service"}
 
 
+def test_a_disk_that_answers_is_not_disconnected_though_the_appliance_does_not_have_it(machine: Machine) -> None:
+    machine.settle()
+    machine.ran.clear()
+    assert machine.settle(clones=[NBD])["changed"]
+    assert machine.ran == ["systemctl disable --now hatchery-nvme-connect@web-1.service"]
+
+
 def test_a_clone_that_was_reset_is_another_disk(machine: Machine) -> None:
     machine.settle()
+    machine.lose(clone("web-1", 1)["nvme"]["nqn"])
     machine.ran.clear()
     assert machine.settle(clones=[clone("web-1", 7)])["changed"]
     assert machine.ran == [

@@ -27,7 +27,8 @@ description:
   - The key is never shown, neither in a log nor in a diff, and only root may read its file. A rule for udev hides it in
     sysfs as well, where the kernel would show it to every user of the host.
   - A connected host is given a new key at once, so that it is let in again after its connection is lost.
-  - No disk of a clone that is still attached is ever disconnected here. One that is not any more is, for it is gone.
+  - No disk that works is ever disconnected here. One of a clone that is not attached any more is, once nobody answers
+    for it.
   - nvme-cli has to be installed, and udev of systemd 251 or newer.
 author:
   - Hatchery authors (@hatchery)
@@ -269,7 +270,8 @@ def plan(params: dict[str, Any], host: Host) -> Plan:
         made.stop = [name for name in there if name not in here]
         made.remove = [there[name] for name in made.stop]
         before = {_nqn_in(thing) for thing in there.values()}
-        made.cut = sorted((before - set(here.values())) & set(controllers))
+        # What answers is attached, so it is another appliance's, or of another client.
+        made.cut = sorted(nqn for nqn in before - set(here.values()) if _is_dead(controllers.get(nqn, [])))
     mine = set(here.values()) | {_nqn_in(thing) for name, thing in there.items() if name not in made.stop}
     key = check_key(params["key"])
     folders = [folder for nqn in sorted(mine & set(controllers)) for folder in controllers[nqn]]
@@ -331,6 +333,11 @@ def _nqn_in(settings: Thing) -> str:
     """The subsystem that a file of settings names."""
     lines = (settings.content or b"").decode(errors="replace").splitlines()
     return next((line.removeprefix("NQN=") for line in lines if line.startswith("NQN=")), "")
+
+
+def _is_dead(controllers: list[Path]) -> bool:
+    """Whether there is such a disk, and nobody answers for it."""
+    return bool(controllers) and all(_line(folder / "state") != "live" for folder in controllers)
 
 
 def _line(path: Path) -> str:
