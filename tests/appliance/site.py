@@ -59,7 +59,10 @@ class Play:
 
 @dataclass(frozen=True)
 class Playbook:
-    """A playbook and the hosts that it is for, each with its variables; ``folder`` is for Ansible's own files."""
+    """A playbook, of ours by its name or any by its path, and the hosts that it is for, each with its variables.
+
+    ``folder`` is for Ansible's own files.
+    """
 
     name: str
     folder: Path
@@ -97,7 +100,7 @@ class Playbook:
         inventory = self.folder / "inventory.json"
         inventory.write_text(json.dumps({"hatchery": {"hosts": self.hosts}}), encoding="utf-8")
         program = Path(sys.executable).with_name("ansible-playbook")
-        return [program, "-i", inventory, *words, ROOT / f"ansible/{self.name}.yml"]
+        return [program, "-i", inventory, *words, (ROOT / "ansible" / self.name).with_suffix(".yml")]
 
 
 @dataclass

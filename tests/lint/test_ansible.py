@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import yaml
 from appliance.config import CacheMode, RaidLevel
 from appliance.model import ImageFormat
 from appliance.run import Completed, Runner
+from appliance.service import nvme_doors
 from tests.lint.files import ROOT, short
 
 ROLES = sorted(folder for folder in (ROOT / "roles").iterdir() if folder.is_dir())
@@ -80,7 +82,9 @@ def test_variables_are_documented_with_their_defaults(role: Path) -> None:
 def test_a_role_changes_the_appliance_through_our_modules_alone(role: Path) -> None:
     ours = {module.stem for module in MODULES}
     used = {key for task in load(role / "tasks/main.yml") for key in task}
-    foreign = {key for key in used if "." in key} - {"ansible.builtin.import_tasks"}
+    # Packages are installed on hosts of guests, never on an appliance.
+    allowed = {"ansible.builtin.import_tasks"} | ({"ansible.builtin.package"} if role.name == "hypervisor" else set())
+    foreign = {key for key in used if "." in key} - allowed
     assert used & ours
     assert not foreign
 
@@ -206,3 +210,28 @@ def test_levels_modes_and_formats_are_the_appliances() -> None:
     assert template["templates"]["options"]["format"]["choices"] == list(ImageFormat)
     minimum = load(ROOT / "roles/backend_raid/vars/main.yml")["__backend_raid_minimum"]
     assert minimum == {level.value: level.minimum_disks for level in RaidLevel}
+
+
+def test_a_hosts_key_is_never_shown(tmp_path: Path) -> None:
+    """Check mode on this machine: all that the role would do for NVMe/TCP is told, at length, and the key is not."""
+    key = nvme_doors.new_key()
+    (tmp_path / "nvme-dhchap-key").write_text(f"{key}\n")
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": sys.executable,
+        "hypervisor_nvme_key": str(tmp_path),
+        "hypervisor_nvme_host_nqn": "nqn.2014-08.org.nvmexpress:uuid:6f1c1f9e-5b0e-4d5a-9d0c-2f6f3f5b7a10",
+        "hypervisor_nvme_package": "",
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": variables}}}))
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": ["hypervisor"]}]))
+    environment = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+    argv: list[str | Path] = [BIN / "ansible-playbook", "-vvv", "--check", "--diff", "-i", tmp_path / "hosts.yml", book]
+    done = Runner(environment).run(argv, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\+/etc/hatchery/nvme\.json \S+ 0600 (another )?key\n", done.stdout), done.stdout
+    assert "+ExecStart=/usr/bin/udevadm wait --removed ${DEVICE}" in done.stdout
+    assert re.search(r"host_id: 6f1c1f9e-5b0e-4d5a-9d0c-2f6f3f5b7a10\n", done.stdout), done.stdout
+    assert "key: VALUE_SPECIFIED_IN_NO_LOG_PARAMETER" in done.stdout
+    assert key.split(":")[2] not in done.stdout + done.stderr

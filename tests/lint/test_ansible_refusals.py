@@ -12,6 +12,7 @@ import yaml
 from appliance.config import Config, Part
 from appliance.errors import InvalidInput, Refused
 from appliance.run import Runner
+from appliance.service.nvme_doors import check_nqn
 from appliance.store import backend, nvme, setup
 from tests.lint.files import ROOT
 
@@ -29,6 +30,15 @@ def client(**change: Any) -> dict[str, list[dict[str, Any]]]:
 
 def clients(*each: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return {"nbd_access_clients": [{"name": f"c{n}", "address": "192.0.2.1", **one} for n, one in enumerate(each)]}
+
+
+HOST = "nqn.2014-08.org.nvmexpress:uuid:6f1c1f9e-5b0e-4d5a-9d0c-2f6f3f5b7a10"
+
+
+def doors(*each: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Clients with a way over NVMe/TCP each, on ports and for hosts of their own unless something else is said."""
+    usual = [{"address": "192.0.2.1", "port": 4420 + n, "host_nqn": f"{HOST}-{n}"} for n in range(len(each))]
+    return clients(*({"port": 10809 + n, "nvme": {**usual[n], **one}} for n, one in enumerate(each)))
 
 
 def template(**item: Any) -> dict[str, list[dict[str, Any]]]:
@@ -70,10 +80,20 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     },
     "clone_store: writeback": {"clone_store_cache_mode": "writeback", "nvme_cache_devices": disks(2, "nvme-")},
     "nbd_access: clients": clients({}, {"port": 10810}, {"address": "::1"}, {"address": "::", "port": 65535}),
+    "nbd_access: a client that has no nvme": clients({"nvme": None}, {"port": 10810}),
+    "nbd_access: doors": doors({}, {"host_nqn": "nqn.2020-01.org.example"}, {"address": "fd00::1", "port": 65535}),
+    "nbd_access: a door on the usual port": clients({"nvme": {"address": "192.0.2.1", "host_nqn": HOST}}),
     "clone_templates: a url": {},
     "clone_templates: a file": template(src="images/t.raw", sha256="0aF" * 21 + "0"),
     "clone_templates: a path": template(path="/srv/t.raw"),
     "hypervisor: an appliance that is asked": {},
+    "hypervisor: NVMe/TCP besides": {"hypervisor_nvme_key": "/nonexistent", "hypervisor_nvme_host_nqn": HOST},
+    "hypervisor: NVMe/TCP alone, by an NQN without a UUID": {
+        "hypervisor_certificate": "",
+        "hypervisor_nvme_key": "/nonexistent",
+        "hypervisor_nvme_host_nqn": "nqn.2020-01.org.example:hv1",
+        "hypervisor_nvme_host_id": HOST[-36:],
+    },
     "hypervisor: files elsewhere": {
         "hypervisor_directory": "/srv/certificate",
         "hypervisor_list_file": "/srv/a/clones",
@@ -135,6 +155,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nbd_access: no port": (client(port=0), "a port from 1 to 65535"),
     "nbd_access: past the last port": (client(port=65536), "a port from 1 to 65535"),
     "nbd_access: a client without connections": (client(max_connections=0), "from 1 to 10000 connections"),
+    "nbd_access: a door on every address": (
+        doors({"address": "::"}),
+        "nvme of a client in nbd_access_clients needs one IP",
+    ),
+    "nbd_access: a door at a name": (doors({"address": "box"}), "needs one IP address"),
+    "nbd_access: a door at a port of root's": (doors({"port": 1023}), "a port from 1024 to 65535"),
+    "nbd_access: a host that is no NQN": (doors({"host_nqn": "hv1"}), "what the host has in its /etc/nvme/hostnqn"),
+    "nbd_access: a host with a slash": (doors({"host_nqn": "nqn.2020-01.org.x:../y"}), "has in its /etc/nvme/hostnqn"),
+    "nbd_access: a host of a long name": (doors({"host_nqn": HOST + "x" * 200}), "has in its /etc/nvme/hostnqn"),
+    "nbd_access: a door for nobody": (clients({"nvme": {"address": "192.0.2.1"}}), "host_nqn"),
+    "nbd_access: two doors on one port": (doors({"port": 4421}, {"address": "192.0.2.2"}), "a port that no client has"),
+    "nbd_access: a door on a port of NBD": (doors({"port": 10810}, {}), "a port that no client has"),
+    "nbd_access: two clients of one host": (doors({"host_nqn": HOST}, {"host_nqn": HOST}), "a host of its own"),
     "clone_templates: two sources": (template(src="a", url="http://b/c"), "exactly one of src, url and path"),
     "clone_templates: no source": (template(), "exactly one of src, url and path"),
     "clone_templates: two sources here and none there": (
@@ -161,6 +194,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "clone_templates: no time": ({"clone_templates_deadline": 0}, "more than 0"),
     "hypervisor: no certificate": ({"hypervisor_certificate": ""}, "must name the folder that"),
+    "hypervisor: a host without a key": ({"hypervisor_nvme_host_nqn": HOST}, "with hypervisor_nvme_key,"),
+    "hypervisor: a key without a host": ({"hypervisor_nvme_key": "/x"}, "with hypervisor_nvme_key,"),
+    "hypervisor: a host that is no NQN": (
+        {"hypervisor_nvme_key": "/x", "hypervisor_nvme_host_nqn": HOST[-36:]},
+        "with hypervisor_nvme_key,",
+    ),
+    "hypervisor: an NQN without a UUID": (
+        {"hypervisor_nvme_key": "/x", "hypervisor_nvme_host_nqn": "nqn.2020-01.org.example:hv1"},
+        "unless the NQN ends in one",
+    ),
     "hypervisor: a relative folder": ({"hypervisor_directory": "pki/libvirt-nbd"}, "paths from / on"),
     "hypervisor: the folder of all settings": ({"hypervisor_directory": "/etc/"}, "paths from / on"),
     "hypervisor: a list that is a folder": ({"hypervisor_list_file": "/etc/hatchery/"}, "paths from / on"),
@@ -237,10 +280,8 @@ def test_good_variables_are_accepted(case: str, told: dict[str, tuple[str, str]]
 APPLIANCE_KNOWS = [
     case
     for case in (*ACCEPTED, *REFUSED)
-    if not case.startswith(("clone_templates:", "hypervisor:"))
-    and not any(
-        word in case for word in ("wiping", "serial", "a size", "a partition", "client", "word", "name", "port")
-    )
+    if not case.startswith(("nbd_access:", "clone_templates:", "hypervisor:"))
+    and not any(word in case for word in ("wiping", "serial", "a size", "a partition", "word", "name"))
 ]
 
 
@@ -270,3 +311,16 @@ def test_the_appliance_takes_and_refuses_the_same(case: str) -> None:
     except (InvalidInput, Refused):
         refused = True
     assert refused == (case in REFUSED)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in (*ACCEPTED, *REFUSED) if re.match("nbd_access: (a host (that|with|of)|doors)", case)]
+)
+def test_the_appliance_takes_and_refuses_the_same_hosts(case: str) -> None:
+    variables = ACCEPTED[case] if case in ACCEPTED else REFUSED[case][0]
+    for each in variables["nbd_access_clients"]:
+        if case in ACCEPTED:
+            assert check_nqn(each["nvme"]["host_nqn"])
+        else:
+            with pytest.raises(InvalidInput):
+                check_nqn(each["nvme"]["host_nqn"])

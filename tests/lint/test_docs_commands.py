@@ -149,10 +149,10 @@ def _check(words: list[str]) -> None:
 
 
 def unit_exists(name: str) -> bool:
-    """Whether the image has a unit of that name, an instance of a template included."""
+    """Whether the image has a unit of that name, or a role writes it; an instance of a template included."""
     if "." not in name:
         name += ".service"
-    names = {file.name for file in all_files() if "systemd/system" in str(file)}
+    names = {file.name for file in all_files() if "systemd/system" in str(file) or file.suffix == ".service"}
     return name in names or re.sub(r"@[^.]*", "@", name) in names
 
 

@@ -13,8 +13,15 @@ from tests.tier import require
 EXTRA = ROOT / "mkosi.extra"
 FOLDER = "usr/lib/systemd/system"
 KINDS = {".service", ".target", ".socket", ".timer", ".mount", ".path", ".slice"}
-UNITS = sorted(file for file in (EXTRA / FOLDER).iterdir() if file.suffix in KINDS)
-FROM_PACKAGES = {"/usr/sbin/biolatency-libbpf": "libbpf-tools"}
+OF_HOSTS = ROOT / "roles/hypervisor/files/hatchery-nvme-connect@.service"
+"""Written by a role on hosts of guests, and on no appliance."""
+
+UNITS = sorted([*(file for file in (EXTRA / FOLDER).iterdir() if file.suffix in KINDS), OF_HOSTS])
+FROM_PACKAGES = {
+    "/usr/sbin/biolatency-libbpf": "libbpf-tools",
+    "/usr/sbin/nvme": "nvme-cli",
+    "/usr/bin/udevadm": "udev",
+}
 """Programs that are the image's and need not be the host's, and the packages of the image that bring them."""
 
 EXEC = re.compile(r"^Exec\w+=[-@:+!|]*(/\S+)", re.MULTILINE)
@@ -37,6 +44,7 @@ def image(tmp_path: Path) -> Path:
     root = tmp_path / "root"
     shutil.copytree(Path("/") / FOLDER, root / FOLDER, symlinks=True)
     shutil.copytree(EXTRA, root, symlinks=True, dirs_exist_ok=True)
+    shutil.copy2(OF_HOSTS, root / FOLDER)
     for unit in UNITS:
         text = unit.read_text(encoding="utf-8")
         if any(f"\n{name}=" in text for name in NEWER):

@@ -18,7 +18,8 @@ from appliance import pki
 from appliance.client import connect
 from appliance.errors import InUse, NotFound
 from appliance.host import netlink
-from appliance.schema import ClientSpec, CloneCreate
+from appliance.schema import Attachment, ClientSpec, CloneCreate
+from tests.unit import nvme_box
 from tests.unit.api_server import serving
 from tests.unit.service_harness import Box, box
 from tests.unit.test_ansible_modules import load
@@ -210,6 +211,22 @@ def test_missing_clones_are_made_once(appliance: Box) -> None:
     again = ask(appliance, "b", "a")
     assert (again["changed"], again["made"], again["clones"]) == (False, [], done["clones"])
     assert ask(appliance, template=None)["clones"] == done["clones"]
+
+
+def test_a_clone_over_nvme_says_where_its_host_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with nvme_box.clients(tmp_path, monkeypatch) as made:
+        view = nvme_box.attach(made, "web-1").nvme
+        made.service.attach("web-2", Attachment(client="hv1"))
+        by_nvme, by_nbd = ask(made)["clones"]
+    assert view is not None
+    assert by_nvme == {
+        "name": "web-1",
+        "uri": None,
+        "libvirt": None,
+        "nvme": {"nqn": view.nqn, "address": "10.0.0.5", "port": 4420, "device": view.device},
+    }
+    assert by_nbd["nvme"] is None
+    assert by_nbd["uri"]
 
 
 def test_what_cannot_be_made_is_refused_before_anything_is(appliance: Box) -> None:

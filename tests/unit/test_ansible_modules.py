@@ -29,6 +29,7 @@ def load(file: str, name: str) -> ModuleType:
 
 utils = load("module_utils/hatchery.py", "ansible.module_utils.hatchery")
 load("module_utils/hatchery_api.py", "ansible.module_utils.hatchery_api")
+load("module_utils/hatchery_files.py", "ansible.module_utils.hatchery_files")
 template = load("modules/hatchery_template.py", "hatchery_template")
 
 

@@ -73,17 +73,25 @@ made:
   elements: str
   sample: [web-3]
 clones:
-  description: The client's clones by name. Of each its I(name), its I(uri), and in I(libvirt) its disk as XML.
+  description:
+    - The client's clones by name. Of each its I(name), its I(uri), and in I(libvirt) its disk as XML. One that is
+      attached over NVMe/TCP has neither of the two; its I(nvme) says where it is, with I(nqn), I(address), I(port), and
+      the I(device) that it is on the client's host.
   returned: success
   type: list
   elements: dict
-  sample: [{"name": "web-1", "uri": "nbds://192.0.2.10:10809/web-1?tls-certificates=...", "libvirt": "<disk ...>"}]
+  sample:
+    - {"name": "web-1", "uri": "nbds://192.0.2.10:10809/web-1?tls-...", "libvirt": "<disk ...>", "nvme": null}
 error:
   description: Why it was refused.
   returned: failure
   type: dict
   sample: {"code": "not-found", "what": "...", "why": "...", "hint": "..."}
 """
+
+
+WHERE = {"nqn", "address", "port", "device"}
+"""What of a clone's way over NVMe/TCP its host needs to know."""
 
 
 def settle(api: Client, params: dict[str, Any], *, check: bool) -> dict[str, Any]:
@@ -105,7 +113,15 @@ def settle(api: Client, params: dict[str, Any], *, check: bool) -> dict[str, Any
         for name in missing:
             api.create_clones(CloneCreate(name=name, template=template, client=client))
     mine = sorted((clone for clone in api.clones() if clone.client == client), key=lambda clone: clone.name)
-    clones = [{"name": clone.name, "uri": clone.uri, "libvirt": clone.libvirt} for clone in mine]
+    clones = [
+        {
+            "name": clone.name,
+            "uri": clone.uri,
+            "libvirt": clone.libvirt,
+            "nvme": None if clone.nvme is None else clone.nvme.model_dump(include=WHERE),
+        }
+        for clone in mine
+    ]
     return {"changed": bool(missing), "made": missing, "clones": clones}
 
 

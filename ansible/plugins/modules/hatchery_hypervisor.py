@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import grp
-import hashlib
-import os
 import pwd
 import ssl
-import stat
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.hatchery import fail
+from ansible.module_utils.hatchery_files import Thing, Wrong, look, missing_above, ourselves, put, take_away
 
 DOCUMENTATION = r"""
 module: hatchery_hypervisor
@@ -98,43 +95,11 @@ FOLDER_WORD = "tls-certificates="
 """What of a clone's URI names the folder of the certificate (NetworkBlockDevice/nbd, doc/uri.md)."""
 
 
-class Wrong(Exception):
-    """What is wanted cannot be: what, why, and what to do."""
-
-    def __init__(self, what: str, why: str, hint: str) -> None:
-        super().__init__(what)
-        self.words = {"code": "invalid-input", "what": what, "why": why, "hint": hint}
-
-
-@dataclass(frozen=True)
-class Thing:
-    """A file, or a folder if it has no ``content``: as it is, or as it is wanted. A ``secret`` one is not shown."""
-
-    path: Path
-    mode: int
-    uid: int
-    gid: int
-    content: bytes | None = None
-    secret: bool = False
-
-    def words(self, before: Thing | None = None) -> str:
-        """It in words, for a diff; ``before`` is what was there instead."""
-        if self.content is None:
-            what, more = "folder", ""
-        elif self.secret:
-            what, more = "key" if before is None or before.content == self.content else "another key", ""
-        elif self.path.suffix == ".pem":
-            what, more = f"sha256 {hashlib.sha256(self.content).hexdigest()}", ""
-        else:
-            what, more = "file", self.content.decode(errors="replace")
-        return f"{self.path} {_user(self.uid)}:{_group(self.gid)} {self.mode:04o} {what}\n{more}"
-
-
 def wanted(params: dict[str, Any]) -> list[Thing]:
     """The folders and files that there must be, a folder before what is in it. Raises Wrong."""
     uid, gid = _ids(params["owner"], params["group"])
     folder = Path(params["directory"])
-    found = [*_missing_above(folder), Thing(folder, 0o750, uid, gid)]
+    found = [*missing_above(folder), Thing(folder, 0o750, uid, gid)]
     for name, parameter, mode in (
         (AUTHORITY, "authority", 0o644),
         (CERTIFICATE, "certificate", 0o644),
@@ -145,8 +110,8 @@ def wanted(params: dict[str, Any]) -> list[Thing]:
     if params["list_file"]:
         file = Path(params["list_file"])
         content = "".join(f"{name} {uri}\n" for name, uri in uris(params).items()).encode()
-        found += [above for above in _missing_above(file) if above not in found]
-        found.append(Thing(file, 0o644, *_ourselves(), content))
+        found += [above for above in missing_above(file) if above not in found]
+        found.append(Thing(file, 0o644, *ourselves(), content))
     return found
 
 
@@ -160,14 +125,6 @@ def with_folder(uri: str, folder: str) -> str:
     parts = urlsplit(uri)
     words = [f"{FOLDER_WORD}{folder}" if word.startswith(FOLDER_WORD) else word for word in parts.query.split("&")]
     return urlunsplit(parts._replace(query="&".join(words)))
-
-
-def _missing_above(path: Path) -> list[Thing]:
-    return [Thing(above, 0o755, *_ourselves()) for above in reversed(path.parents) if not above.is_dir()]
-
-
-def _ourselves() -> tuple[int, int]:
-    return os.geteuid(), os.getegid()
 
 
 def check_folder(folder: Path) -> None:
@@ -204,45 +161,6 @@ def check_certificate(authority: str, certificate: str, key: str, scratch: str) 
             raise Wrong(f"{CERTIFICATE} and {KEY} cannot be used", why, hint) from None
 
 
-def look(path: Path, *, secret: bool = False) -> Thing | None:
-    """What is at a path. A link to a folder counts as one, any other as a file that has the link's words.
-
-    Raises Wrong when it is neither a file nor a folder.
-    """
-    try:
-        status = path.stat() if path.is_dir() else path.lstat()
-    except FileNotFoundError:
-        return None
-    content = None if stat.S_ISDIR(status.st_mode) else b""
-    if stat.S_ISREG(status.st_mode):
-        content = path.read_bytes()
-    elif stat.S_ISLNK(status.st_mode):
-        content = os.fsencode(path.readlink())
-    elif content is not None:
-        raise Wrong(f"{path} is not touched", "it is neither a file nor a folder", "look what it is, and move it away")
-    return Thing(path, stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, content, secret)
-
-
-def put(thing: Thing) -> None:
-    """Make a folder or file what it shall be. A file is replaced as a whole, and never open to others before."""
-    if thing.content is None:
-        thing.path.mkdir(mode=0o700, exist_ok=True)
-        os.chown(thing.path, thing.uid, thing.gid)
-        thing.path.chmod(thing.mode)
-        return
-    fresh = thing.path.with_name(f".{thing.path.name}.new")
-    if fresh.is_symlink() or fresh.exists():
-        fresh.unlink()
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(handle, "wb") as file:  # noqa: PTH123  a descriptor
-        file.write(thing.content)
-        file.flush()
-        os.fchown(handle, thing.uid, thing.gid)
-        os.fchmod(handle, thing.mode)
-        os.fsync(handle)
-    fresh.replace(thing.path)
-
-
 def what_goes(params: dict[str, Any]) -> list[Thing]:
     """The files that are there, then the folders that are empty without them."""
     files = [Path(params["directory"]) / name for name in (AUTHORITY, CERTIFICATE, KEY)]
@@ -257,34 +175,12 @@ def what_goes(params: dict[str, Any]) -> list[Thing]:
     return found
 
 
-def take_away(thing: Thing) -> None:
-    """Remove a file or an empty folder."""
-    if thing.content is None:
-        thing.path.rmdir()
-    else:
-        thing.path.unlink()
-
-
 def _ids(owner: str, group: str) -> tuple[int, int]:
     hint = "name a user and a group of this machine; QEMU has to be installed before"
     try:
         return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise Wrong("the certificate would have no owner", str(error.args[0]), hint) from None
-
-
-def _user(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _group(gid: int) -> str:
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 def settle(params: dict[str, Any], scratch: str, *, check: bool) -> dict[str, Any]:
