@@ -234,7 +234,7 @@ def _print(run: Session, view: schema.ClientView) -> None:
             "security": _security(view),
             "nvme": client_nvme.door_words(view.nvme),
             "clones": ", ".join(view.clones) or "-",
-            "connected": _peers(view) if not view.connections else f"{len(view.connections)}",
+            "connected": connected_in_words(view),
             "at most": f"{view.max_connections} connections",
         }
     )
@@ -246,6 +246,15 @@ def _print(run: Session, view: schema.ClientView) -> None:
         # A line each: in a table, the long numbers would be folded.
         named = "" if each.name is None else f" ({each.name})"
         out().print(f"certificate {each.serial}{named}: issued {when(each.issued)}, {_certificate_state(each)}")
+
+
+def connected_in_words(view: schema.ClientView) -> str:
+    """How many connections are open; with those over NVMe/TCP for themselves."""
+    nbd = "cannot tell" if view.connections is None else f"{len(view.connections)}"
+    if view.nvme is None:
+        return nbd
+    nvme = "cannot tell" if view.nvme.connections is None else f"{len(view.nvme.connections)}"
+    return f"{nbd} by NBD, {nvme} by NVMe/TCP"
 
 
 def _moved(view: schema.ConnectionView) -> str:
@@ -267,9 +276,17 @@ def _certificate_state(view: schema.CertificateView) -> str:
 
 
 def _peers(view: schema.ClientView) -> str:
-    if view.connections is None:
-        return "cannot tell"
-    return ", ".join(f"{each.peer} since {when(each.since)}{_moved(each)}" for each in view.connections) or "-"
+    """Everybody who is connected, by NBD and by NVMe/TCP."""
+    said = _peers_of(view.connections, "")
+    if view.nvme is not None:
+        said += _peers_of(view.nvme.connections, " by NVMe/TCP")
+    return ", ".join(said) or "-"
+
+
+def _peers_of(found: tuple[schema.ConnectionView, ...] | None, how: str) -> list[str]:
+    if found is None:
+        return [f"cannot tell{how}"]
+    return [f"{each.peer}{how} since {when(each.since)}{_moved(each)}" for each in found]
 
 
 def clients_table(views: tuple[schema.ClientView, ...]) -> Table:

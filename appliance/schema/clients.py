@@ -43,10 +43,10 @@ class ClientSpec(Model):
 
 
 class ConnectionView(Model):
-    """An open NBD connection."""
+    """An open connection, over NBD or NVMe/TCP."""
 
     peer: str = Field(description="ADDRESS:PORT, or 'pid N (NAME)' for a unix socket")
-    since: float = Field(description="When it was first seen: up to ten seconds late, and not before hatcheryd started")
+    since: float = Field(description="When it was first seen: up to ten seconds late, or when hatcheryd came back")
     received_bytes: int | None = Field(description="From the client; None: a unix socket, of which nobody counts them")
     sent_bytes: int | None = Field(description="To the client")
 

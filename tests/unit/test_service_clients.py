@@ -8,6 +8,7 @@ from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, Not
 from appliance.host import netlink
 from appliance.model import Protocol
 from appliance.schema import ClientSpec, CloneCreate
+from appliance.service import connected
 from appliance.service.clients import check
 from tests.unit.service_harness import Box, box
 
@@ -121,7 +122,7 @@ def test_a_connection_is_as_old_as_the_look_that_found_it(appliance: Box, monkey
     (old, new) = appliance.service.list_clients().clients[0].connections or ()
     assert (old.peer, old.since, old.received_bytes) == ("pid 7 (qemu)", 100.0, None)
     assert (new.peer, new.since, new.received_bytes, new.sent_bytes) == ("192.0.2.9:50000", 120.0, 700, 9000)
-    assert set(connections._since["local", Protocol.NBD]) == {"1001", "1002"}
+    assert set(connected.read(appliance.paths.connected, lambda: 121.0)["local", Protocol.NBD]) == {"1001", "1002"}
 
 
 def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
