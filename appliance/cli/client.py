@@ -40,12 +40,15 @@ DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="How lo
 def add(
     context: typer.Context,
     name: NameArgument,
-    tcp: Annotated[
+    address: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS:PORT", help="Listen here for NBD over TCP with TLS; without it, on a unix socket."
+            metavar="ADDRESS",
+            help="An address of the appliance to listen on for NBD over TCP with TLS, at the next port that is free;"
+            " without it, on a unix socket.",
         ),
     ] = None,
+    tcp: Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="The same, at this port.")] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="TCP without TLS: whoever reaches the port has the disks.")
     ] = False,
@@ -60,7 +63,7 @@ def add(
     """Make a client, or change how it reaches its clones: those who are connected are cut off then, and come back."""
     run = session(context, as_json)
     check_name(name, "client name")
-    spec = _spec(tcp, plain).model_copy(update={"max_connections": max_connections})
+    spec = _spec(address, tcp, plain).model_copy(update={"max_connections": max_connections})
     with run.connect() as connection:
         view = connection.put_client(name, spec)
     if run.as_json:
@@ -71,11 +74,17 @@ def add(
             out().print(f"\nNext: hatchery client certificate {view.name} DIRECTORY")
 
 
-def _spec(tcp: str | None, plain: bool) -> schema.ClientSpec:
-    if tcp is None:
-        return schema.ClientSpec(transport="unix")
-    address, port = client_nvme.parse_listen(tcp, "192.0.2.1:10809")
-    return schema.ClientSpec(transport="tcp", address=address, port=port, plain=plain)
+def _spec(address: str | None, tcp: str | None, plain: bool) -> schema.ClientSpec:
+    if address is not None and tcp is not None:
+        raise InvalidInput("where it listens is said twice", hint="give either --address or --tcp")
+    if address is not None:
+        return schema.ClientSpec(transport="tcp", address=address.strip("[]"), plain=plain)
+    if tcp is not None:
+        address, port = client_nvme.parse_listen(tcp, "192.0.2.1:10809")
+        return schema.ClientSpec(transport="tcp", address=address, port=port, plain=plain)
+    if plain:
+        raise InvalidInput("a unix socket is always plain", hint="give --address, or leave out --plain")
+    return schema.ClientSpec(transport="unix")
 
 
 app.command("nvme")(client_nvme.nvme)

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, NotReady, Refused
 from appliance.host import netlink
 from appliance.model import Protocol
-from appliance.schema import ClientSpec, CloneCreate
-from appliance.service import connected
+from appliance.schema import FIRST_PORT, ClientSpec, CloneCreate, NvmeSpec
+from appliance.service import clients, connected
 from appliance.service.clients import check
 from tests.unit.service_harness import Box, box
 
@@ -47,6 +47,34 @@ def test_a_plain_client_listens_where_it_was_told(appliance: Box) -> None:
     listen = appliance.units.daemons["hv1"].config.listen
     assert (listen.address, listen.port) == ("10.0.0.5", 10809)
     assert appliance.service.put_client("hv1", tcp())[1] is False
+
+
+def at(address: str) -> ClientSpec:
+    return ClientSpec(transport="tcp", address=address, plain=True)
+
+
+def test_a_client_that_says_no_port_gets_the_next_that_is_free(appliance: Box) -> None:
+    service = appliance.service
+    assert service.put_client("hv1", at("10.0.0.5"))[0].port == FIRST_PORT
+    assert service.put_client("hv2", at("10.0.0.5"))[0].port == FIRST_PORT + 1
+    assert service.put_client("hv1", at("10.0.0.5")) == (service.show_client("hv1"), False), "it keeps the one it has"
+    assert service.put_client("hv3", at("127.0.0.1"))[0].port == FIRST_PORT, "another address has ports of its own"
+    assert service.put_client("hv4", at("0.0.0.0"))[0].port == FIRST_PORT + 2  # noqa: S104  what is asked
+    service.put_nvme_door("hv1", NvmeSpec(address="10.0.0.5", port=FIRST_PORT + 3, host_nqn="nqn.2020-01.org.x:1"))
+    assert service.put_client("hv5", at("10.0.0.5"))[0].port == FIRST_PORT + 4
+    service.clients.remove("hv2")
+    assert service.put_client("hv6", at("10.0.0.5"))[0].port == FIRST_PORT + 1
+    assert service.put_client("hv6", at("127.0.0.1"))[0].port == FIRST_PORT + 1, (
+        "what it moves to has another first one"
+    )
+    assert appliance.units.daemons["hv6"].config.listen.port == FIRST_PORT + 1
+
+
+def test_when_no_port_is_free_it_says_so(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "FIRST_PORT", 65535)
+    appliance.service.put_client("hv1", at("10.0.0.5"))
+    with pytest.raises(InUse, match=r"no port of 10\.0\.0\.5 is free"):
+        appliance.service.put_client("hv2", at("10.0.0.5"))
 
 
 def test_a_client_that_moves_keeps_its_clones(appliance: Box) -> None:
