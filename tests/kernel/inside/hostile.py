@@ -52,7 +52,7 @@ def make() -> list[str]:
     os.link(FOLDER / "descriptor.raw", FOLDER / "descriptor.qcow2")
     os.link(FOLDER / "backing.qcow2", FOLDER / "qcow2-header.raw")
     os.link(FOLDER / "data-file-on.qcow2", FOLDER / "data-file-header.raw")
-    _bomb(FOLDER / "bomb.qcow2", 8 * 1024 * MIB)
+    bomb(FOLDER / "bomb.qcow2", 8 * 1024 * MIB)
     good = (FOLDER / "good.qcow2").read_bytes()
     (FOLDER / "truncated.qcow2").write_bytes(good[: len(good) * 3 // 5])
     for name, changed in _overlapping(good).items():
@@ -114,7 +114,7 @@ def _descriptor() -> bytes:
     return "\n".join(lines).encode().ljust(4096, b"\n")
 
 
-def _bomb(path: Path, size: int) -> None:
+def bomb(path: Path, size: int) -> None:
     """A small file that says it is large: each of its clusters is the same compressed one."""
     clusters = size // CLUSTER
     l2_tables = -(-clusters // (CLUSTER // 8))
