@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import time
+import zlib
 from pathlib import Path
 
 from appliance.errors import HatcheryError
@@ -131,7 +132,9 @@ def bomb(path: Path, size: int) -> None:
         file.seek(l2_at)
         file.write(entry * clusters)
         file.seek(data_at)
-        file.write(b"\xed\xc1\x01\x01".ljust(512, b"\0"))
+        # A window of 4 KiB is what QEMU unpacks with (block/qcow2-threads.c).
+        packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+        file.write((packer.compress(bytes(CLUSTER)) + packer.flush()).ljust(512, b"\0"))
 
 
 def _overlapping(image: bytes) -> dict[str, bytes]:
