@@ -169,6 +169,27 @@ def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatc
     assert appliance.service.show_client("hv1").detail.endswith("all of its 2 connections taken: others wait")
 
 
+def test_two_hosts_on_one_clone_are_told_of(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    appliance.add_template("debian")
+    service = appliance.service
+    service.put_client("hv1", tcp())
+    peers = ["192.0.2.7:40000", "192.0.2.7:40001"]
+    monkeypatch.setattr(netlink, "tcp_connections", lambda _: tuple(netlink.Connection(peer, peer) for peer in peers))
+    service.create_clones(CloneCreate(name="web", template="debian", client="hv1"))
+    assert service.status().problems == (), "a host may have several connections"
+    peers.append("[2001:db8::9]:40000")
+    [problem] = service.status().problems
+    assert problem.severity == "degraded"
+    assert problem.what.startswith("client hv1 is connected from 192.0.2.7 and [2001:db8::9], and has clone web:")
+    service.create_clones(CloneCreate(name="db", template="debian", client="hv1"))
+    assert service.status().problems == (), "each may have one of them"
+    peers.append("192.0.2.8:40000")
+    [problem] = service.status().problems
+    assert "and has 2 clones:" in problem.what
+    service.offers.put("debian", "hv1")
+    assert service.status().problems == (), "who reads a template may be anywhere"
+
+
 @pytest.mark.parametrize("wrong", [0, 10_001])
 def test_a_number_of_connections_that_cannot_be_is_refused(wrong: int) -> None:
     with pytest.raises(ValidationError):
