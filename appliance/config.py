@@ -76,6 +76,11 @@ class Paths:
         """There while volumes that the catalog does not know may be somebody's: nobody collects them by himself."""
         return self.state / "orphans.doubted"
 
+    @property
+    def connected(self) -> Path:
+        """Since when clients are connected: what hatcheryd saw, for the next one."""
+        return self.run / "connected.json"
+
     def nbd(self, client: str) -> Path:
         """The run-time folder of one client's storage daemon."""
         return self.run / "nbd" / client

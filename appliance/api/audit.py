@@ -4,32 +4,25 @@ Each is a line of ``hatchery-audit`` in the journal, with fields of its own; ``j
 has the API's socket is known by the kernel's word: user and process at the other end of it. By SSH that is the login's
 shell, and its own log says whose key it was.
 
-What changes without a request, as when a lease or an operation ends, is there too, with ``hatcheryd`` for a user.
+What changes without a request, as when a lease or an operation ends, is there too, with ``hatcheryd`` for a user; and
+what commands change without the API (``appliance.host.audit``).
 
 Of a request's body only what names things is kept. Keys and user data are never among it.
 """
 
-import contextlib
 import json
-import logging
-import pwd
 import socket
 import struct
 from asyncio import Transport
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from appliance.host import journal
+from appliance.host.audit import TAG, Tell, process, who_in_words, write
 from appliance.service.events import ASKED
-
-log = logging.getLogger(__name__)
-
-TAG = "hatchery-audit"
-"""What the lines are called in the journal."""
 
 NAMES = ("name", "template", "clones", "client", "count", "kind", "shared", "size", "which", "serials", "transport")
 """What of a body names things, in the order in which it is told."""
@@ -42,8 +35,6 @@ MOST_PATH = 500
 
 _LOOKING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PEER = struct.Struct("3i")
-
-Tell = Callable[[Mapping[str, str]], object]
 
 
 class Protocol(H11Protocol):
@@ -71,7 +62,7 @@ def audited(app: ASGIApp, tell: Tell = journal.send) -> Callable[[Scope, Receive
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         written = False
 
-        def write(status: int) -> None:
+        def note(status: int) -> None:
             nonlocal written
             if not written:
                 written = True
@@ -79,13 +70,13 @@ def audited(app: ASGIApp, tell: Tell = journal.send) -> Callable[[Scope, Receive
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                write(message["status"])
+                note(message["status"])
             await send(message)
 
         try:
             await app(scope, seen.receive, answer)
         finally:
-            write(0)  # it has no answer
+            note(0)  # it has no answer
 
     return watched
 
@@ -140,32 +131,21 @@ def _who(scope: Scope) -> dict[str, str]:
     user, pid = scope.get("client") or ("", 0)
     if not str(user).isdigit():
         return {"HATCHERY_USER": "unknown"}
-    found = {"HATCHERY_UID": str(user), "HATCHERY_PID": str(pid), "HATCHERY_USER": str(user)}
-    with contextlib.suppress(KeyError):
-        found["HATCHERY_USER"] = pwd.getpwuid(int(user)).pw_name
-    with contextlib.suppress(OSError):
-        found["HATCHERY_PROGRAM"] = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-    return found
+    return process(int(user), pid)
 
 
 def _write(scope: Scope, who: Mapping[str, str], names: str, status: int, problem: str, tell: Tell) -> None:
     query = scope.get("query_string", b"").decode("ascii", errors="replace")
     path = (scope["path"] + (f"?{query}" if query else ""))[:MOST_PATH]
     result = "done" if 200 <= status < 300 else "failed" if status >= 500 or not status else "refused"
-    program = f" ({who['HATCHERY_PROGRAM']}, process {who['HATCHERY_PID']})" if "HATCHERY_PROGRAM" in who else ""
     what = " ".join(filter(None, (scope["method"], path, names)))
-    words = f"{who['HATCHERY_USER']}{program}: {what}: {result}" + (f", {problem}" if problem else "")
+    words = f"{who_in_words(who)}: {what}: {result}" + (f", {problem}" if problem else "")
     fields = {
-        "MESSAGE": words,
-        "PRIORITY": "5" if result == "done" else "4",
-        "SYSLOG_IDENTIFIER": TAG,
         **who,
         "HATCHERY_METHOD": scope["method"],
         "HATCHERY_PATH": path,
         "HATCHERY_NAMES": names,
-        "HATCHERY_RESULT": result,
         "HATCHERY_STATUS": str(status),
         "HATCHERY_PROBLEM": problem,
     }
-    if not tell(fields):
-        log.info("%s", words)
+    write(words, result, fields, tell)

@@ -40,12 +40,15 @@ DaysOption = Annotated[int, typer.Option("--days", min=1, max=3650, help="How lo
 def add(
     context: typer.Context,
     name: NameArgument,
-    tcp: Annotated[
+    address: Annotated[
         str | None,
         typer.Option(
-            metavar="ADDRESS:PORT", help="Listen here for NBD over TCP with TLS; without it, on a unix socket."
+            metavar="ADDRESS",
+            help="An address of the appliance to listen on for NBD over TCP with TLS, at the next port that is free;"
+            " without it, on a unix socket.",
         ),
     ] = None,
+    tcp: Annotated[str | None, typer.Option(metavar="ADDRESS:PORT", help="The same, at this port.")] = None,
     plain: Annotated[
         bool, typer.Option("--plain", help="TCP without TLS: whoever reaches the port has the disks.")
     ] = False,
@@ -60,7 +63,7 @@ def add(
     """Make a client, or change how it reaches its clones: those who are connected are cut off then, and come back."""
     run = session(context, as_json)
     check_name(name, "client name")
-    spec = _spec(tcp, plain).model_copy(update={"max_connections": max_connections})
+    spec = _spec(address, tcp, plain).model_copy(update={"max_connections": max_connections})
     with run.connect() as connection:
         view = connection.put_client(name, spec)
     if run.as_json:
@@ -71,11 +74,17 @@ def add(
             out().print(f"\nNext: hatchery client certificate {view.name} DIRECTORY")
 
 
-def _spec(tcp: str | None, plain: bool) -> schema.ClientSpec:
-    if tcp is None:
-        return schema.ClientSpec(transport="unix")
-    address, port = client_nvme.parse_listen(tcp, "192.0.2.1:10809")
-    return schema.ClientSpec(transport="tcp", address=address, port=port, plain=plain)
+def _spec(address: str | None, tcp: str | None, plain: bool) -> schema.ClientSpec:
+    if address is not None and tcp is not None:
+        raise InvalidInput("where it listens is said twice", hint="give either --address or --tcp")
+    if address is not None:
+        return schema.ClientSpec(transport="tcp", address=address.strip("[]"), plain=plain)
+    if tcp is not None:
+        address, port = client_nvme.parse_listen(tcp, "192.0.2.1:10809")
+        return schema.ClientSpec(transport="tcp", address=address, port=port, plain=plain)
+    if plain:
+        raise InvalidInput("a unix socket is always plain", hint="give --address, or leave out --plain")
+    return schema.ClientSpec(transport="unix")
 
 
 app.command("nvme")(client_nvme.nvme)
@@ -234,7 +243,7 @@ def _print(run: Session, view: schema.ClientView) -> None:
             "security": _security(view),
             "nvme": client_nvme.door_words(view.nvme),
             "clones": ", ".join(view.clones) or "-",
-            "connected": _peers(view) if not view.connections else f"{len(view.connections)}",
+            "connected": connected_in_words(view),
             "at most": f"{view.max_connections} connections",
         }
     )
@@ -246,6 +255,15 @@ def _print(run: Session, view: schema.ClientView) -> None:
         # A line each: in a table, the long numbers would be folded.
         named = "" if each.name is None else f" ({each.name})"
         out().print(f"certificate {each.serial}{named}: issued {when(each.issued)}, {_certificate_state(each)}")
+
+
+def connected_in_words(view: schema.ClientView) -> str:
+    """How many connections are open; with those over NVMe/TCP for themselves."""
+    nbd = "cannot tell" if view.connections is None else f"{len(view.connections)}"
+    if view.nvme is None:
+        return nbd
+    nvme = "cannot tell" if view.nvme.connections is None else f"{len(view.nvme.connections)}"
+    return f"{nbd} by NBD, {nvme} by NVMe/TCP"
 
 
 def _moved(view: schema.ConnectionView) -> str:
@@ -267,9 +285,17 @@ def _certificate_state(view: schema.CertificateView) -> str:
 
 
 def _peers(view: schema.ClientView) -> str:
-    if view.connections is None:
-        return "cannot tell"
-    return ", ".join(f"{each.peer} since {when(each.since)}{_moved(each)}" for each in view.connections) or "-"
+    """Everybody who is connected, by NBD and by NVMe/TCP."""
+    said = _peers_of(view.connections, "")
+    if view.nvme is not None:
+        said += _peers_of(view.nvme.connections, " by NVMe/TCP")
+    return ", ".join(said) or "-"
+
+
+def _peers_of(found: tuple[schema.ConnectionView, ...] | None, how: str) -> list[str]:
+    if found is None:
+        return [f"cannot tell{how}"]
+    return [f"{each.peer}{how} since {when(each.since)}{_moved(each)}" for each in found]
 
 
 def clients_table(views: tuple[schema.ClientView, ...]) -> Table:

@@ -14,13 +14,13 @@ SOCKET = Path("/run/systemd/journal/socket")
 
 def send(fields: Mapping[str, str], where: Path = SOCKET) -> bool:
     """Send a line with these fields; MESSAGE is what people read. False when nobody listens."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        # Who writes to the journal must never be held up by it.
-        sender.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            # Who writes to the journal must never be held up by it.
+            sender.setblocking(False)
             sender.sendto(render(fields), str(where))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 

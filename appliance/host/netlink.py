@@ -21,7 +21,8 @@ _COUNTERS = 1 << 1
 class Connection:
     """An open connection: ``peer`` is ADDRESS:PORT, or 'pid N (NAME)' of the process behind a unix socket.
 
-    ``identity`` tells it from others for as long as it is open. ``received`` and ``sent`` are bytes that came from the
+    ``identity`` is the number that the kernel gave its socket (SO_COOKIE of socket(7)): no other socket has it until
+    the machine starts anew. ``received`` and ``sent`` are bytes that came from the
     peer and that it has acknowledged; the kernel counts those of TCP, TLS's own included, and of no unix socket.
     """
 
@@ -45,22 +46,22 @@ def tcp_connections(port: int) -> tuple[Connection, ...]:
                 received, sent = (
                     (None, None) if counted is None else (counted["tcpi_bytes_received"], counted["tcpi_bytes_acked"])
                 )
-                found.append(Connection(peer, peer, received, sent))
+                found.append(Connection(peer, str(sock["idiag_cookie"]), received, sent))
     return tuple(sorted(found, key=lambda each: each.peer))
 
 
 def unix_connections(path: Path) -> tuple[Connection, ...]:
     """Established connections to a listening unix socket. Raises CannotTell."""
     name = str(path).encode()
-    peers: set[int] = set()
+    peers: dict[int, int] = {}
     for sock in _dump(socket.AF_UNIX):
         # An accepted socket carries its listener's name.
         if _bytes(sock.get_attr("UNIX_DIAG_NAME")) == name:
             peer = sock.get_attr("UNIX_DIAG_PEER")
-            peers.add(int(peer) if peer is not None else 0)
-    owners = _socket_owners(peers) if peers else {}
+            peers[int(sock["udiag_cookie"])] = int(peer) if peer is not None else 0
+    owners = _socket_owners(set(peers.values())) if peers else {}
     hidden = "a process that is gone or hidden"
-    return tuple(Connection(owners.get(inode, hidden), str(inode)) for inode in sorted(peers))
+    return tuple(Connection(owners.get(peer, hidden), str(cookie)) for cookie, peer in sorted(peers.items()))
 
 
 def _dump(family: int) -> list[Any]:

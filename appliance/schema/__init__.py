@@ -94,6 +94,7 @@ from appliance.schema.base import (
 from appliance.schema.boot_sets import BootSetSummary, BootSetView, PrefetchView
 from appliance.schema.clients import (
     CERTIFICATE_SECONDS,
+    FIRST_PORT,
     MOST_CONNECTIONS,
     PEM_MOST,
     AuthoritySpec,
@@ -183,6 +184,7 @@ from appliance.schema.templates import (
 __all__ = [
     "API_PREFIX",
     "CERTIFICATE_SECONDS",
+    "FIRST_PORT",
     "HEARTBEAT",
     "LEAST_BANDWIDTH",
     "LEAST_IOPS",

@@ -22,16 +22,25 @@ CERTIFICATE_SECONDS = 365 * 86400.0
 PEM_MOST = 65536
 """Characters of what is given in PEM."""
 
+FIRST_PORT = 10809
+"""NBD's own (IANA): where ports are looked for when none is said."""
+
 MOST_CONNECTIONS = 10_000
 """How many connections a client may be given: each takes one of the files that its daemon may open."""
 
 
 class ClientSpec(Model):
-    """A client to make or change. TCP takes TLS and a certificate, unless ``plain``: then it is plain NBD."""
+    """A client to make or change. TCP takes an address, and TLS and a certificate unless ``plain``: then plain NBD."""
 
     transport: Transport
     address: str | None = Field(default=None, description="An address of this machine to listen on (tcp)")
-    port: int | None = Field(default=None, ge=1, le=65535, description="(tcp)")
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description=f"(tcp) None: the one that it has at that address, or else the first from {FIRST_PORT} on that no"
+        " client has",
+    )
     plain: bool = False
     max_connections: int = Field(
         default=MAX_CONNECTIONS,
@@ -43,10 +52,10 @@ class ClientSpec(Model):
 
 
 class ConnectionView(Model):
-    """An open NBD connection."""
+    """An open connection, over NBD or NVMe/TCP."""
 
     peer: str = Field(description="ADDRESS:PORT, or 'pid N (NAME)' for a unix socket")
-    since: float = Field(description="When it was first seen: up to ten seconds late, and not before hatcheryd started")
+    since: float = Field(description="When it was first seen: up to ten seconds late, or when hatcheryd came back")
     received_bytes: int | None = Field(description="From the client; None: a unix socket, of which nobody counts them")
     sent_bytes: int | None = Field(description="To the client")
 

@@ -21,7 +21,7 @@ class Event(Model):
     subject: str = Field(description="A clone, a template's NAME@VERSION, an operation's id; `store` of a problem")
     state: str = Field(
         description="Of an operation: running, succeeded, failed. Of a clone: ready, attached, detached, moved, reset,"
-        " resized, renewed, seeded, unseeded, lost, removed. Of a template: importing, ready, retired, failed, removed."
-        " Of a problem: degraded, failed, ok when it is over. There may be more in a later release"
+        " resized, renewed, seeded, unseeded, lost, removed. Of a template: importing, ready, learned, retired, failed,"
+        " removed. Of a problem: degraded, failed, ok when it is over. There may be more in a later release"
     )
     words: str = Field(default="", description="More of it, for people")

@@ -114,7 +114,9 @@ class BootSets:
                     catalog.add_boot_run(run, max(RUNS_KEPT, made.runs))
                     catalog.put_boot_set(StoredBootSet(template.thin_id, text, False, self._core.now()))
                     break
-        log.info("template %s: a boot set of %d bytes from %d boot(s)", template.ref, made.total, made.runs)
+        words = f"a boot set of {made.total} bytes from {made.runs} boot(s)"
+        log.info("template %s: %s", template.ref, words)
+        self._core.events.tell("template", template.ref, "learned", words)
         before = 0 if known is None else file.load(known.text).boot_set.total
         if 2 * made.total < before:
             words = "template %s: its boot set had %d bytes before: if a boot broke off, run `hatchery template learn`"

@@ -2,12 +2,13 @@
 
 import ipaddress
 import logging
+from dataclasses import replace
 
 from appliance.catalog import Client
 from appliance.errors import HatcheryError, InUse, InvalidInput, NotReady, Refused
 from appliance.host import netlink
 from appliance.model import check_name
-from appliance.schema import LOCAL_CLIENT, ClientSpec
+from appliance.schema import FIRST_PORT, LOCAL_CLIENT, ClientSpec
 from appliance.service.core import Core
 from appliance.service.exports import Exports
 from appliance.service.remotes import PREFIX
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def check(name: str, spec: ClientSpec) -> Client:
-    """The client that a request describes. Raises InvalidInput, Refused. Pure."""
+    """The client that a request describes, without a port if none is said. Raises InvalidInput, Refused. Pure."""
     check_name(name, "client name")
     if name == DAEMON or name.startswith(PREFIX):
         raise Refused(
@@ -33,11 +34,11 @@ def check(name: str, spec: ClientSpec) -> Client:
         return Client(name, "unix", max_connections=spec.max_connections)
     if name == LOCAL_CLIENT:
         raise Refused(f"client {LOCAL_CLIENT} is this machine", why="it is always reached by its unix socket")
-    if spec.address is None or spec.port is None:
+    if spec.address is None:
         raise InvalidInput(
-            "a tcp client needs an address and a port",
+            "a tcp client needs an address",
             why="its storage daemon listens there",
-            hint="give both, or use the transport unix for this machine",
+            hint="give one, or use the transport unix for this machine",
         )
     try:
         address = ipaddress.ip_address(spec.address)
@@ -67,11 +68,16 @@ class Clients:
         self._exports = exports
 
     def put(self, name: str, spec: ClientSpec) -> bool:
-        """Make the client, or change it to ``spec``; true when it is new. Raises InvalidInput, Refused, InUse."""
+        """Make the client, or change it to ``spec``; true when it is new. Raises InvalidInput, Refused, InUse.
+
+        One over TCP that has no port gets the next that is free.
+        """
         client = check(name, spec)
         with self._core.lock:
             catalog = self._core.catalog
             before = catalog.find_client(name)
+            if client.transport == "tcp" and client.port is None:
+                client = replace(client, port=self._port(client, before))
             if before == client:
                 return False
             check_address(client)
@@ -109,6 +115,18 @@ class Clients:
         how = "plain NBD over TCP" if client.plain else "TLS" if client.tls else "a unix socket"
         log.info("client %s is reached by %s", name, how)
         return before is None
+
+    def _port(self, client: Client, before: Client | None) -> int:
+        """Where a client listens that did not say it: where it did before, or the first port that is free."""
+        if before is not None and before.address == client.address and before.port is not None:
+            return before.port
+        catalog = self._core.catalog
+        others = [other for other in catalog.clients() if other.name != client.name]
+        doors = {door.port for door in catalog.nvme_doors()}
+        for port in range(FIRST_PORT, 65536):
+            if port not in doors and not any(_collide(other, replace(client, port=port)) for other in others):
+                return port
+        raise InUse(f"no port of {client.address} is free", why="clients listen on all of them", hint="remove some")
 
     def _undo(self, client: Client, before: Client | None) -> None:
         if before is None:

@@ -116,7 +116,7 @@ class Service:
         self._units = units
         self._converter = converter
         self._exports = Exports(self.core, units, paths, nvme or NoTarget())
-        self._connections = Connections(catalog, self._exports)
+        self._connections = Connections(catalog, self._exports, paths.connected)
         self._views = Views(self.core, self._exports, self._connections)
         self._clone_views = CloneViews(catalog, store, self._views)
         self._doctor = Doctor(self.core, store, self._exports)

@@ -1,7 +1,7 @@
 """What the API shows of the catalog's rows, with what the kernel says about them now."""
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import Enum
 
 from pydantic import SecretStr
@@ -102,6 +102,27 @@ def expiring(clients: Iterable[ClientView], now: float) -> Iterator[ProblemView]
                 severity=Health.DEGRADED,
                 what=f"client {client.name}: its certificate ends in {(last - now) / 86400:.0f} days",
                 hint=f"make another with `hatchery client rotate {client.name}`",
+            )
+
+
+def two_writers(clients: Iterable[ClientView], reading: Collection[str]) -> Iterator[ProblemView]:
+    """Clones that two hosts use as the same client (rule 6), as far as that can be told.
+
+    A connection does not say which clone it is to, so it is known where a client is connected from more hosts than it
+    has clones. Clients that are ``reading`` templates may be many hosts.
+    """
+    for client in clients:
+        if client.transport != "tcp" or client.name in reading or not client.clones:
+            continue
+        hosts = sorted({each.peer.rpartition(":")[0] for each in client.connections or ()})
+        if len(hosts) > len(client.clones):
+            has = f"clone {client.clones[0]}" if len(client.clones) == 1 else f"{len(client.clones)} clones"
+            yield ProblemView(
+                severity=Health.DEGRADED,
+                what=f"client {client.name} is connected from {' and '.join(hosts)}, and has {has}:"
+                " a clone has more than one host",
+                hint="have one of them shut its guest down, and give each host a client of its own;"
+                " `hatchery client show` says since when each is connected",
             )
 
 
@@ -330,7 +351,8 @@ class Views:
         clients = tuple(self.client(client) for client in catalog.clients())
         every = (*problems, *client_problems(clients))
         shown = [ProblemView(severity=p.severity, what=p.what, hint=p.hint) for p in every]
-        shown += list(expiring(clients, self._core.now()))
+        shown += expiring(clients, self._core.now())
+        shown += two_writers(clients, [each.name for each in clients if catalog.offers_to(each.name)])
         found = (store.backend, store.meta, store.cache, store.pool, store.fast)
         parts = [part.health for part in found if part is not None]
         return Status(

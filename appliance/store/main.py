@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 from appliance import config
 from appliance.config import Part
 from appliance.errors import HatcheryError, InvalidInput
+from appliance.host import audit, journal
+from appliance.host.audit import Tell
 from appliance.store import remove, scrub, setup, start
 from appliance.store.machine import Machine
 from appliance.store.setup import Doing, Result
@@ -19,6 +21,8 @@ from appliance.store.setup import Doing, Result
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done; a part did not start or stop; an error that says why, before anything was half done."""
 
+LOOKING = frozenset({"status", "backup"})
+"""Verbs that change nothing."""
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -50,17 +54,29 @@ def parser(add: Callable[[Verbs], None] | None = None) -> argparse.ArgumentParse
     return top
 
 
-def main(argv: Sequence[str] | None = None, add: Callable[[Verbs], None] | None = None) -> int:
-    """Run the program; returns its exit status. ``add`` as for ``parser``."""
-    arguments = parser(add).parse_args(argv)
+def main(
+    argv: Sequence[str] | None = None, add: Callable[[Verbs], None] | None = None, tell: Tell = journal.send
+) -> int:
+    """Run the program; returns its exit status. ``add`` as for ``parser``; ``tell`` gets the line for the audit log."""
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser(add).parse_args(words)
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     as_json = bool(getattr(arguments, "json", False))
     try:
+        if _changes(arguments):
+            return audit.commanded("hatchery-store", words, lambda: _run(arguments), tell)
         return _run(arguments)
     except HatcheryError as error:
         _say_error(error, as_json)
         return REFUSED
+
+
+def _changes(arguments: argparse.Namespace) -> bool:
+    """Whether this is to change something: neither a question nor a plan that is only shown."""
+    only_shown = getattr(arguments, "check", False) or not getattr(arguments, "yes", True)
+    # A repair that was cut off goes on without being told.
+    return arguments.verb not in LOOKING and (not only_shown or arguments.verb == "repair")
 
 
 def _run(arguments: argparse.Namespace) -> int:

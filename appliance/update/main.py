@@ -14,6 +14,8 @@ from appliance import reconcile
 from appliance.catalog import form
 from appliance.config import Part, Paths
 from appliance.errors import HatcheryError, NotFound, NotReady, Unhealthy
+from appliance.host import audit, journal
+from appliance.host.audit import Tell
 from appliance.images import fetch
 from appliance.run import Runner
 from appliance.update import bundle, offer, plan, secure_boot, slots, trial
@@ -28,6 +30,9 @@ from appliance.update.view import as_json, as_text, verdict
 
 OK, BAD, REFUSED = 0, 1, 2
 """Exit statuses: done; not good; an error that says why, before anything was half done."""
+
+CHANGING = frozenset({"apply", "back", "trial"})
+"""Verbs that change something; a trial's answer decides whether the version stays."""
 
 SELF_TEST_PATIENCE = 20.0
 """Seconds that a self-test by hand waits for what is just starting, such as a client's storage daemon."""
@@ -74,13 +79,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit status."""
-    arguments = parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, tell: Tell = journal.send) -> int:
+    """Run the program; returns its exit status. ``tell`` gets the line for the audit log."""
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parser().parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    runner, paths = Runner(), Paths()
     try:
-        return run(arguments, Runner(), Paths())
+        if arguments.verb in CHANGING:
+            return audit.commanded("hatchery-update", words, lambda: run(arguments, runner, paths), tell)
+        return run(arguments, runner, paths)
     except HatcheryError as error:
         if getattr(arguments, "json", False):
             sys.stdout.write(json.dumps({"error": explain(error)}) + "\n")

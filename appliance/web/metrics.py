@@ -16,7 +16,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from appliance import schema
-from appliance.model import Health
+from appliance.model import Health, Protocol
 from appliance.web.shapes import Labels, counter, gauge, states
 from appliance.web.template_metrics import boots, templates
 
@@ -195,9 +195,9 @@ def _clients(clients: Sequence[schema.ClientView]) -> Iterator[Metric]:
     )
     yield gauge(
         "hatchery_client_connections",
-        "Open NBD connections of a client; absent when it cannot be told",
-        ("client",),
-        (((c.name,), None if c.connections is None else len(c.connections)) for c in clients),
+        "Open connections of a client; absent when it cannot be told",
+        ("client", "protocol"),
+        (row for c in clients for row in _connections(c)),
     )
     yield gauge(
         "hatchery_client_certificate_expiry_timestamp_seconds",
@@ -205,6 +205,13 @@ def _clients(clients: Sequence[schema.ClientView]) -> Iterator[Metric]:
         ("client",),
         (((c.name,), _last_end(c)) for c in clients),
     )
+
+
+def _connections(client: schema.ClientView) -> Iterator[tuple[tuple[str, str], int | None]]:
+    yield (client.name, Protocol.NBD), None if client.connections is None else len(client.connections)
+    if client.nvme is not None:
+        found = client.nvme.connections
+        yield (client.name, Protocol.NVME_TCP), None if found is None else len(found)
 
 
 def _last_end(client: schema.ClientView) -> float | None:

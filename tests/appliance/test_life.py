@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -20,6 +22,8 @@ from appliance.wait import until
 from bench.vm import LOOPBACK
 from tests.appliance.conftest import BOOT_DEADLINE
 from tests.appliance.site import CLIENT, DISKS, NBD_PORT, TEMPLATE, Play, Shell, Site
+from tests.kernel.inside import fio_guest
+from tests.tier import require
 
 CLONE = "web"
 KEPT = "kept over the power cut"
@@ -28,6 +32,9 @@ KEPT_AT = 1 << 30
 
 WRITTEN_AT = KEPT_AT + (4 << 20)
 """Another one, where somebody writes while the appliance starts anew."""
+
+VERIFIED_AT = KEPT_AT + (64 << 20)
+"""And one for a guest's fio."""
 
 
 def test_the_image_boots_with_no_failed_unit(site: Site) -> None:
@@ -265,6 +272,28 @@ def writing(site: Site, clone: str) -> Iterator[None]:
     assert (status, "rror" in words, "failed" in words) == (0, False, False), words
 
 
+@contextmanager
+def verifying(site: Site, clone: str) -> Iterator[None]:
+    """A guest's fio writes many blocks at a time and verifies them, past the end of this, and sees no error."""
+    require(shutil.which("fio"), "fio is needed: run script/bootstrap")
+    server = {"type": "inet", "host": LOOPBACK, "port": str(site.vm.port(NBD_PORT))}
+    disk = {"driver": "nbd", "node-name": "disk", "server": server, "export": clone, "reconnect-delay": 600}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
+        socket, pid, out = (Path(folder, name) for name in ("disk.sock", "disk.pid", "fio.json"))
+        with site.runner.start(fio_guest.serving(disk, socket, pid), stdout=said, stderr=said):
+            until(pid.exists, "the guest's disk", deadline=30)
+            with site.runner.start(fio_guest.load(socket, out, VERIFIED_AT), stdout=said, stderr=said) as fio:
+                fio_guest.advance(0, pid)
+                yield
+                assert fio.running()
+                fio_guest.advance(fio_guest.progress(pid), pid)
+                fio.signal(signal.SIGINT)
+                fio.wait(300)
+        found = fio_guest.result(out)
+    assert found["error"] == 0, found
+    assert min(found["reads"], found["writes"]) > 100, found
+
+
 @pytest.mark.heavy
 def test_a_power_cut_loses_nothing_and_leaves_the_cache_warm(clone: str, site: Site) -> None:
     with site.api() as api:
@@ -297,7 +326,7 @@ def test_a_guest_that_boots_again_finds_its_file(clone: str, site: Site) -> None
 
 @pytest.mark.heavy  # a clean end and a start are the kernel tier's too, and here the power cut is harder
 def test_a_clean_reboot_brings_everything_back(clone: str, site: Site) -> None:
-    with writing(site, clone):
+    with writing(site, clone), verifying(site, clone):
         site.vm.reboot(deadline=BOOT_DEADLINE)
         serves(site)
     with site.commands() as hatchery:

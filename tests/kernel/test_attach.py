@@ -1,5 +1,6 @@
 """The kernel as a client: hatchery-attach on clones of a real storage daemon that dies under load."""
 
+import errno
 import signal
 from collections.abc import Iterator
 
@@ -113,6 +114,26 @@ def test_the_kernel_waits_for_a_storage_daemon_that_died(daemon: Daemon) -> None
     assert watcher.completed(20).returncode == 0
     assert [one["device"] for one in lab.call(attach.listed)] == [foreign]
     assert lab.call(inside.remove, "web", False)
+
+
+def test_requests_fail_after_the_dead_timeout_and_a_new_connection_makes_the_device_work_again(daemon: Daemon) -> None:
+    lab = daemon.lab
+    lab.run(["modprobe", "nbd"])
+    watcher = lab.begin(["hatchery-attach", "--watch", "--dead-timeout", "3", WEB])
+    device = lab.call(attach.attached, WEB)
+    assert lab.call(attach.digest, device) == lab.call(inside.digest)
+    # Who would start another one is gone.
+    daemon.stop()
+    lab.call(inside.end_daemon)
+    failed = lab.call(attach.failed_read, device)
+    assert failed["error"] == errno.EIO
+    assert failed["seconds"] >= 2.5, "it waits as long as it was told, and no request fails at once"
+    daemon.begin()
+    wait.until(lambda: "has its connections" in watcher.stderr, "new connections", deadline=60)
+    assert lab.call(attach.digest, device) == lab.call(inside.digest)
+    watcher.kill(signal.SIGTERM)
+    assert watcher.completed(20).returncode == 0
+    assert lab.call(attach.listed) == []
 
 
 @pytest.mark.heavy

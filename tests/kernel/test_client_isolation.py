@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from appliance.host.daemon_users import FIRST
-from tests.kernel.inside import isolation
+from tests.kernel.inside import isolation, tls
 from tests.kernel.inside import service as inside
 from tests.kernel.lab import Lab
 from tests.kernel.service_lab import Daemon
@@ -49,6 +49,12 @@ def test_a_daemon_that_asks_for_another_clients_device_is_refused(daemon: Daemon
             assert lab.call(inside.read_back, f"nbd://127.0.0.1:{port}/{clone}") == lab.call(inside.digest)
 
     nothing_but_its_own()
+    # By name another's clone is not there, and the daemon's log says that somebody asked; a list has its own alone.
+    assert "not present" in lab.call(tls.qemu_says, 10811, None, "db")
+    lab.call(tls.said, "hv1", "export 'db' not present")
+    for client, port in (("hv1", 10811), ("hv2", 10812)):
+        name = {"hv1": "web", "hv2": "db"}[client]
+        assert lab.call(tls.exports, port, None, plain=True) == [name, f"{name}:seed"], client
     lab.call(inside.kill_daemon, "hv1")
     daemon.kill()
     nothing_but_its_own()
@@ -66,6 +72,7 @@ def test_two_clients_write_to_a_clone_while_its_guest_migrates(daemon: Daemon) -
     here, there = "nbd://127.0.0.1:10811/web", "nbd://127.0.0.1:10812/web"
     refused = lab.run(["hatchery", "clone", "attach", "web", "--client", "hv2"], check=False)
     assert (refused.returncode, "--shared" in refused.stderr) == (6, True)
+    assert "PUT /v1/clones/web/attachment client=hv2: refused, in-use: " in daemon.job.stderr
     said = lab.run(
         ["hatchery", "--json", "clone", "attach", "web", "--client", "hv2", "--shared", "--for", "1h"]
     ).stdout

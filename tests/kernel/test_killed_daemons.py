@@ -20,14 +20,15 @@ def daemon(store: Lab) -> Iterator[Daemon]:
     print(running.job.stderr[-20000:])
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=pytest.mark.heavy)])
-def test_a_guest_sees_no_error_and_loses_nothing(daemon: Daemon, kills: int) -> None:
+@pytest.mark.parametrize(("kills", "each"), [(3, 2), pytest.param(100, 1, marks=pytest.mark.heavy)])
+def test_a_guest_sees_no_error_and_loses_nothing(daemon: Daemon, kills: int, each: int) -> None:
+    """``each``: hatcheryd is killed in every round, or in every second one."""
     lab = daemon.lab
     fio = lab.begin(lab.call(fio_guest.start, "web"))
     done = lab.call(fio_guest.advance, 0, timeout=150)
     for number in range(kills):
         lab.call(fio_guest.kill, "local", timeout=90)
-        if number % 10 == 1:
+        if number % each == each - 1:
             daemon.kill()
         done = lab.call(fio_guest.advance, done, timeout=150)
         assert not fio.done(), fio.stdout + fio.stderr

@@ -11,7 +11,7 @@ FIRST = 10
 
 
 def clones_with_signatures(lab: Lab, rules_in_force: udev.Rules) -> list[str]:
-    """Clones whose guests made a file system, a volume group, an array and a bcache device in them."""
+    """Clones whose guests made file systems, a volume group, an array, a bcache device and partitions in them."""
     images = lab.call(udev.make_signatures)
     lab.call(udev.start, rules_in_force)
     lab.run(["hatchery-store", "up"])

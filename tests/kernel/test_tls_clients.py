@@ -45,7 +45,7 @@ def refused(lab: Lab, folder: str | None, words: str, newest: str = "TLSv1_3") -
 
 def test_only_a_clients_own_certificate_lets_in(daemon: Daemon) -> None:
     lab = daemon.lab
-    serial(lab, "certificate", "hv1", OWN)
+    own = serial(lab, "certificate", "hv1", OWN)
     other = serial(lab, "certificate", "hv2", "/run/hv2")
 
     # As it is shown: libnbd by URI, QEMU by its command line. A client sees its own clones alone.
@@ -80,6 +80,11 @@ def test_only_a_clients_own_certificate_lets_in(daemon: Daemon) -> None:
     lab.call(tls.said, "hv1", "export 'db' not present")
     assert "virtual size: 24 MiB" in lab.call(tls.qemu_says, HV1, OWN, "web")
 
+    # A second writer is no client of another's clone: that is refused by the service, and in the audit log.
+    second = lab.run(["hatchery", "clone", "attach", "web", "--client", "hv2"], check=False)
+    assert (second.returncode, "hv1" in second.stderr) == (6, True)
+    assert "PUT /v1/clones/web/attachment client=hv2: refused, in-use: " in daemon.job.stderr
+
     # A daemon that cannot listen says why, and its client is not there.
     program = lab.begin_call(tls.occupy, TAKEN, "/run/occupied")
     lab.call(tls.wait_for, "/run/occupied")
@@ -89,10 +94,16 @@ def test_only_a_clients_own_certificate_lets_in(daemon: Daemon) -> None:
     assert "hv3" not in lab.run(["hatchery", "client", "list"]).stdout
     program.kill()
 
-    # All of that time it was good: it ends.
-    assert lab.call(tls.exports, HV1, OWN) == ["web"]
+    # Revoked, while another one goes on being good; that one ends.
+    newer = "/run/newer"
+    serial(lab, "rotate", "hv1", newer)
+    assert lab.call(tls.exports, HV1, OWN) == lab.call(tls.exports, HV1, newer) == ["web"]
+    lab.run(["hatchery", "client", "revoke", "hv1", "--older"])
+    refused(lab, OWN, f"TLS x509 authz check for O=hv1,CN=certificate {own} is denied")
+    assert "POST /v1/clients/hv1/revocations which=older: done" in daemon.job.stderr
+    assert lab.call(tls.exports, HV1, newer) == ["web"]
     lab.call(tls.later, 366)
-    refused(lab, OWN, "The certificate is not trusted")
+    refused(lab, newer, "The certificate is not trusted")
 
 
 @pytest.mark.heavy

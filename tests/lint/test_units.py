@@ -148,3 +148,28 @@ def test_the_backup_runs_by_itself_and_at_an_orderly_stop() -> None:
         "ExecStop=-/usr/sbin/hatchery-store backup --deadline 30",
         "ExecStop=/usr/sbin/hatchery-store down",
     ]
+
+
+BOUNDED = {"hatchery-nbd@.service": ("2G", "512"), "hatchery-status.service": ("256M", "64")}
+"""Daemons that others talk to: what memory they may have, and how many tasks."""
+
+UNBOUNDED = {
+    "hatcheryd.service": "it is alone in having the catalog, and is asked over sockets of this machine",
+    "hatchery-retry.service": "it is resident and must never be ended: nobody talks to it",
+    "hatchery-attach@.service": "it waits for one server, and its end would be a device's",
+}
+"""Daemons without such bounds, and why."""
+
+
+def test_every_daemon_is_bounded_or_says_why_not() -> None:
+    texts = {unit.name: unit.read_text(encoding="utf-8").splitlines() for unit in UNITS if unit.suffix == ".service"}
+    daemons = {name for name, lines in texts.items() if any(line.startswith("Restart=") for line in lines)}
+    assert daemons == set(BOUNDED) | set(UNBOUNDED)
+    for name, (memory, tasks) in BOUNDED.items():
+        set_here = {line for line in texts[name] if line.startswith(("MemoryMax=", "TasksMax="))}
+        assert set_here == {f"MemoryMax={memory}", f"TasksMax={tasks}"}, name
+    for name in UNBOUNDED:
+        assert not any(line.startswith(("MemoryMax=", "TasksMax=")) for line in texts[name]), name
+    said = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    assert "| a daemon | memory | 2 GiB |" in said
+    assert "| a daemon | threads and other tasks | 512 |" in said

@@ -127,6 +127,16 @@ def test_attach_and_detach(appliance: Appliance, image: Path) -> None:
     assert appliance.json("client", "remove", "lab") == {"name": "lab", "removed": True}
 
 
+def test_a_client_is_added_by_its_address_alone(appliance: Appliance) -> None:
+    status, out, _ = appliance.run("client", "add", "hv1", "--address", "127.0.0.1", "--plain")
+    assert (status, "nbd://127.0.0.1:10809/" in out) == (0, True)
+    assert appliance.json("client", "add", "hv2", "--address", "127.0.0.1", "--plain")["port"] == 10810
+    assert appliance.json("client", "add", "hv2", "--tcp", "127.0.0.1:10900", "--plain")["port"] == 10900
+    for words in (("--address", "127.0.0.1", "--tcp", "127.0.0.1:1"), ("--plain",), ("--address", "box")):
+        assert appliance.run("client", "add", "hv3", *words)[0] == 3, words
+    assert appliance.json("client", "show", "hv1")["transport"] == "tcp"
+
+
 def test_a_certificate_is_handed_out_once(appliance: Appliance, tmp_path: Path) -> None:
     status, out, _ = appliance.run("client", "add", "lab", "--tcp", "127.0.0.1:10809")
     assert status == 0

@@ -2,6 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
+from appliance.errors import CannotTell
+from appliance.host import netlink
+from appliance.host.netlink import Connection
+from appliance.model import KIB
 from tests.unit.test_cli import Appliance, appliance, image
 
 __all__ = ["appliance", "image"]
@@ -68,3 +74,30 @@ def test_what_makes_no_sense_is_refused(appliance: Appliance, tmp_path: Path) ->
         assert appliance.run(*words)[0] == 3, words
     assert appliance.run("client", "certificate", "lab", str(tmp_path), "--nvme")[0] == 9, "there is no door"
     assert not list(tmp_path.glob("*dhchap*"))
+
+
+def test_who_is_connected_over_nvme_is_shown_as_others_are(
+    appliance: Appliance, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance.json("template", "add", "debian-13", str(image))
+    appliance.json("client", "add", "lab")
+    appliance.json("clone", "create", "web", "-t", "debian-13", "--client", "")
+    appliance.json(*DOOR)
+    appliance.json("client", "certificate", "lab", str(tmp_path / "lab"), "--nvme")
+    appliance.json("clone", "attach", "web", "--client", "lab", "--protocol", "nvme-tcp")
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(netlink, "tcp_connections", lambda _: (Connection("192.0.2.7:40000", "7", 3 * KIB, 5 * KIB),))
+    for words in (("status",), ("client", "list")):
+        said = " ".join(appliance.run(*words)[1].split())
+        assert "192.0.2.7:40000 by NVMe/TCP since" in said
+        assert "3.0 KiB from it, 5.0 KiB to it" in said
+    said = appliance.run("client", "show", "lab")[1]
+    assert "0 by NBD, 1 by NVMe/TCP" in said
+    assert "connected over NVMe/TCP from 192.0.2.7:40000 since" in said
+
+    def fail(_: int) -> None:
+        raise CannotTell("who is connected cannot be told")
+
+    monkeypatch.setattr(netlink, "tcp_connections", fail)
+    assert "cannot tell by NVMe/TCP" in " ".join(appliance.run("status")[1].split())
+    assert "0 by NBD, cannot tell by NVMe/TCP" in appliance.run("client", "show", "lab")[1]

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from appliance.errors import CannotTell, HatcheryError, InUse, InvalidInput, NotReady, Refused
 from appliance.host import netlink
 from appliance.model import Protocol
-from appliance.schema import ClientSpec, CloneCreate
+from appliance.schema import FIRST_PORT, ClientSpec, CloneCreate, NvmeSpec
+from appliance.service import clients, connected
 from appliance.service.clients import check
 from tests.unit.service_harness import Box, box
 
@@ -46,6 +47,34 @@ def test_a_plain_client_listens_where_it_was_told(appliance: Box) -> None:
     listen = appliance.units.daemons["hv1"].config.listen
     assert (listen.address, listen.port) == ("10.0.0.5", 10809)
     assert appliance.service.put_client("hv1", tcp())[1] is False
+
+
+def at(address: str) -> ClientSpec:
+    return ClientSpec(transport="tcp", address=address, plain=True)
+
+
+def test_a_client_that_says_no_port_gets_the_next_that_is_free(appliance: Box) -> None:
+    service = appliance.service
+    assert service.put_client("hv1", at("10.0.0.5"))[0].port == FIRST_PORT
+    assert service.put_client("hv2", at("10.0.0.5"))[0].port == FIRST_PORT + 1
+    assert service.put_client("hv1", at("10.0.0.5")) == (service.show_client("hv1"), False), "it keeps the one it has"
+    assert service.put_client("hv3", at("127.0.0.1"))[0].port == FIRST_PORT, "another address has ports of its own"
+    assert service.put_client("hv4", at("0.0.0.0"))[0].port == FIRST_PORT + 2  # noqa: S104  what is asked
+    service.put_nvme_door("hv1", NvmeSpec(address="10.0.0.5", port=FIRST_PORT + 3, host_nqn="nqn.2020-01.org.x:1"))
+    assert service.put_client("hv5", at("10.0.0.5"))[0].port == FIRST_PORT + 4
+    service.clients.remove("hv2")
+    assert service.put_client("hv6", at("10.0.0.5"))[0].port == FIRST_PORT + 1
+    assert service.put_client("hv6", at("127.0.0.1"))[0].port == FIRST_PORT + 1, (
+        "what it moves to has another first one"
+    )
+    assert appliance.units.daemons["hv6"].config.listen.port == FIRST_PORT + 1
+
+
+def test_when_no_port_is_free_it_says_so(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "FIRST_PORT", 65535)
+    appliance.service.put_client("hv1", at("10.0.0.5"))
+    with pytest.raises(InUse, match=r"no port of 10\.0\.0\.5 is free"):
+        appliance.service.put_client("hv2", at("10.0.0.5"))
 
 
 def test_a_client_that_moves_keeps_its_clones(appliance: Box) -> None:
@@ -121,7 +150,7 @@ def test_a_connection_is_as_old_as_the_look_that_found_it(appliance: Box, monkey
     (old, new) = appliance.service.list_clients().clients[0].connections or ()
     assert (old.peer, old.since, old.received_bytes) == ("pid 7 (qemu)", 100.0, None)
     assert (new.peer, new.since, new.received_bytes, new.sent_bytes) == ("192.0.2.9:50000", 120.0, 700, 9000)
-    assert set(connections._since["local", Protocol.NBD]) == {"1001", "1002"}
+    assert set(connected.read(appliance.paths.connected, lambda: 121.0)["local", Protocol.NBD]) == {"1001", "1002"}
 
 
 def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +167,27 @@ def test_a_client_has_so_many_connections_and_no_more(appliance: Box, monkeypatc
     both = (netlink.Connection("10.0.0.1:1", "1"), netlink.Connection("10.0.0.1:2", "2"))
     monkeypatch.setattr(netlink, "tcp_connections", lambda _: both)
     assert appliance.service.show_client("hv1").detail.endswith("all of its 2 connections taken: others wait")
+
+
+def test_two_hosts_on_one_clone_are_told_of(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    appliance.add_template("debian")
+    service = appliance.service
+    service.put_client("hv1", tcp())
+    peers = ["192.0.2.7:40000", "192.0.2.7:40001"]
+    monkeypatch.setattr(netlink, "tcp_connections", lambda _: tuple(netlink.Connection(peer, peer) for peer in peers))
+    service.create_clones(CloneCreate(name="web", template="debian", client="hv1"))
+    assert service.status().problems == (), "a host may have several connections"
+    peers.append("[2001:db8::9]:40000")
+    [problem] = service.status().problems
+    assert problem.severity == "degraded"
+    assert problem.what.startswith("client hv1 is connected from 192.0.2.7 and [2001:db8::9], and has clone web:")
+    service.create_clones(CloneCreate(name="db", template="debian", client="hv1"))
+    assert service.status().problems == (), "each may have one of them"
+    peers.append("192.0.2.8:40000")
+    [problem] = service.status().problems
+    assert "and has 2 clones:" in problem.what
+    service.offers.put("debian", "hv1")
+    assert service.status().problems == (), "who reads a template may be anywhere"
 
 
 @pytest.mark.parametrize("wrong", [0, 10_001])

@@ -19,10 +19,12 @@ from appliance.api.app import make_app
 from appliance.cli import boot_set as boot_set_words
 from appliance.client import connect
 from appliance.errors import NotReady, Refused
-from appliance.host import notify
-from appliance.model import MIB, Health, Histogram
+from appliance.host import netlink, notify
+from appliance.model import MIB, Health, Histogram, Protocol
 from appliance.web import app, main, metrics, page, template_metrics
 from tests.unit.service_harness import Box, box
+
+CONNECTIONS = "hatchery_client_connections"
 
 
 @pytest.fixture
@@ -98,6 +100,28 @@ def test_metrics_say_what_the_api_says(appliance: Box, web: httpx.Client) -> Non
     counters = appliance.service.measure.counters()
     device = (("device", counters.backend.name), ("role", "backend"))
     assert found["hatchery_device_read_bytes_total", device] == counters.backend.read_bytes
+
+
+def test_connections_by_nbd_and_by_nvme_are_counted(
+    appliance: Box, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {4420: (netlink.Connection("10.0.0.9:1", "1"),) * 3, 10809: (netlink.Connection("10.0.0.9:2", "2"),) * 2}
+    monkeypatch.setattr(netlink, "addresses", lambda: frozenset({"10.0.0.5"}))
+    monkeypatch.setattr(netlink, "tcp_connections", lambda port: there[port])
+    filled(appliance)
+    tcp = schema.ClientSpec(transport="tcp", address="10.0.0.5", port=10809, plain=True)
+    appliance.service.put_client("hv1", tcp)
+    appliance.service.put_nvme_door(
+        "hv1", schema.NvmeSpec(address="10.0.0.5", port=4420, host_nqn="nqn.2020-01.org.x:1")
+    )
+    appliance.service.issue_nvme_key("hv1", schema.NvmeKeyRequest())
+    appliance.service.clones.detach("web-1", force=False)
+    appliance.service.attach("web-1", schema.Attachment(client="hv1", protocol=Protocol.NVME_TCP))
+    found = {key[1]: value for key, value in values(web.get("/metrics").text).items() if key[0] == CONNECTIONS}
+    assert found[("client", "hv1"), ("protocol", "nbd")] == 2
+    assert found[("client", "hv1"), ("protocol", "nvme-tcp")] == 3
+    assert (("client", "local"), ("protocol", "nvme-tcp")) not in found
+    assert '<td class="number">2 + 3 by NVMe/TCP</td>' in web.get("/").text
 
 
 def test_latencies_of_attached_clones_are_a_histogram_unless_these_are_too_many(

@@ -112,6 +112,20 @@ def digest(device: str) -> str:
         os.close(handle)
 
 
+def failed_read(device: str) -> dict[str, float]:
+    """Read the device's beginning, past the page cache, which must fail: the error's number, and after how long."""
+    handle = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    began = time.monotonic()
+    try:
+        with mmap.mmap(-1, PIECE) as data:
+            os.preadv(handle, [data], 0)
+    except OSError as error:
+        return {"error": error.errno or 0, "seconds": time.monotonic() - began}
+    finally:
+        os.close(handle)
+    raise AssertionError("it was read although nobody serves it")
+
+
 def connected(client: str) -> int:
     """How many connections a client's storage daemon has."""
     with connect() as api:

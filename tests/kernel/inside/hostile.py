@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import time
+import zlib
 from pathlib import Path
 
 from appliance.errors import HatcheryError
@@ -52,7 +53,7 @@ def make() -> list[str]:
     os.link(FOLDER / "descriptor.raw", FOLDER / "descriptor.qcow2")
     os.link(FOLDER / "backing.qcow2", FOLDER / "qcow2-header.raw")
     os.link(FOLDER / "data-file-on.qcow2", FOLDER / "data-file-header.raw")
-    _bomb(FOLDER / "bomb.qcow2", 8 * 1024 * MIB)
+    bomb(FOLDER / "bomb.qcow2", 8 * 1024 * MIB)
     good = (FOLDER / "good.qcow2").read_bytes()
     (FOLDER / "truncated.qcow2").write_bytes(good[: len(good) * 3 // 5])
     for name, changed in _overlapping(good).items():
@@ -114,7 +115,7 @@ def _descriptor() -> bytes:
     return "\n".join(lines).encode().ljust(4096, b"\n")
 
 
-def _bomb(path: Path, size: int) -> None:
+def bomb(path: Path, size: int) -> None:
     """A small file that says it is large: each of its clusters is the same compressed one."""
     clusters = size // CLUSTER
     l2_tables = -(-clusters // (CLUSTER // 8))
@@ -131,7 +132,9 @@ def _bomb(path: Path, size: int) -> None:
         file.seek(l2_at)
         file.write(entry * clusters)
         file.seek(data_at)
-        file.write(b"\xed\xc1\x01\x01".ljust(512, b"\0"))
+        # A window of 4 KiB is what QEMU unpacks with (block/qcow2-threads.c).
+        packer = zlib.compressobj(9, zlib.DEFLATED, -12)
+        file.write((packer.compress(bytes(CLUSTER)) + packer.flush()).ljust(512, b"\0"))
 
 
 def _overlapping(image: bytes) -> dict[str, bytes]:

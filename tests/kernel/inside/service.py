@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import select
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -211,6 +212,16 @@ def kill_daemon(client: str = "local") -> None:
             return False
 
     wait.until(back, "another storage daemon", deadline=30)
+
+
+def end_daemon(client: str = "local") -> None:
+    """Kill the client's storage daemon, while there is nobody who starts another one, and wait until it is gone."""
+    pidfd = os.pidfd_open(daemon_pid(client))
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        assert select.select([pidfd], [], [], 20)[0], "it did not end"
+    finally:
+        os.close(pidfd)
 
 
 def wait_connected(client: str) -> None:

@@ -45,6 +45,14 @@ def _reply(stream: socket.socket) -> tuple[int, bytes]:
     return kind, _receive(stream, size)
 
 
+def _greet(port: int) -> socket.socket:
+    """Connect, and be ready to choose options."""
+    raw = socket.create_connection((ADDRESS, port), timeout=20)
+    _receive(raw, 18)
+    raw.sendall(struct.pack(">I", 3))
+    return raw
+
+
 def _enter(port: int, folder: str | None, newest: str) -> ssl.SSLSocket:
     """Connect and change to TLS, with the certificate in ``folder`` or none. The server is verified."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -52,18 +60,19 @@ def _enter(port: int, folder: str | None, newest: str) -> ssl.SSLSocket:
     context.maximum_version = ssl.TLSVersion[newest]
     if folder is not None:
         context.load_cert_chain(f"{folder}/{CERTIFICATE}", f"{folder}/{KEY}")
-    raw = socket.create_connection((ADDRESS, port), timeout=20)
-    _receive(raw, 18)
-    raw.sendall(struct.pack(">I", 3))
+    raw = _greet(port)
     _option(raw, _STARTTLS)
     assert _reply(raw)[0] == _ACK
     return context.wrap_socket(raw, server_hostname=ADDRESS)
 
 
-def exports(port: int, folder: str | None, newest: str = "TLSv1_3") -> list[str]:
-    """The names that the server lists for the certificate in ``folder``. Raises OSError when it is not let in."""
+def exports(port: int, folder: str | None, newest: str = "TLSv1_3", *, plain: bool = False) -> list[str]:
+    """The names that the server lists for the certificate in ``folder``, or in plain text.
+
+    Raises OSError when it is not let in.
+    """
     names = []
-    with _enter(port, folder, newest) as stream:
+    with _greet(port) if plain else _enter(port, folder, newest) as stream:
         _option(stream, _LIST)
         while (answer := _reply(stream))[0] == _SERVER:
             (length,) = struct.unpack(">I", answer[1][:4])

@@ -1,5 +1,6 @@
 """udevd inside the lab, and devices that hold what it would like to act on."""
 
+import gzip
 from enum import StrEnum
 from pathlib import Path
 
@@ -8,6 +9,9 @@ from appliance.run import Runner
 
 _FOLDER = Path("/dev/shm/signatures")  # noqa: S108 - inside the lab
 _KINDS = ("ext4", "lvm", "md", "bcache")
+_KINDS_RECORDED = ("btrfs", "gpt")
+_RECORDED = Path("/hatchery/tests/data/signatures")
+"""Beginnings of disks as programs made them that the appliance has no use for, and does not have."""
 _LVM = ["--config", "activation{udev_sync=0 udev_rules=0} devices{use_devicesfile=0}"]
 _OURS = ("/usr/lib/udev/rules.d/55-hatchery-dm.rules", "/etc/udev/rules.d/69-bcache.rules")
 _MASKS = ("/etc/udev/rules.d/64-md-raid-assembly.rules", "/etc/udev/rules.d/63-md-raid-arrays.rules")
@@ -39,7 +43,7 @@ def trigger(action: str = "add") -> None:
 
 
 def make_signatures() -> list[str]:
-    """Image files with a file system, an LVM volume group, an array and a bcache device; before udevd runs."""
+    """Image files with a file system, an LVM volume group, an array, a bcache device and more; before udevd runs."""
     run = Runner().run
     _FOLDER.mkdir(exist_ok=True)
     run(["modprobe", "--all", "bcache", "raid1"])
@@ -58,6 +62,9 @@ def make_signatures() -> list[str]:
     run(["mdadm", "--create", "/dev/md99", *words, disk, "missing"])
     run(["mdadm", "--stop", "/dev/md99"])
     run(["losetup", "--detach-all"])
+    for kind in _KINDS_RECORDED:
+        files[kind] = _FOLDER / kind
+        files[kind].write_bytes(gzip.decompress((_RECORDED / f"{kind}.gz").read_bytes()))
     return [str(file) for file in files.values()]
 
 
