@@ -76,3 +76,22 @@ def test_a_seed_is_read_by_its_client_alone(daemon: Daemon) -> None:
     assert there(lab, "hv2", "web-1")
     lab.run(["hatchery", "clone", "remove", "web-1", "web-2"])
     assert lab.call(seeds.files) == {}
+
+
+@pytest.mark.heavy
+def test_cloud_init_itself_takes_a_seed(daemon: Daemon) -> None:
+    lab = daemon.lab
+    script = '#!/bin/sh\necho "$(hostname)" >/run/seed-was-here\n'
+    wanted: dict[str, object] = {"user_data": script, "ssh_keys": [KEY], "hostname": "first"}
+    [first] = lab.call(seeds.create, "web", "debian", "hv1", None, wanted)
+    found = lab.call(seeds.cloud_init, first, timeout=600)
+    assert found["source"] == "nocloud", found
+    assert (found["hostname"], found["script"]) == ("first", "first"), found
+    assert KEY in found["keys"]
+    # Without user data, what hostname and keys make is cloud-init's own: another seed is another machine to it.
+    other = KEY.replace("me@here", "you@there")
+    [second] = lab.call(seeds.create, "db", "debian", "hv1", None, {"ssh_keys": [other], "hostname": "db.example.com"})
+    again = lab.call(seeds.cloud_init, second, timeout=600)
+    assert again["hostname"] in ("db", "db.example.com"), again
+    assert other in again["keys"]
+    assert again["instance"] not in ("", found["instance"])

@@ -33,6 +33,39 @@ def read(uri: str) -> dict[str, str]:
         run(["umount", mounted])
 
 
+CLOUD = Path("/etc/cloud/cloud.cfg.d/99-lab.cfg")
+"""NoCloud is asked alone, and no network is set up: there is none."""
+
+
+def cloud_init(uri: str) -> dict[str, str]:
+    """Boot a guest as far as cloud-init goes: the seed is a disk of this machine, and all of its stages run.
+
+    Returns the machine's name, whom the seed lets in, what its script left, and which instance it was.
+    """
+    run = Runner().run
+    run(["modprobe", "nbd"], check=False)
+    run(["modprobe", "isofs"], check=False)
+    CLOUD.write_text("datasource_list: [NoCloud, None]\nnetwork: {config: disabled}\n", encoding="ascii")
+    device = run(["hatchery-attach", uri]).stdout.strip()
+    try:
+        for stage in (["init", "--local"], ["init"], ["modules", "--mode=config"], ["modules", "--mode=final"]):
+            done = run(["cloud-init", *stage], timeout=180, check=False)
+            print(done.stdout[-2000:], done.stderr[-2000:])
+    finally:
+        run(["hatchery-attach", "--detach", device])
+    return {
+        "hostname": run(["hostname"]).stdout.strip(),
+        "keys": _text(Path("/home/debian/.ssh/authorized_keys")),
+        "script": _text(Path("/run/seed-was-here")),
+        "instance": _text(Path("/var/lib/cloud/data/instance-id")),
+        "source": _text(Path("/run/cloud-init/cloud-id")),
+    }
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
+
+
 def files() -> dict[str, str]:
     """What is there of seeds on the appliance: paths with modes."""
     return {str(path): stat.filemode(path.stat().st_mode) for path in Path("/run/hatchery/seeds").glob("*/*")}
