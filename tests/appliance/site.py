@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -46,12 +47,13 @@ _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+
 
 @dataclass(frozen=True)
 class Play:
-    """How a run of a playbook ended: its tasks by outcome, and all that it said."""
+    """How a run of a playbook ended: its tasks by outcome, all that it said, and the time of all hosts together."""
 
     ok: int
     changed: int
     failed: int
     said: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,14 @@ class Playbook:
 
     def run(self, *words: str, timeout: float = 900) -> dict[str, Play]:
         """Run it to its end, however that is; how it ended for each host."""
+        begin = time.monotonic()
         done = self._runner().run(self._argv(words), timeout=timeout, check=False)
-        said = done.stdout + done.stderr
+        seconds, said = time.monotonic() - begin, done.stdout + done.stderr
         plays: dict[str, Play] = {}
         for host, *counts in _RECAP.findall(said):
             ok, changed, unreachable, failed = map(int, counts)
             assert unreachable == 0, said
-            plays[host] = Play(ok, changed, failed, said)
+            plays[host] = Play(ok, changed, failed, said, seconds)
         assert set(plays) == set(self.hosts), said
         assert (done.returncode == 0) == all(play.failed == 0 for play in plays.values()), said
         return plays
