@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.hatchery_api import MISSING, appliance
 
 if MISSING is None:
     from appliance.schema import ClientSpec
+
+if TYPE_CHECKING:
+    from appliance.client import Client
 
 DOCUMENTATION = r"""
 module: hatchery_client
@@ -51,8 +56,8 @@ attributes:
     description: Reports the clients that it would make or change and touches none.
     support: full
   diff_mode:
-    description: No diff is made.
-    support: none
+    description: Shows the clients that are made or changed, before and after.
+    support: full
 """
 
 EXAMPLES = r"""
@@ -83,31 +88,49 @@ error:
 """
 
 
+OPTIONS: dict[str, dict[str, Any]] = {
+    "name": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "port": {"type": "int", "default": 10809},
+    "plain": {"type": "bool", "default": False},
+    "max_connections": {"type": "int", "default": 1000},
+}
+
+
+def settle(api: Client, clients: list[dict[str, Any]], *, check: bool) -> dict[str, Any]:
+    """Make or change the clients; return what the task reports. With ``check`` it only says what it would do."""
+    present = {client.name: client for client in api.clients()}
+    touched: list[str] = []
+    before, after = "", ""
+    for wanted in clients:
+        name = wanted["name"]
+        spec = ClientSpec(transport="tcp", **{key: wanted[key] for key in OPTIONS if key != "name"})
+        old = present.get(name)
+        was = old and ClientSpec.model_validate(old.model_dump(include=set(ClientSpec.model_fields)))
+        if was == spec:
+            continue
+        touched.append(name)
+        before += f"{name}: {words(was)}\n" if was else ""
+        after += f"{name}: {words(spec)}\n"
+        if not check:
+            api.put_client(name, spec)
+    return {"changed": bool(touched), "clients": touched, "diff": {"before": before, "after": after}}
+
+
+def words(spec: ClientSpec) -> str:
+    """A client in a line of a diff."""
+    return ", ".join(f"{key} {value}" for key, value in spec.model_dump(mode="json", exclude_none=True).items())
+
+
 def main() -> None:
     """Run the module."""
-    options = {
-        "name": {"type": "str", "required": True},
-        "address": {"type": "str", "required": True},
-        "port": {"type": "int", "default": 10809},
-        "plain": {"type": "bool", "default": False},
-        "max_connections": {"type": "int", "default": 1000},
-    }
     module = AnsibleModule(
-        argument_spec={"clients": {"type": "list", "elements": "dict", "required": True, "options": options}},
+        argument_spec={"clients": {"type": "list", "elements": "dict", "required": True, "options": OPTIONS}},
         supports_check_mode=True,
     )
-    touched: list[str] = []
     with appliance(module) as api:
-        present = {client.name: client for client in api.clients()}
-        for wanted in module.params["clients"]:
-            spec = ClientSpec(transport="tcp", **{key: wanted[key] for key in options if key != "name"})
-            old = present.get(wanted["name"])
-            if old and ClientSpec.model_validate(old.model_dump(include=set(ClientSpec.model_fields))) == spec:
-                continue
-            touched.append(wanted["name"])
-            if not module.check_mode:
-                api.put_client(wanted["name"], spec)
-    module.exit_json(changed=bool(touched), clients=touched)
+        result = settle(api, module.params["clients"], check=module.check_mode)
+    module.exit_json(changed=result["changed"], clients=result["clients"], diff=result["diff"])
 
 
 if __name__ == "__main__":
