@@ -22,6 +22,7 @@ from appliance.model import GIB
 from appliance.remote import OPTIONS_VARIABLE, forwarded
 from appliance.run import Completed, Process, Runner
 from bench.vm import LOOPBACK, VM, Bus, Drive
+from tests.terminal import answered
 
 ROOT = Path(__file__).resolve().parents[2]
 NVME = Drive("NVME0", Bus.NVME, 3 * GIB)
@@ -68,7 +69,16 @@ class Playbook:
         """Run it to its end, however that is; how it ended for each host."""
         begin = time.monotonic()
         done = self._runner().run(self._argv(words), timeout=timeout, check=False)
-        seconds, said = time.monotonic() - begin, done.stdout + done.stderr
+        return self._ended(done, time.monotonic() - begin)
+
+    def answered(self, question: str, answer: str, *words: str, timeout: float = 900) -> dict[str, Play]:
+        """The same on a terminal, for one that asks something."""
+        begin = time.monotonic()
+        done = answered(self._runner(), self._argv(words), question, answer, timeout=timeout)
+        return self._ended(done, time.monotonic() - begin)
+
+    def _ended(self, done: Completed, seconds: float) -> dict[str, Play]:
+        said = done.stdout + done.stderr
         plays: dict[str, Play] = {}
         for host, *counts in _RECAP.findall(said):
             ok, changed, unreachable, failed = map(int, counts)
