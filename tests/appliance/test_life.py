@@ -20,7 +20,7 @@ from appliance.schema import Counters
 from appliance.wait import until
 from bench.vm import LOOPBACK
 from tests.appliance.conftest import BOOT_DEADLINE
-from tests.appliance.site import ADDRESS, CLIENT, DISKS, NBD_PORT, NVME, TEMPLATE, Play, Shell, Site
+from tests.appliance.site import ADDRESS, CLIENT, DISKS, NBD_PORT, NVME, ROOT, TEMPLATE, Play, Shell, Site
 from tests.appliance.stack import NVME_LABELS, at_rest, cache_is
 
 CLONE = "web"
@@ -41,6 +41,13 @@ def test_the_image_boots_with_no_failed_unit(site: Site) -> None:
 def test_the_console_shows_the_address_above_its_login_prompt(site: Site) -> None:
     shown = re.compile(rf"Hatchery\s+address +{re.escape(ADDRESS)} .*\n.*? login: ", re.DOTALL)
     until(lambda: shown.search(site.vm.machine.console.text), "the address on the console", deadline=300, interval=1)
+
+
+def test_only_what_the_preset_names_is_enabled(site: Site) -> None:
+    preset = (ROOT / "mkosi.extra/usr/lib/systemd/system-preset/00-hatchery.preset").read_text(encoding="utf-8")
+    named = sorted(line.split()[1] for line in preset.splitlines() if line.startswith("enable "))
+    words = ["systemctl", "list-unit-files", "--state=enabled,enabled-runtime,linked", "--plain", "--no-legend"]
+    assert sorted(line.split()[0] for line in site.vm.ssh(words).stdout.splitlines()) == named
 
 
 def test_nothing_runs_and_nobody_has_a_password_before_it_is_deployed(site: Site) -> None:
