@@ -187,7 +187,7 @@ def back(seen: Slots, forms: Forms, form_of_other: int | None) -> Steps:
                 hint="apply its bundle with --older",
             )
         check_catalog(other.version, form_of_other, forms)
-    return (StepBack(current, other.version, "an operator went back from it"),)
+    return (StepBack(current, other.version, WENT_BACK),)
 
 
 def settled(seen: Slots) -> Uki:
