@@ -76,6 +76,11 @@ class Paths:
         """There while volumes that the catalog does not know may be somebody's: nobody collects them by himself."""
         return self.state / "orphans.doubted"
 
+    @property
+    def given_up(self) -> Path:
+        """Why the last update was given up, in words; not there when it was not, or an operator did it himself."""
+        return self.run / "update-given-up"
+
     def nbd(self, client: str) -> Path:
         """The run-time folder of one client's storage daemon."""
         return self.run / "nbd" / client

@@ -23,6 +23,9 @@ SYSUPDATE = "/usr/lib/systemd/systemd-sysupdate"
 DEADLINE = 3600.0
 """Seconds that writing a slot may take."""
 
+WENT_BACK = "an operator went back from it"
+"""The reason that is kept for a version which was not given up by the appliance itself."""
+
 EMPTY = "_empty"
 """What systemd-sysupdate calls a partition that it may write to (sysupdate.d(5))."""
 
