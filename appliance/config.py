@@ -81,6 +81,11 @@ class Paths:
         """Since when clients are connected: what hatcheryd saw, for the next one."""
         return self.run / "connected.json"
 
+    @property
+    def given_up(self) -> Path:
+        """Why the last update was given up, in words; not there when it was not, or an operator did it himself."""
+        return self.run / "update-given-up"
+
     def nbd(self, client: str) -> Path:
         """The run-time folder of one client's storage daemon."""
         return self.run / "nbd" / client

@@ -15,10 +15,11 @@ SERVICE = "hatcheryd.service"
 _LINE = "  {:<9} {}"
 
 
-def issue(show: str, *, deployed: bool) -> str:
+def issue(show: str, *, deployed: bool, given_up: str = "") -> str:
     """The text for a store that was set up or not, and what ``systemctl show`` says of the service. Pure.
 
-    ``show`` has ActiveState, SubState, Result and StatusText. A backslash would be agetty's, so none is passed on.
+    ``show`` has ActiveState, SubState, Result and StatusText; ``given_up`` is why the last update was, if it was. A
+    backslash would be agetty's, so none is passed on.
     """
     values = dict(line.partition("=")[::2] for line in show.splitlines())
     state, words = values.get("ActiveState", "unknown"), values.get("StatusText", "")
@@ -42,6 +43,8 @@ def issue(show: str, *, deployed: bool) -> str:
         )
         rows = [("state", f"the service does not run: {why}"), ways]
         rows.append(("next", "journalctl -u hatchery-store -u hatcheryd"))
+    if given_up:
+        rows += [("update", given_up), ("next", "hatchery-update status; make a better bundle, or try again: --again")]
     body = [_LINE.format(name, _plain(text)) for name, text in rows]
     return "\n".join(["Hatchery", _LINE.format("address", "\\4 \\6"), *body, "", ""])
 
@@ -57,7 +60,9 @@ def main() -> None:
     runner = Runner()
     wanted = ["--property=ActiveState,SubState,Result,StatusText", SERVICE]
     show = runner.run(["systemctl", "show", *wanted], check=False).stdout
-    text = issue(show, deployed=(Paths().conf_d / Part.STORE.file_name).exists())
+    paths = Paths()
+    given_up = paths.given_up.read_text(encoding="utf-8").strip() if paths.given_up.exists() else ""
+    text = issue(show, deployed=(paths.conf_d / Part.STORE.file_name).exists(), given_up=given_up)
     before = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     if text == before:
         return

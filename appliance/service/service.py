@@ -49,7 +49,7 @@ from appliance.schema import (
     TemplateList,
     TemplateView,
 )
-from appliance.service import recorded_boots, recovery
+from appliance.service import given_up, recorded_boots, recovery
 from appliance.service.authority import Authorities
 from appliance.service.bootsets import BootSets
 from appliance.service.certificates import Certificates
@@ -122,6 +122,7 @@ class Service:
         self._doctor = Doctor(self.core, store, self._exports)
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
+        self._given_up = paths.given_up
         self.measure = Measure(catalog, store, self.operations, runner)
         self.measurements = Measurements(catalog, paths.measurements)
         self.imports = Imports(
@@ -198,7 +199,7 @@ class Service:
     def status(self) -> Status:
         """The appliance in one look."""
         view, problems = self._store.look()
-        own = (*self._problems, *self.sharing.problems(), *self.fetches.problems())
+        own = (*self._problems, *self.sharing.problems(), *self.fetches.problems(), *given_up.problems(self._given_up))
         known = (*own, *silence(self.monitor.seen.silent), *problems)
         found = self._views.status(view, known)
         return found.model_copy(update={"disks": self.measure.coarse()})

@@ -26,7 +26,7 @@ from appliance.update.record import Record
 from appliance.update.slots import Slots
 from appliance.update.spool import Patience, Spool
 from appliance.update.trial import Depth
-from appliance.update.view import as_json, as_text, verdict
+from appliance.update.view import as_json, as_text, own_verdict, verdict
 
 OK, BAD, REFUSED = 0, 1, 2
 """Exit statuses: done; not good; an error that says why, before anything was half done."""
@@ -75,7 +75,8 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     verbs.add_parser("self-test", help="ask this appliance what a new version is asked after its start")
     verbs.add_parser("trial", help="the same, and remember the answer (done by systemd after a start)")
-    verbs.add_parser("verdict", help="log why a version was given up (done by systemd after a start)")
+    verbs.add_parser("dismiss", help="it is known that the last update was given up: no problem any more")
+    verbs.add_parser("verdict", help="say why a version was given up (done by systemd after a start)")
     return top
 
 
@@ -107,15 +108,40 @@ def run(arguments: argparse.Namespace, runner: Runner, paths: Paths) -> int:
     if arguments.verb == "show":
         return _show(arguments, runner, paths, record)
     boot = slots.boot_folder(runner)
-    if arguments.verb not in ("status", "verdict"):
+    if arguments.verb not in ("status", "verdict", "dismiss"):
         return _change(arguments, runner, paths, Box(runner, boot, record))
     seen = slots.observe(boot)
     if arguments.verb == "status":
         found = as_json(seen, record.trial())
         sys.stdout.write(json.dumps(found, indent=2) + "\n" if arguments.json else as_text(found))
-    elif (said := verdict(seen, record.trial())) is not None:
-        log.error("%s", said)
+    elif arguments.verb == "dismiss":
+        _dismiss(seen, runner, paths, record)
+    else:
+        _verdict(seen, paths, record)
     return OK
+
+
+def _verdict(seen: Slots, paths: Paths, record: Record) -> None:
+    """Log why a version was given up, and leave it where the console and the service find it."""
+    known = record.trial()
+    if (said := verdict(seen, known)) is not None:
+        log.error("%s", said)
+    if (said := own_verdict(seen, known)) is None:
+        paths.given_up.unlink(missing_ok=True)
+        return
+    fresh = paths.given_up.with_suffix(".new")
+    fresh.write_text(f"{said}\n", encoding="utf-8")
+    fresh.rename(paths.given_up)
+
+
+def _dismiss(seen: Slots, runner: Runner, paths: Paths, record: Record) -> None:
+    """Forget why the last update was given up. Raises NotFound, InUse."""
+    with record.exclusive():
+        if verdict(seen, record.trial()) is None:
+            raise NotFound("nothing to dismiss", why="the last update was not given up, or that was dismissed before")
+        record.end_trial()
+        paths.given_up.unlink(missing_ok=True)
+    runner.run(["systemctl", "--no-block", "restart", "hatchery-console.timer"], check=False)
 
 
 def _show(arguments: argparse.Namespace, runner: Runner, paths: Paths, record: Record) -> int:

@@ -23,6 +23,9 @@ SYSUPDATE = "/usr/lib/systemd/systemd-sysupdate"
 DEADLINE = 3600.0
 """Seconds that writing a slot may take."""
 
+WENT_BACK = "an operator went back from it"
+"""The reason that is kept for a version which was not given up by the appliance itself."""
+
 EMPTY = "_empty"
 """What systemd-sysupdate calls a partition that it may write to (sysupdate.d(5))."""
 
@@ -187,7 +190,7 @@ def back(seen: Slots, forms: Forms, form_of_other: int | None) -> Steps:
                 hint="apply its bundle with --older",
             )
         check_catalog(other.version, form_of_other, forms)
-    return (StepBack(current, other.version, "an operator went back from it"),)
+    return (StepBack(current, other.version, WENT_BACK),)
 
 
 def settled(seen: Slots) -> Uki:

@@ -1,16 +1,28 @@
-"""The self-test: a clone is made, written and read over NBD, as a guest would, and removed again."""
+"""The self-test: a clone is made, written and read over NBD, as a guest would, and removed again.
+
+Where there is no template to make it of, a small one is imported for it, and removed afterwards.
+"""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from appliance.client import Client
 from appliance.errors import CannotTell, CommandFailed, NoSpace, NotFound, Unhealthy
-from appliance.model import KIB, TemplateState
+from appliance.model import KIB, MIB, ImageFormat, TemplateState
 from appliance.run import Runner
-from appliance.schema import LOCAL_CLIENT, CloneCreate, TemplateView
+from appliance.schema import LOCAL_CLIENT, CloneCreate, TemplateCreate, TemplateView, UploadSource
 
 log = logging.getLogger(__name__)
 
 CLONE = "hatchery-self-test"
+TEMPLATE = "hatchery-self-test"
+IMAGE = bytes([0x5A]) * MIB
+"""What that template holds."""
+
+IMPORTING = 120.0
+"""Seconds that its import may take."""
+
 LEASE = 3600.0
 """Seconds after which the clone goes in any case, if this program cannot remove it."""
 
@@ -19,31 +31,47 @@ PATTERN = 0xA5
 
 
 def run(client: Client, runner: Runner) -> bool:
-    """Do it. False when it cannot be done and that is nobody's fault: there is no template, or no room for a clone.
+    """Do it. False when it cannot be done and that is nobody's fault: there is no room for a clone.
 
-    Raises Unhealthy when what was written does not come back, and what the service refuses. The clone is gone.
+    Raises Unhealthy when what was written does not come back, and what the service refuses. Nothing of it is left.
     """
-    ready = [one for one in client.templates() if one.state is TemplateState.READY and not one.retired]
-    if not ready:
-        log.info("no self-test: there is no template that a clone could be made of")
-        return False
+    # What an earlier one may have left, broken off.
     _remove(client)
+    _remove_template(client)
     try:
-        # The local client's socket is there without any configuration.
-        [clone] = client.create_clones(
-            CloneCreate(name=CLONE, template=smallest(ready).ref, client=LOCAL_CLIENT, expires_in=LEASE)
-        )
+        with _template(client) as template:
+            # The local client's socket is there without any configuration.
+            [clone] = client.create_clones(
+                CloneCreate(name=CLONE, template=template, client=LOCAL_CLIENT, expires_in=LEASE)
+            )
+            try:
+                if clone.uri is None:
+                    raise CannotTell(f"{clone.name} is not exported", why="the service gave no address for it")
+                exchange(clone.uri, clone.size, runner)
+            finally:
+                _remove(client)
     except NoSpace as error:
         log.warning("no self-test: %s", error)
         return False
-    try:
-        if clone.uri is None:
-            raise CannotTell(f"{clone.name} is not exported", why="the service gave no address for it")
-        exchange(clone.uri, clone.size, runner)
-    finally:
-        _remove(client)
     log.info("self-test: a clone of %s was written and read over NBD", clone.template)
     return True
+
+
+@contextmanager
+def _template(client: Client) -> Iterator[str]:
+    """The template to make the clone of: the smallest, or one that is there for this alone. Raises NoSpace."""
+    ready = [one for one in client.templates() if one.state is TemplateState.READY and not one.retired]
+    if ready:
+        yield smallest(ready).ref
+        return
+    wanted = TemplateCreate(name=TEMPLATE, format=ImageFormat.RAW, source=UploadSource(), size=len(IMAGE))
+    try:
+        operation = client.import_template(wanted)
+        client.upload(TEMPLATE, len(IMAGE), (IMAGE,), operation)
+        client.finish(operation, deadline=IMPORTING)
+        yield TEMPLATE
+    finally:
+        _remove_template(client)
 
 
 def smallest(templates: list[TemplateView]) -> TemplateView:
@@ -82,3 +110,9 @@ def _remove(client: Client) -> None:
         client.remove_clone(CLONE, force=True)
     except NotFound:
         return
+
+
+def _remove_template(client: Client) -> None:
+    for one in client.templates():
+        if one.name == TEMPLATE and one.state is TemplateState.READY and not one.retired:
+            client.remove_template(one.ref, when_unused=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from appliance.update.plan import WENT_BACK
 from appliance.update.record import Trial
 from appliance.update.slots import Slots, Uki
 
@@ -23,6 +24,13 @@ def verdict(slots: Slots, trial: Trial | None) -> str | None:
         return None
     reasons = trial.reasons or ("no start of it came so far that it could say why: see the console",)
     return f"version {trial.version} was given up, and version {slots.running} runs: {' | '.join(reasons)}"
+
+
+def own_verdict(slots: Slots, trial: Trial | None) -> str | None:
+    """The same where the appliance fell back by itself: None when an operator went back."""
+    if trial is not None and trial.reasons == (WENT_BACK,):
+        return None
+    return verdict(slots, trial)
 
 
 def as_json(slots: Slots, trial: Trial | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from appliance.model import GIB
 from appliance.remote import OPTIONS_VARIABLE, forwarded
 from appliance.run import Completed, Process, Runner
 from bench.vm import LOOPBACK, VM, Bus, Drive
+from tests.terminal import answered
 
 ROOT = Path(__file__).resolve().parents[2]
 NVME = Drive("NVME0", Bus.NVME, 3 * GIB)
@@ -49,12 +51,13 @@ _RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+
 
 @dataclass(frozen=True)
 class Play:
-    """How a run of a playbook ended: its tasks by outcome, and all that it said."""
+    """How a run of a playbook ended: its tasks by outcome, all that it said, and the time of all hosts together."""
 
     ok: int
     changed: int
     failed: int
     said: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,23 @@ class Playbook:
 
     def run(self, *words: str, timeout: float = 900) -> dict[str, Play]:
         """Run it to its end, however that is; how it ended for each host."""
+        begin = time.monotonic()
         done = self._runner().run(self._argv(words), timeout=timeout, check=False)
+        return self._ended(done, time.monotonic() - begin)
+
+    def answered(self, question: str, answer: str, *words: str, timeout: float = 900) -> dict[str, Play]:
+        """The same on a terminal, for one that asks something."""
+        begin = time.monotonic()
+        done = answered(self._runner(), self._argv(words), question, answer, timeout=timeout)
+        return self._ended(done, time.monotonic() - begin)
+
+    def _ended(self, done: Completed, seconds: float) -> dict[str, Play]:
         said = done.stdout + done.stderr
         plays: dict[str, Play] = {}
         for host, *counts in _RECAP.findall(said):
             ok, changed, unreachable, failed = map(int, counts)
             assert unreachable == 0, said
-            plays[host] = Play(ok, changed, failed, said)
+            plays[host] = Play(ok, changed, failed, said, seconds)
         assert set(plays) == set(self.hosts), said
         assert (done.returncode == 0) == all(play.failed == 0 for play in plays.values()), said
         return plays

@@ -57,6 +57,16 @@ class Stack:
     sectors: dict[str, int]
 
 
+NVME_LABELS = ["hatchery-meta", "hatchery-cache", "hatchery-fast"]
+"""The partitions of each NVMe drive of a store."""
+
+
+def cache_is(stack: Stack, mode: str) -> bool:
+    """Whether there is one cached device, in this mode, with nothing that goes past the cache."""
+    [cache] = stack.caches
+    return f"[{mode}]" in cache["cache_mode"] and cache["sequential_cutoff"] in {"0", "0.0k"}
+
+
 def look(site: Site) -> Stack:
     """Read the system."""
     found = json.loads(site.vm.ssh(["python3", "-c", _LOOK]).stdout)

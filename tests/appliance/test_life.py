@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,8 @@ from appliance.schema import Counters
 from appliance.wait import until
 from bench.vm import LOOPBACK
 from tests.appliance.conftest import BOOT_DEADLINE
-from tests.appliance.site import CLIENT, DISKS, NBD_PORT, TEMPLATE, Play, Shell, Site
+from tests.appliance.site import ADDRESS, CLIENT, DISKS, NBD_PORT, NVME, ROOT, TEMPLATE, Play, Shell, Site
+from tests.appliance.stack import NVME_LABELS, at_rest, cache_is
 from tests.kernel.inside import fio_guest
 from tests.tier import require
 
@@ -41,6 +43,18 @@ def test_the_image_boots_with_no_failed_unit(site: Site) -> None:
     done = site.vm.ssh(["systemctl", "is-system-running", "--wait"], timeout=300, check=False)
     assert done.stdout.strip() == "running", site.failed_units()
     assert site.failed_units() == ""
+
+
+def test_the_console_shows_the_address_above_its_login_prompt(site: Site) -> None:
+    shown = re.compile(rf"Hatchery\s+address +{re.escape(ADDRESS)} .*\n.*? login: ", re.DOTALL)
+    until(lambda: shown.search(site.vm.machine.console.text), "the address on the console", deadline=300, interval=1)
+
+
+def test_only_what_the_preset_names_is_enabled(site: Site) -> None:
+    preset = (ROOT / "mkosi.extra/usr/lib/systemd/system-preset/00-hatchery.preset").read_text(encoding="utf-8")
+    named = sorted(line.split()[1] for line in preset.splitlines() if line.startswith("enable "))
+    words = ["systemctl", "list-unit-files", "--state=enabled,enabled-runtime,linked", "--plain", "--no-legend"]
+    assert sorted(line.split()[0] for line in site.vm.ssh(words).stdout.splitlines()) == named
 
 
 def test_nothing_runs_and_nobody_has_a_password_before_it_is_deployed(site: Site) -> None:
@@ -82,16 +96,52 @@ def test_a_disk_with_a_foreign_signature_is_refused_and_left_as_it_is(site: Site
     assert "precious" in site.vm.ssh(["blkid", "-p", DISKS[1].by_id]).stdout
 
 
+SYSTEM_DISK = "/dev/disk/by-id/virtio-SYSTEM"
+
+
+def test_the_system_disk_is_refused_and_left_as_it_is(site: Site) -> None:
+    head = ["sh", "-c", f"head -c 1M {SYSTEM_DISK} | sha256sum"]
+    before = site.disks(), site.vm.ssh(head).stdout
+    wanted = [DISKS[0].by_id, DISKS[2].by_id, SYSTEM_DISK]
+    # Even with the words that wipe what another disk holds.
+    play = site.play(backend_raid_disks=wanted, backend_raid_wipe=True, backend_raid_wipe_serials=["SYSTEM"])
+    assert (play.failed, play.changed) == (1, 0), play.said
+    assert f"{SYSTEM_DISK} holds the running system" in " ".join(play.said.split())
+    assert (site.disks(), site.vm.ssh(head).stdout) == before
+
+
 def test_the_playbook_deploys(deployed: Play) -> None:
     assert deployed.failed == 0, deployed.said
     assert deployed.changed >= 3
 
 
-@pytest.mark.heavy
 @pytest.mark.usefixtures("deployed")
-def test_a_second_run_changes_nothing(site: Site) -> None:
-    play = site.play()
-    assert (play.failed, play.changed) == (0, 0), play.said
+def test_the_system_shows_what_was_deployed(site: Site) -> None:
+    """One NVMe drive and three disks: read by lsblk, mdadm and sysfs, and by nothing of ours."""
+    stack = at_rest(site)
+    backend, meta = stack.arrays["backend"], stack.arrays["meta"]
+    serials = tuple(sorted(disk.serial for disk in DISKS))
+    assert (backend.level, backend.policy, backend.places, backend.members) == ("raid5", "ppl", 3, serials)
+    assert (meta.level, meta.members) == ("raid1", (NVME.serial, "an array"))
+    assert stack.labels[NVME.serial] == NVME_LABELS
+    assert stack.labels["backend"] == ["hatchery-meta", "hatchery-data"]
+    assert cache_is(stack, "writethrough")
+
+
+AGAIN_AT_MOST = 1 / 3
+"""Share of the first run's time that a second one, which changes nothing, may take."""
+
+
+@pytest.mark.heavy
+def test_a_second_run_changes_nothing_and_is_soon_through(site: Site, deployed: Play) -> None:
+    assert deployed.failed == 0, deployed.said
+    looked = site.play("--check")
+    assert (looked.failed, looked.changed) == (0, 0), looked.said
+    again = site.play()
+    assert (again.failed, again.changed) == (0, 0), again.said
+    share = again.seconds / deployed.seconds
+    print(f"first run: {deployed.seconds:.1f} s, second: {again.seconds:.1f} s, {share:.0%} of it")
+    assert share < AGAIN_AT_MOST
 
 
 @pytest.mark.usefixtures("deployed")
@@ -333,6 +383,27 @@ def test_a_clean_reboot_brings_everything_back(clone: str, site: Site) -> None:
         status = hatchery.get("status")
         assert status["health"] == "ok", status["problems"]
         assert hatchery.get("clone", "show", clone)["state"] == "ready"
+
+
+@pytest.mark.heavy
+def test_a_service_that_hangs_is_started_again_and_no_guest_notices(clone: str, site: Site) -> None:
+    show = ["systemctl", "show", "--property=MainPID,ActiveState,NRestarts", "hatcheryd"]
+
+    def state() -> dict[str, str]:
+        return dict(line.split("=", 1) for line in site.vm.ssh(show).stdout.splitlines())
+
+    def started_again() -> bool:
+        now = state()
+        return now["ActiveState"] == "active" and now["MainPID"] not in {"0", before["MainPID"]}
+
+    with writing(site, clone):
+        before = state()
+        site.vm.ssh(["kill", "-STOP", before["MainPID"]])
+        until(started_again, "another hatcheryd", deadline=300, interval=2)
+    assert int(state()["NRestarts"]) == int(before["NRestarts"]) + 1
+    words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--boot", "--unit=hatcheryd"]
+    assert "Watchdog timeout" in site.vm.ssh(words).stdout
+    serves(site)
 
 
 def test_a_clone_is_removed(clone: str, site: Site) -> None:

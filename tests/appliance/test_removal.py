@@ -4,7 +4,7 @@ import pytest
 
 from appliance.wait import until
 from tests.appliance.conftest import booted
-from tests.appliance.site import CLIENT, DISKS, NVME, TEMPLATE, Play, Site
+from tests.appliance.site import BOX, CLIENT, DISKS, NVME, TEMPLATE, Play, Playbook, Site
 
 SERIALS = (NVME.serial, *(disk.serial for disk in DISKS))
 
@@ -12,6 +12,15 @@ SERIALS = (NVME.serial, *(disk.serial for disk in DISKS))
 def remove(site: Site, serials: tuple[str, ...], *words: str) -> Play:
     """Run the playbook, with the serial numbers that it would ask for."""
     return site.play("-e", f"remove_serials='{' '.join(serials)}'", *words, playbook="remove")
+
+
+QUESTION = "Serial numbers of all NVMe drives and disks of the store"
+
+
+def answer(site: Site, serials: tuple[str, ...], *words: str) -> Play:
+    """Run it on a terminal, and tell it the serial numbers when it asks for them."""
+    playbook = Playbook("remove", site.vm.folder, {BOX: site.variables({})})
+    return playbook.answered(QUESTION, " ".join(serials), *words)[BOX]
 
 
 def console_says(site: Site, words: str) -> None:
@@ -36,19 +45,24 @@ def test_a_store_is_removed_by_its_playbook_and_made_again() -> None:
             play = remove(site, serials)
             assert (play.failed, play.changed) == (1, 0), play.said
             assert words in " ".join(play.said.split())
+        # As somebody types it, who forgot a drive.
+        play = answer(site, SERIALS[:-1])
+        assert (play.failed, play.changed) == (1, 0), play.said
+        assert "not every drive" in " ".join(play.said.split())
         assert site.remote_command().get("status")["health"] == "ok"
         anyway = ("-e", "remove_attached_clones=true")
         play = remove(site, SERIALS, *anyway, "--check", "--diff")
         assert (play.failed, play.changed) == (0, 1), play.said
         assert "-devices = " in play.said, "the diff of the settings is missing"
         assert site.remote_command().get("status")["health"] == "ok"
-        play = remove(site, SERIALS, *anyway)
+        play = answer(site, SERIALS, *anyway)
         assert (play.failed, play.changed) == (0, 1), play.said
         assert nothing_is_left(site)
         console_says(site, "not deployed")
         assert site.failed_units() == ""
-        play = remove(site, SERIALS)
-        assert (play.failed, play.changed) == (0, 0), play.said
+        for how in (("--check",), ()):
+            play = remove(site, SERIALS, *how)
+            assert (play.failed, play.changed) == (0, 0), play.said
         play = site.play()
         assert play.failed == 0, play.said
         status = site.remote_command().get("status")

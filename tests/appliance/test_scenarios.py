@@ -12,11 +12,10 @@ from appliance.wait import until
 from bench.vm import Bus, Drive
 from tests.appliance.conftest import booted
 from tests.appliance.site import BOX, Play, Playbook, Site
-from tests.appliance.stack import Stack, at_rest, look
+from tests.appliance.stack import NVME_LABELS, at_rest, cache_is, look
 
 pytestmark = pytest.mark.heavy
 
-NVME_LABELS = ["hatchery-meta", "hatchery-cache", "hatchery-fast"]
 NO_TEMPLATES: dict[str, Any] = {"clone_templates_items": []}
 READY = 300.0
 """Seconds that the kernel, and the service after it, may take on a busy machine to notice what was done to a drive."""
@@ -85,12 +84,6 @@ def pool_size(site: Site) -> int:
     """Bytes of the durable pool's data."""
     found: int = site.remote_command().get("status")["store"]["pool"]["data_total"]
     return found
-
-
-def cache_is(stack: Stack, mode: str) -> bool:
-    """Whether there is one cached device, in this mode, with nothing that goes past the cache."""
-    [cache] = stack.caches
-    return f"[{mode}]" in cache["cache_mode"] and cache["sequential_cutoff"] in {"0", "0.0k"}
 
 
 def test_disks_with_sectors_of_4_kib() -> None:

@@ -85,6 +85,7 @@ def test_the_older_version_is_gone_back_to(site: Site, newer: Newer) -> None:
     found = status(site)
     assert (found["running"], found["good"]) == (newer.older, True)
     assert "an operator went back from it" in found["given_up"]
+    until(lambda: serving(site), "the appliance to serve", deadline=300, interval=2)
 
 
 def given_up(site: Site, newer: Newer, why: str) -> None:
@@ -98,7 +99,23 @@ def given_up(site: Site, newer: Newer, why: str) -> None:
         return why in site.vm.ssh(["journalctl", "-b", "-u", "hatchery-update-verdict", "-o", "cat"]).stdout
 
     until(told, "the reason in the log", deadline=300, interval=2)
+    until(lambda: complains(site, why), "the reason in the status", deadline=300, interval=2)
+    issue = ["cat", "/run/issue.d/hatchery.issue"]
+    until(lambda: why in site.vm.ssh(issue).stdout, "the reason on the console", deadline=300, interval=2)
+    assert why in site.vm.ssh(["python3", "-c", PAGE]).stdout
+    site.vm.ssh(["hatchery-update", "dismiss"])
     until(lambda: site.failed_units() == "" and serving(site), "the appliance to serve", deadline=300, interval=2)
+    until(lambda: why not in site.vm.ssh(issue).stdout, "the console to be silent", deadline=300, interval=2)
+
+
+PAGE = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:9750/', timeout=60).read().decode())"
+
+
+def complains(site: Site, why: str) -> bool:
+    """Whether the appliance is degraded for that reason, and for no other."""
+    with site.commands() as hatchery:
+        status = hatchery.get("status")
+    return status["health"] == "degraded" and [why in problem["what"] for problem in status["problems"]] == [True]
 
 
 def serving(site: Site) -> bool:

@@ -17,6 +17,7 @@ from appliance.model import ImageFormat
 from appliance.run import Completed, Runner
 from appliance.service import nvme_doors
 from tests.lint.files import ROOT, short
+from tests.terminal import answered
 
 ROLES = sorted(folder for folder in (ROOT / "roles").iterdir() if folder.is_dir())
 MODULES = sorted((ROOT / "ansible/plugins/modules").glob("*.py"))
@@ -61,6 +62,18 @@ PLAYBOOKS = sorted(
 def test_playbook_syntax(playbook: str) -> None:
     done = play(playbook, ROOT / "ansible/inventories/example", "--syntax-check")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("answer", "words"), [("", "the serial number of every drive"), ("S1 S2", "hatchery-store")])
+def test_removing_asks_for_the_serial_numbers_on_a_terminal(answer: str, words: str, tmp_path: Path) -> None:
+    inventory = tmp_path / "hosts.yml"
+    here = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+    inventory.write_text(yaml.safe_dump({"hatchery": {"hosts": {"box": here}}}))
+    argv: list[str | Path] = [BIN / "ansible-playbook", "--inventory", inventory, "--check", "ansible/remove.yml"]
+    done = answered(Runner({"ANSIBLE_NOCOLOR": "1"}), argv, "Serial numbers of all NVMe drives and disks", answer)
+    assert done.returncode != 0
+    # With an answer it goes on to the module, whose program this machine has not.
+    assert words in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("role", ROLES, ids=short)

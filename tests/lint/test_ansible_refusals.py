@@ -45,6 +45,15 @@ def template(**item: Any) -> dict[str, list[dict[str, Any]]]:
     return {"clone_templates_items": [{"name": "t", "format": "raw", **item}]}
 
 
+def readme_items() -> dict[str, Any]:
+    """What the role's page shows, with what `script/image guest` built among it."""
+    found = re.search(r"```yaml\n(.*?)```", (ROOT / "roles/clone_templates/README.md").read_text(), re.DOTALL)
+    assert found is not None
+    shown: dict[str, Any] = yaml.safe_load(found.group(1))
+    assert "script/image guest --where" in shown["clone_templates_items"][-1]["src"]
+    return shown
+
+
 GOOD: dict[str, Any] = {
     # No module can be run: a role that accepts its variables gets as far as trying.
     "ansible_connection": "local",
@@ -86,6 +95,8 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "clone_templates: a url": {},
     "clone_templates: a file": template(src="images/t.raw", sha256="0aF" * 21 + "0"),
     "clone_templates: a path": template(path="/srv/t.raw"),
+    "clone_templates: a boot set": template(path="/srv/t.raw", boot_set="images/t.boot-set"),
+    "clone_templates: the items of its page": readme_items(),
     "hypervisor: an appliance that is asked": {},
     "hypervisor: NVMe/TCP besides": {"hypervisor_nvme_key": "/nonexistent", "hypervisor_nvme_host_nqn": HOST},
     "hypervisor: NVMe/TCP alone, by an NQN without a UUID": {
@@ -192,6 +203,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         template(path="/home/t.raw"),
         "is not below /home, /root",
     ),
+    "clone_templates: a boot set without a name": (template(src="a", boot_set=""), "a boot_set, if any, that names"),
     "clone_templates: no time": ({"clone_templates_deadline": 0}, "more than 0"),
     "hypervisor: no certificate": ({"hypervisor_certificate": ""}, "must name the folder that"),
     "hypervisor: a host without a key": ({"hypervisor_nvme_host_nqn": HOST}, "with hypervisor_nvme_key,"),
@@ -228,13 +240,16 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]
         for role in ROLES
     }
     (folder / "hosts.yml").write_text(yaml.safe_dump(groups))
+    # As in the checkout, where playbooks are in a folder beside that of the scripts.
+    (folder / "script").symlink_to(ROOT / "script")
+    (folder / "ansible").mkdir()
     plays = [{"hosts": role, "gather_facts": False, "roles": [role]} for role in ROLES]
     for play in plays:
-        (folder / f"{play['hosts']}.yml").write_text(yaml.safe_dump([play]))
+        (folder / f"ansible/{play['hosts']}.yml").write_text(yaml.safe_dump([play]))
     environment = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_FORKS": "10"}
     found: dict[str, tuple[str, str]] = {}
     for role in ROLES:
-        argv: list[str | Path] = [BIN / "ansible-playbook", "-i", folder / "hosts.yml", folder / f"{role}.yml"]
+        argv: list[str | Path] = [BIN / "ansible-playbook", "-i", folder / "hosts.yml", folder / f"ansible/{role}.yml"]
         done = Runner({**environment, "PATH": f"{BIN}:{os.environ['PATH']}"}).run(argv, timeout=300, check=False)
         found |= ends(done.stdout + done.stderr)
     return {case: found.get(name, ("", "")) for case, name in names.items()}

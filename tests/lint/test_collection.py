@@ -69,6 +69,13 @@ def test_it_has_the_projects_version_and_names_its_roles() -> None:
     assert [role for role in ROLES if f"`{role}`" not in readme] == []
 
 
+def test_its_changelog_tells_of_all_that_is_in_it() -> None:
+    told = (ROOT / "ansible/CHANGELOG.md").read_text(encoding="utf-8")
+    playbooks = sorted(file.stem for file in (ROOT / "ansible").glob("*.yml") if file.name != "galaxy.yml")
+    assert len(playbooks) >= 4
+    assert [name for name in (*ROLES, *MODULES, *playbooks) if f"`{name}`" not in told] == []
+
+
 def test_its_modules_are_documented_and_can_be_run(installed: Path) -> None:
     shown = ansible(installed, "ansible-doc", "--type", "module", *(f"{NAME}.{module}" for module in MODULES))
     assert [module for module in MODULES if f"MODULE {NAME}.{module}" not in shown] == []

@@ -62,7 +62,7 @@ def script(words: Sequence[str]) -> None:
     if name not in {each.name for each in front_door()}:
         raise SystemExit(f"there is no script/{name}")
     parsers: dict[str, Callable[[list[str]], object]] = {
-        "image": image_script.parser().parse_args,
+        "image": image_script.parse,
         "bench": suite.parse,
         "demo": demo.arguments,
     }
@@ -165,6 +165,17 @@ def lines(page: Path) -> Iterator[str]:
 @pytest.mark.parametrize("page", [page for page in PAGES if any(lines(page))], ids=short)
 def test_every_command_line_would_be_taken(page: Path) -> None:
     assert [why for why in map(check, lines(page)) if why] == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/deployment.md", "docs/install.md", "docs/update.md"])
+def test_a_page_that_is_followed_from_top_to_bottom_has_one_prompt(name: str) -> None:
+    """What root built is in root's cache: with two prompts the next line would look for it in another user's."""
+    prompts = {
+        found
+        for block in BLOCK.findall((ROOT / name).read_text(encoding="utf-8"))
+        for found in re.findall(r"^ *([$#]) ", block, re.MULTILINE)
+    }
+    assert prompts == {"#"}
 
 
 def inline(text: str) -> Iterator[tuple[str, Any, set[str]]]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from imagebuild import __main__ as script
 
 from appliance.run import Runner
 from tests.lint.files import ROOT
@@ -31,3 +32,9 @@ def epoch(version: str | None) -> int:
 def test_a_newer_version_is_newer_to_systemd_and_the_same_is_the_same(older: str | None, newer: str) -> None:
     assert epoch(older) < epoch(newer)
     assert epoch(newer) == epoch(newer)
+
+
+def test_test_boot_is_a_command_and_an_option() -> None:
+    assert script.parse(["--test-boot"]) == script.parse(["test-boot"])
+    with pytest.raises(SystemExit):
+        script.parse(["appliance", "--test-boot"])

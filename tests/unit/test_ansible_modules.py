@@ -1,6 +1,5 @@
 """The part of Ansible's modules that is ours alone: sizes, and what the appliance's answers become."""
 
-import hashlib
 import importlib.util
 import json
 import sys
@@ -9,9 +8,6 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
-
-from appliance.model import ImageFormat, TemplateState
-from appliance.schema import TemplateView
 
 PLUGINS = Path(__file__).resolve().parents[2] / "ansible/plugins"
 
@@ -30,7 +26,6 @@ def load(file: str, name: str) -> ModuleType:
 utils = load("module_utils/hatchery.py", "ansible.module_utils.hatchery")
 load("module_utils/hatchery_api.py", "ansible.module_utils.hatchery_api")
 load("module_utils/hatchery_files.py", "ansible.module_utils.hatchery_files")
-template = load("modules/hatchery_template.py", "hatchery_template")
 
 
 class FailedTask(Exception):
@@ -142,48 +137,3 @@ def test_a_removal_names_every_serial_number(check_mode: bool) -> None:
     assert task.ran == [["/usr/sbin/hatchery-store", "remove", *words, "--json", *(["--check"] if check_mode else [])]]
     with pytest.raises(FailedTask, match="sda is refused"):
         utils.remove(Task(2, refusal("refused"), check_mode=check_mode), ["S1"], lose_attached=False)
-
-
-def version(number: int, digest: str | None, *, retired: bool = False, ready: bool = True) -> TemplateView:
-    return TemplateView(
-        ref=f"debian@{number}",
-        name="debian",
-        version=number,
-        state=TemplateState.READY if ready else TemplateState.IMPORTING,
-        size=4096,
-        mapped_bytes=None,
-        format=ImageFormat.RAW,
-        source="upload",
-        sha256=digest,
-        created=1.0,
-        clones=0,
-        retired=retired,
-        device="/dev/mapper/hatchery-template-1",
-        boot_set=None,
-        prefetch=None,
-    )
-
-
-def wanted(*, src: Path | None = None, sha256: str | None = None) -> dict[str, Any]:
-    return {"name": "debian", "src": None if src is None else str(src), "url": None, "path": None, "sha256": sha256}
-
-
-def test_an_image_that_is_a_version_already_is_not_imported_again(tmp_path: Path) -> None:
-    image = tmp_path / "debian.raw"
-    image.write_bytes(b"one")
-    digest = hashlib.sha256(b"one").hexdigest()
-    other = "b" * 64
-    assert template.is_there(wanted(src=image), [version(1, digest), version(2, other)])
-    assert template.is_there(wanted(sha256=digest.upper()), [version(1, digest)])
-    assert not template.is_there(wanted(src=image), [version(1, other)])
-    assert not template.is_there(wanted(sha256=other), [version(1, digest)])
-    assert not template.is_there(wanted(src=image), [])
-    # A version that goes, or is not there yet, is none.
-    assert not template.is_there(wanted(src=image), [version(1, digest, retired=True)])
-    assert not template.is_there(wanted(src=image), [version(1, digest, ready=False)])
-
-
-def test_an_image_that_cannot_be_looked_at_leaves_a_template_alone(tmp_path: Path) -> None:
-    for unknown in (wanted(), wanted(src=tmp_path / "missing.raw")):
-        assert template.is_there(unknown, [version(1, "a" * 64)])
-        assert not template.is_there(unknown, [])

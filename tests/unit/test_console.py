@@ -56,3 +56,12 @@ def test_nobody_takes_it_for_a_login_prompt() -> None:
     for deployed in (False, True):
         for state in ("active", "activating", "failed"):
             assert "login:" not in console.issue(show(state, "x"), deployed=deployed)
+
+
+def test_an_update_that_was_given_up_is_told_with_what_to_do() -> None:
+    why = "version 0.2.0 was given up, and version 0.1.0 runs: hatcheryd.service is failed"
+    for deployed in (True, False):
+        said = console.issue(show("active", "running"), deployed=deployed, given_up=why)
+        assert f"  update    {why}\n" in said
+        assert "hatchery-update status" in said
+        assert "  update" not in console.issue(show("active", "running"), deployed=deployed)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imagebuild import sbom, usr
+from imagebuild import contents, sbom, usr
 from imagebuild.command import BuildError
 
 DATA = Path(__file__).resolve().parents[1] / "data/mkosi"
@@ -84,3 +84,44 @@ def test_too_large_a_usr_fails_the_build(tmp_path: Path) -> None:
     part.write_bytes(bytes(4096))
     with pytest.raises(BuildError, match="cannot be told"):
         usr.check(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gcc", "gcc-14", "g++-14-x86-64-linux-gnu", "cpp", "clang-19", "binutils", "binutils-x86-64-linux-gnu", "make"],
+)
+def test_an_image_with_a_compiler_is_refused(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "appliance.manifest"
+    packages = manifest()["packages"]
+    file.write_text(json.dumps(manifest(packages=[*packages, {**packages[0], "name": name}])))
+    with pytest.raises(BuildError) as caught:
+        contents.check(file)
+    assert str(caught.value).startswith("the image holds a compiler\n")
+    assert name in caught.value.why
+
+
+def test_what_only_sounds_like_a_compiler_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "appliance.manifest"
+    first = manifest()["packages"][0]
+    names = ("gcc-14-base", "libgcc-s1", "libllvm19", "makedev", "python3-jinja2")
+    file.write_text(json.dumps(manifest(packages=[{**first, "name": name} for name in names])))
+    contents.check(file)
+    contents.check(MANIFEST)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"packages": [{}]}'])
+def test_an_unreadable_manifest_is_no_image_without_a_compiler(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "appliance.manifest"
+    file.write_text(text)
+    with pytest.raises(BuildError, match="cannot be told"):
+        contents.check(file)
+
+
+def test_an_initrd_is_held_to_its_size(tmp_path: Path) -> None:
+    file = tmp_path / "initrd.cpio.zst"
+    with pytest.raises(BuildError, match="was not kept"):
+        contents.check_initrd(file)
+    file.write_bytes(bytes(5000))
+    assert contents.check_initrd(file) == 5000
+    with pytest.raises(BuildError, match="too large"):
+        contents.check_initrd(file, most=4999)

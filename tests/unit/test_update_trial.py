@@ -9,11 +9,12 @@ import pytest
 
 from appliance import schema
 from appliance.config import Paths
-from appliance.errors import HatcheryError, NotReady
-from appliance.model import Health
+from appliance.errors import HatcheryError, NotFound, NotReady
+from appliance.model import Health, Problem
 from appliance.run import Completed, Runner
 from appliance.schema import ProblemView
-from appliance.update import main, trial, version
+from appliance.service import given_up
+from appliance.update import main, plan, slots, trial, version
 from appliance.update.record import Record, Trial
 from appliance.update.trial import LOGIN, SERVICES, Depth
 
@@ -139,6 +140,45 @@ def test_another_versions_trial_is_let_alone(record: Record, paths: Paths, monke
     assert run("trial", Manager(), paths, monkeypatch) == main.OK
     assert run("trial", Manager(ssh="failed"), paths, monkeypatch) == main.BAD
     assert record.trial() == other
+
+
+def test_what_was_given_up_is_left_for_the_service_and_the_console_until_it_is_dismissed(
+    record: Record, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = version.parse("0.1.0"), version.parse("0.1.1")
+    seen = slots.Slots(old, (slots.Uki(old), slots.Uki(new, 0, 3)), (), 0)
+    monkeypatch.setattr(slots, "boot_folder", lambda _: paths.run)
+    monkeypatch.setattr(slots, "observe", lambda _: seen)
+    paths.run.mkdir()
+    asked: list[Sequence[str | Path]] = []
+
+    class Console(Manager):
+        def run(self, argv: Sequence[str | Path], **_: Any) -> Completed:
+            asked.append(argv)
+            return Completed((), 0, "", "")
+
+    def verb(name: str) -> tuple[Problem, ...]:
+        assert run(name, Console(), paths, monkeypatch) == main.OK
+        return given_up.problems(paths.given_up)
+
+    assert verb("verdict") == ()
+    record.set_trial(Trial("0.1.1", "0.1.0", ("hatcheryd.service is failed",)))
+    [problem] = verb("verdict")
+    assert problem.severity is Health.DEGRADED
+    assert problem.what == "version 0.1.1 was given up, and version 0.1.0 runs: hatcheryd.service is failed"
+    assert "--again" in problem.hint
+    assert asked == []
+    assert verb("dismiss") == ()
+    assert [str(word) for word in asked[0]] == ["systemctl", "--no-block", "restart", "hatchery-console.timer"]
+    assert (record.trial(), verb("verdict")) == (None, ())
+    with pytest.raises(NotFound, match="nothing to dismiss"):
+        verb("dismiss")
+    # Who went back himself knows why.
+    record.set_trial(Trial("0.1.1", "0.1.0", (plan.WENT_BACK,)))
+    assert verb("verdict") == ()
+    # What was found before a next start is no news after it.
+    paths.given_up.write_text("old")
+    assert verb("verdict") == ()
 
 
 def test_asking_by_hand_remembers_nothing(record: Record, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:

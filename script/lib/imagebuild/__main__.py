@@ -43,10 +43,18 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--version", metavar="N.N.N", help="the version that it gets (default: that of mkosi.conf)")
     one.add_argument("--to", type=Path, metavar="DIR", help="a folder that is made for it (default: beside the image)")
     summary = "boot the appliance in QEMU to its login prompt, and say how long it took"
-    commands.add_parser("test-boot", help=summary, description=f"{summary.capitalize()}.")
+    commands.add_parser("test-boot", help=f"{summary} (also: --test-boot)", description=f"{summary.capitalize()}.")
     summary = "make your keys for Secure Boot, with which the appliance's images are signed from then on"
     commands.add_parser("keys", help=summary, description=f"{summary.capitalize()}. See docs/security.md.")
     return made
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the command line. ``--test-boot`` is another word for the command of that name. Raises SystemExit."""
+    words = list(argv)
+    if words[:1] == ["--test-boot"]:
+        words[0] = "test-boot"
+    return parser().parse_args(words)
 
 
 def run_command(words: argparse.Namespace, cache: Path) -> None:
@@ -88,7 +96,7 @@ def run_command(words: argparse.Namespace, cache: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build what is asked for; return the exit status."""
-    words = parser().parse_args(argv)
+    words = parse(sys.argv[1:] if argv is None else argv)
     # Ended from outside, it cleans up as after Ctrl-C. A job in the background would ignore SIGINT itself.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

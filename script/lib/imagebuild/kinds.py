@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from imagebuild import sbom, usr
+from imagebuild import contents, sbom, usr
 from imagebuild.command import BuildError, need_tools, run, say
 from imagebuild.inputs import digest
 from imagebuild.mkosi import Mkosi
@@ -160,13 +160,18 @@ def finish(kind: Kind, scratch: Path) -> None:
     """Make what a kind offers beside mkosi's own output, and check what it promises.
 
     Raises:
-        BuildError: the appliance's /usr is too large, or something that belongs beside an image cannot be made.
+        BuildError: the appliance's /usr or initrd is too large, it or the guest holds a compiler, or something that
+            belongs beside an image cannot be made.
     """
+    if kind.name in ("guest", "appliance"):
+        contents.check(scratch / f"{kind.name}.manifest")
     if kind.name == "guest":
         run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", scratch / "guest.raw", scratch / "guest.qcow2"])
     if kind.name == "appliance":
         taken = usr.check(scratch)
         say(f"/usr takes {taken / 1e6:.0f} MB of {usr.MOST / 1e6:.0f} MB")
+        initrd = contents.check_initrd(scratch / "initrd.cpio.zst")
+        say(f"the initrd takes {initrd / 1e6:.0f} MB of {contents.MOST_INITRD / 1e6:.0f} MB")
         sbom.write(scratch / "appliance.manifest", scratch / "appliance.cdx.json")
 
 
