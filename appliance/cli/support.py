@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from appliance import client, remote
 from appliance.cli.options import JsonOption, progress_bar, session
 from appliance.cli.output import out, print_json
-from appliance.cli.redact import redact
 from appliance.errors import AlreadyExists, HatcheryError, InvalidInput
+from appliance.redact import redact
 from appliance.run import Runner
 
 PROGRAMS: Mapping[str, Sequence[str]] = {

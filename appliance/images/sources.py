@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from appliance.errors import BadImage, DeadlineExceeded, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.model import MIB
+from appliance.redact import shown_url
 
 CHUNK = 1 * MIB
 """Bytes that are read at a time."""
@@ -153,9 +154,17 @@ class DeviceSource:
 
 def check_url(url: str) -> str:
     """The URL, if it is an http or https one. Raises InvalidInput."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InvalidInput(f"{url!r} is not an http or https URL", hint="upload the image, or give http://HOST/PATH")
+    hint = "upload the image, or give http://HOST/PATH"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
+    except ValueError:
+        # Its words may be a part of a password.
+        why = "its host and port cannot be read; what is no letter or digit in a password is written as %XX"
+        raise InvalidInput(f"{shown_url(url)!r} is not an http or https URL", why=why, hint=hint) from None
+    if not known:
+        why = "it does not begin with http:// or https:// and a host, or has characters that cannot be printed"
+        raise InvalidInput(f"{shown_url(url)!r} is not an http or https URL", why=why, hint=hint)
     return url
 
 

@@ -97,7 +97,9 @@ class TemplateView(Model):
     size: int = Field(description="Virtual size: what a guest sees; 0 until known")
     mapped_bytes: int | None = Field(description="Space that it occupies in the pool; None while it is not active")
     format: ImageFormat = Field(description="Format of the source")
-    source: str = Field(description="Where it came from, in words: 'upload', a URL or a path")
+    source: str = Field(
+        description="Where it came from, in words: 'upload', a URL without its login and its query, or a path"
+    )
     sha256: str | None = Field(description="Of the source's bytes; None until imported")
     created: float
     clones: int = Field(description="How many clones depend on it")

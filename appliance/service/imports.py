@@ -26,6 +26,7 @@ from appliance.images.unpacking import UnpackedSource, Unpacker
 from appliance.images.volume import VolumeWriter, read_at
 from appliance.model import MIB, SECTOR, Access, ImageFormat, check_name
 from appliance.reconcile.volumes import Birth, Devices, Volume
+from appliance.redact import shown_url
 from appliance.schema import PathSource, TemplateCreate, UrlSource
 from appliance.service import admission, bootsets
 from appliance.service.core import Core
@@ -266,11 +267,11 @@ class Imports:
             self._core.discard_quietly([staging.thin_id])
 
     def _source(self, request: TemplateCreate) -> tuple[Source, str]:
-        """The source of a request, and its name in the catalog."""
+        """The source of a request, and its name in the catalog, where everybody who looks reads it."""
         if isinstance(request.source, PathSource):
             return sources.FileSource(Path(request.source.path)), request.source.path
         if isinstance(request.source, UrlSource):
-            return self._open_url(request.source.url), request.source.url
+            return self._open_url(request.source.url), shown_url(request.source.url)
         if request.size is None:
             raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
         return UploadSource(request.size), "upload"

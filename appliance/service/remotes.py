@@ -42,6 +42,7 @@ from appliance.host.files import replace
 from appliance.host.storage_daemon import CLIENT_CREDENTIALS, Files, Listen, Passed, Server, ServerConfig, StorageDaemon
 from appliance.host.units import Units
 from appliance.model import SECTOR
+from appliance.redact import shown_url
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +108,14 @@ def parse(uri: str) -> Server:
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError as error:
-        raise InvalidInput(f"{uri!r} is no NBD URI", why=str(error), hint=hint) from error
+    except ValueError:
+        why = "its host and port cannot be read"
+        raise InvalidInput(f"{shown_url(uri)!r} is no NBD URI", why=why, hint=hint) from None
     export = unquote(parts.path.removeprefix("/"))
     known = parts.scheme in ("nbd", "nbds") and parts.hostname and parts.username is None and port != 0
     if not known or parts.query or parts.fragment or not uri.isprintable():
-        raise InvalidInput(f"{uri!r} is no NBD URI that can be fetched", hint=hint)
+        why = "it has a login, a query or a fragment, or no host"
+        raise InvalidInput(f"{shown_url(uri)!r} is no NBD URI that can be fetched", why=why, hint=hint)
     return Server(str(parts.hostname), PORT if port is None else port, export, parts.scheme == "nbds")
 
 
