@@ -30,6 +30,8 @@ class Site:
     sends_on: dict[str, str] = field(default_factory=dict)
     resumes: bool = True
     tells_size: bool = True
+    forbidden: bool = False
+    """Nobody gets anything."""
     asked: list[str] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)
     """The header by which those who asked logged in."""
@@ -56,6 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
         site.logins += self.headers.get_all("Authorization", [])
         begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         site.asked.append(f"{self.command} {name}" + (f" {begin}" if begin else ""))
+        if site.forbidden:
+            self.send_error(403)
+            return
         if name in site.sends_on:
             self.send_response(302)
             self.send_header("Location", site.sends_on[name])

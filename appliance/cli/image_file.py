@@ -91,7 +91,11 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
             if error.errno == errno.ENOSPC:
                 hint = "let TMPDIR name a folder with more space, or unpack the image yourself"
                 raise NoSpace(f"{title} cannot be unpacked", why=error.strerror or str(error), hint=hint) from error
-            raise InvalidInput(f"{title} cannot be read", why=error.strerror or str(error)) from error
+            raise InvalidInput(
+                f"{title} cannot be read",
+                why=error.strerror or str(error),
+                hint="is its path right, and may you read it?",
+            ) from error
         length = os.fstat(file.fileno()).st_size
         if length == 0:
             raise InvalidInput(f"{title} is not a disk image", why="it is empty")

@@ -67,12 +67,16 @@ def add(
     if source is None or from_clone is not None:
         if source is not None or from_clone is None or (kind, sha256, given) != (None, None, None) or lazy:
             hint = "give FILE, or URL, or --from-clone CLONE without anything else"
-            raise InvalidInput("it is not clear what to import", hint=hint)
+            raise InvalidInput("it is not clear what to import", why="an image is named, or a clone alone", hint=hint)
         _promote(run, from_clone, name)
         return
     remote = nbd_source.is_one(source)
     if lazy and not remote:
-        raise InvalidInput("--lazy is for nbd:// and nbds:// alone", hint="elsewhere, all of an image is fetched first")
+        raise InvalidInput(
+            "--lazy is for nbd:// and nbds:// alone",
+            why="the rest of an image elsewhere is not to be had while clones use it",
+            hint="elsewhere, all of an image is fetched first",
+        )
     web = source.startswith(("http://", "https://"))
     named = urlsplit(source).path if web else source
     raw = ImageFormat.RAW if remote else None

@@ -107,7 +107,8 @@ class FetchedSource:
                 self._mark = answer.get("mark", "")
             except (ValueError, AttributeError):
                 why = self._transfer.end() or "its fetching said nothing"
-                raise NotReady(f"{self._shown} cannot be fetched", why=redact(why)) from None
+                hint = f"see `journalctl -u '{UNIT_PREFIX}*'` on the appliance, and try again"
+                raise NotReady(f"{self._shown} cannot be fetched", why=redact(why), hint=hint) from None
             if said is not None:
                 raise _ERRORS.get(said["code"], NotReady)(said["what"], why=said["why"], hint=said["hint"])
         return self._transfer

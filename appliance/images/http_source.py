@@ -106,7 +106,11 @@ class UrlSource:
         )
         if response.is_server_error:
             raise NotReady(f"{self._shown} cannot be fetched", why=why, hint="try again later")
-        raise NotFound(f"{self._shown} cannot be fetched", why=why)
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            hint = "it wants a login (https://USER:PASSWORD@HOST/PATH), or a signed URL that is still good"
+        else:
+            hint = "does the server still have it there? look with `curl -I`"
+        raise NotFound(f"{self._shown} cannot be fetched", why=why, hint=hint)
 
 
 def _believing(authority: str) -> ssl.SSLContext | bool:
@@ -134,7 +138,8 @@ def _unreached(url: str, error: httpx.HTTPError) -> Refused | NotReady:
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
     if cause is None:
-        return NotReady(f"{url} cannot be fetched", why=_words(error))
+        hint = "is its host's name right, is the server up, and does the appliance's network lead there?"
+        return NotReady(f"{url} cannot be fetched", why=_words(error), hint=hint)
     return Refused(
         f"{url} is not fetched",
         why=f"the server's certificate does not count: {cause.verify_message}",

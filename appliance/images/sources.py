@@ -76,7 +76,9 @@ class FileSource:
         """See Source."""
         if not self._path.is_absolute():
             raise InvalidInput(
-                f"{self._path} is not an absolute path", hint="give it from / on, as the appliance sees it"
+                f"{self._path} is not an absolute path",
+                why="it does not begin with /",
+                hint="give it from / on, as the appliance sees it",
             )
         try:
             for parent in self._path.resolve(strict=True).parents:
@@ -85,9 +87,15 @@ class FileSource:
             status = self._path.stat()
         except FileNotFoundError as error:
             hint = "the path is meant on the appliance; the service does not see /home, /root, /tmp and /var/tmp"
-            raise NotFound(f"{self._path} does not exist", hint=hint) from error
+            raise NotFound(
+                f"{self._path} does not exist", why="the service sees no such file on the appliance", hint=hint
+            ) from error
         except OSError as error:
-            raise InvalidInput(f"{self._path} cannot be read", why=str(error)) from error
+            raise InvalidInput(
+                f"{self._path} cannot be read",
+                why=str(error),
+                hint="is it a file on the appliance, and is its disk well?",
+            ) from error
         if not stat.S_ISREG(status.st_mode):
             raise InvalidInput(
                 f"{self._path} is not a file", why="it is a folder or a device", hint="name the image's file"
@@ -111,7 +119,11 @@ class FileSource:
                 while chunk := file.read(CHUNK):
                     yield chunk
         except OSError as error:
-            raise BadImage(f"{self._path} cannot be read", why=str(error)) from error
+            raise BadImage(
+                f"{self._path} cannot be read",
+                why=str(error),
+                hint="look after the disk that it lies on: `journalctl -k` on the appliance",
+            ) from error
 
     def close(self) -> None:
         """See Source."""
@@ -139,7 +151,11 @@ class DeviceSource:
             try:
                 for offset in range(0, self._length, CHUNK):
                     if self._closed:
-                        raise NotReady("the copy was broken off", why="the service ends")
+                        raise NotReady(
+                            "the copy was broken off",
+                            why="the service ends",
+                            hint="begin it again when the service is back: `hatchery status`",
+                        )
                     count = os.preadv(fd, [piece], offset)
                     yield piece[: min(count, self._length - offset)]
             finally:
@@ -262,7 +278,9 @@ class UploadSource:
                 chunk = self._queue.get(timeout=self._patience)
             except queue.Empty as error:
                 raise DeadlineExceeded(
-                    f"the upload stands still: {left} bytes are missing", why=f"none came for {self._patience:g} s"
+                    f"the upload stands still: {left} bytes are missing",
+                    why=f"none came for {self._patience:g} s",
+                    hint="upload it again; does the connection to the appliance hold?",
                 ) from error
             if chunk is None:
                 break

@@ -273,7 +273,11 @@ class Imports:
         if isinstance(request.source, UrlSource):
             return self._open_url(request.source.url), shown_url(request.source.url)
         if request.size is None:
-            raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
+            raise InvalidInput(
+                "the size of the upload is missing",
+                why="without it, an upload that broke off would look whole",
+                hint="state it in `size`, in bytes",
+            )
         return UploadSource(request.size), "upload"
 
     def _image(self, source: Source, request: TemplateCreate) -> _Image:

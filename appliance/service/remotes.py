@@ -227,7 +227,11 @@ class NbdRemotes:
         if server.tls:
             if identity is None:
                 hint = "give the folder of its certificate: nbds://HOST/EXPORT?tls-certificates=FOLDER"
-                raise InvalidInput(f"{server} takes a certificate", hint=hint)
+                raise InvalidInput(
+                    f"{server} takes a certificate",
+                    why="nbds:// is TLS, and such a server lets in whom it gave one",
+                    hint=hint,
+                )
             folder = self._paths.tls(name)
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -259,13 +263,21 @@ class NbdRemotes:
         with connections(target, 1) as made, nbd.Kernel() as kernel:
             size, found = made.export.size, kernel.find(name)
             if size < SECTOR or size % SECTOR:
-                raise Refused(f"{server} is no disk", why=f"it has {size} bytes, no multiple of {SECTOR}")
+                raise Refused(
+                    f"{server} is no disk",
+                    why=f"it has {size} bytes, no multiple of {SECTOR}",
+                    hint="name the export of a whole disk",
+                )
             if found is None:
                 index = kernel.connect(nbd.Wanted(name, size, made.export.flags, _LOCAL_PATIENCE), made.sockets)
                 nbd.set_timer(index, _TIMER_MS)
                 return index, size
             if found.size != size:
-                raise Refused(f"{server} is another disk now", why=f"it has {size} bytes, and had {found.size}")
+                raise Refused(
+                    f"{server} is another disk now",
+                    why=f"it has {size} bytes, and had {found.size}",
+                    hint="remove the template, and import it anew",
+                )
             kernel.reconfigure(found.index, name, size, made.sockets)
             return found.index, size
 

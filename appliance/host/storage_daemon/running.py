@@ -10,6 +10,8 @@ from appliance.host.qmp import Qmp, QmpError
 from appliance.host.storage_daemon.config import DOOR, Files, rules
 from appliance.host.storage_daemon.exports import Export
 
+_LOG = "see `journalctl -u 'hatchery-nbd@*'` on the appliance; detached and attached again, a clone has all of it anew"
+
 
 class StorageDaemon:
     """The verbs on one running daemon. They are idempotent: what is there already, or gone already, is fine."""
@@ -54,7 +56,9 @@ class StorageDaemon:
             try:
                 qmp.execute("qom-set", {"path": f"/objects/{DOOR}", "property": "rules", "value": rules(names)})
             except QmpError as error:
-                raise Unhealthy("a storage daemon does not change whom it lets in", why=error.text) from error
+                raise Unhealthy(
+                    "a storage daemon does not change whom it lets in", why=error.text, hint=_LOG
+                ) from error
 
     def add(self, exports: Iterable[Export]) -> None:
         """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""
@@ -128,7 +132,7 @@ def _has_group(qmp: Qmp, node: str) -> bool:
     except QmpError as error:
         if error.kind == "DeviceNotFound":
             return False
-        raise Unhealthy(f"the limits of {node} cannot be read", why=error.text) from error
+        raise Unhealthy(f"the limits of {node} cannot be read", why=error.text, hint=_LOG) from error
     return True
 
 
@@ -136,7 +140,7 @@ def _limit(qmp: Qmp, export: Export) -> None:
     try:
         qmp.execute("qom-set", {"path": f"/objects/{export.node}", "property": "limits", "value": export.throttle()})
     except QmpError as error:
-        raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text) from error
+        raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text, hint=_LOG) from error
 
 
 def _remove(qmp: Qmp, node: str, mode: str) -> None:
@@ -153,4 +157,4 @@ def _remove(qmp: Qmp, node: str, mode: str) -> None:
     except QmpError as error:
         if mode == "safe" and "in use" in error.text:
             raise InUse("the export is in use", why=error.text, hint="shut its guest down, or force it") from error
-        raise Unhealthy(f"the export {node} cannot be removed", why=error.text) from error
+        raise Unhealthy(f"the export {node} cannot be removed", why=error.text, hint=_LOG) from error
