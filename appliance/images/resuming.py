@@ -25,14 +25,21 @@ class ResumingSource:
         self._pauses = pauses
         self._source: WebSource = open_url(url)
         self._closed = threading.Event()
+        self._size: int | None = None
+        self._first: str | None = None
+        """The mark of the first answer; None before it."""
 
     def size(self) -> int | None:
         """See Source."""
-        return self._source.size()
+        if self._first is not None:
+            return self._size
+        # Of the first answer: those after it have the rest.
+        self._size, self._first = self._source.size(), self._source.mark()
+        return self._size
 
     def chunks(self) -> Iterator[bytes]:
         """See Source. Raises BadImage when it broke off too often, Refused when the file is another one by now."""
-        size, mark = self._source.size(), self._source.mark()
+        size, mark = self.size(), self._first or ""
         taken, pauses, broken = 0, iter(self._pauses), False
         while True:
             try:

@@ -63,6 +63,36 @@ class Counted:
         return self._digest.hexdigest()
 
 
+class Peeked:
+    """Another source, whose first bytes can be looked at before they are taken. See ``Source``."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._head = b""
+        self._rest: Iterator[bytes] | None = None
+
+    def head(self, count: int) -> bytes:
+        """The first bytes, ``count`` or all that there are. Waits for them; to be asked for once, before all others."""
+        self._rest = self._source.chunks()
+        while len(self._head) < count and (chunk := next(self._rest, b"")):
+            self._head += chunk
+        return self._head[:count]
+
+    def size(self) -> int | None:
+        """See Source."""
+        return self._source.size()
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        if self._head:
+            yield self._head
+        yield from self._source.chunks() if self._rest is None else self._rest
+
+    def close(self) -> None:
+        """See Source."""
+        self._source.close()
+
+
 class FileSource:
     """A file on the appliance that everybody may read.
 

@@ -16,7 +16,13 @@ class UploadSource(Model):
     kind: Literal["upload"] = "upload"
 
 
-_PACKED = Field(default=None, description="What the image is packed with; None when it is not")
+Packed = Compression | Literal["auto"] | None
+
+_PACKED = Field(
+    default=None,
+    description="What the image is packed with, None when it is not; `auto`: whatever its first bytes say, or else the"
+    " end of its name",
+)
 
 
 class UrlSource(Model):
@@ -24,7 +30,7 @@ class UrlSource(Model):
 
     kind: Literal["url"] = "url"
     url: str
-    compression: Compression | None = _PACKED
+    compression: Packed = _PACKED
 
 
 class PathSource(Model):
@@ -32,7 +38,7 @@ class PathSource(Model):
 
     kind: Literal["path"] = "path"
     path: str
-    compression: Compression | None = _PACKED
+    compression: Packed = _PACKED
 
 
 class ClientIdentity(Model):
