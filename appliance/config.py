@@ -236,7 +236,9 @@ def parse_section(part: Part, values: Mapping[str, Any], source: str) -> Section
 
 def _paths(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list | tuple) or not value:
-        raise InvalidInput(f"{where} is not a list of devices", hint="give /dev/disk/by-id/... paths")
+        raise InvalidInput(
+            f"{where} is not a list of devices", why=f"it is {value!r:.60}", hint="give /dev/disk/by-id/... paths"
+        )
     for item in value:
         if not isinstance(item, str) or not item.startswith("/dev/disk/by-id/") or ".." in item:
             raise InvalidInput(
@@ -253,7 +255,11 @@ def _paths(value: object, where: str) -> tuple[str, ...]:
 
 def _whole(value: object, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidInput(f"{where}: {value!r} is not a whole number from 0", hint="for example 5")
+        raise InvalidInput(
+            f"{where}: {value!r} is not a whole number from 0",
+            why="it is less, or of another kind",
+            hint="for example 5",
+        )
     return value
 
 
@@ -262,7 +268,11 @@ def _choice(kind: type[E], value: object, where: str) -> E:
         return kind(str(value))
     except ValueError as error:
         choices = ", ".join(kind)
-        raise InvalidInput(f"{where}: {value!r} is not a choice", hint=f"choose one of: {choices}") from error
+        raise InvalidInput(
+            f"{where}: {value!r} is not a choice",
+            why="it is none of those that there are",
+            hint=f"choose one of: {choices}",
+        ) from error
 
 
 def render_section(part: Part, section: Section) -> str:
@@ -288,7 +298,9 @@ def load(paths: Paths | None = None) -> Config:
             raise InvalidInput(f"{file} cannot be read", why=str(error)) from error
         if set(values) != {part.value} or not isinstance(values[part.value], dict):
             raise InvalidInput(
-                f"{file} must hold the section [{part}] and nothing else", hint="run the role, which writes it"
+                f"{file} must hold the section [{part}] and nothing else",
+                why=f"it holds {', '.join(map(str, values)) or 'nothing'}",
+                hint="run the role, which writes it",
             )
         sections[part.value] = parse_section(part, values[part.value], str(file))
     return Config(**sections, paths=paths)

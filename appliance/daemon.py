@@ -31,6 +31,9 @@ from appliance.store.pool import Pool
 
 log = logging.getLogger(__name__)
 
+NOISY = ("httpx", "httpcore", "asyncio")
+"""Libraries of whose lines only warnings are wanted. The first one logs each URL that it asks for as it is."""
+
 MEND = "hatchery-mend.service"
 """Does what ``hatchery-store up`` does, with privileges that hatcheryd has not."""
 
@@ -114,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     # The journal has time and unit.
     logging.basicConfig(level=logging.DEBUG if arguments.debug else logging.INFO, handlers=[journal.handler()])
-    for noisy in ("httpx", "httpcore", "asyncio"):
+    for noisy in NOISY:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     paths = Paths()
     try:

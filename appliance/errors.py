@@ -30,7 +30,9 @@ class HatcheryError(Exception):
     """
 
     code: ClassVar[str] = "error"
-    next_step: ClassVar[str] = "see `journalctl -u hatcheryd` on the appliance"
+    next_step: ClassVar[str] = (
+        "see `journalctl -u hatcheryd` on the appliance; `hatchery support-bundle` collects what is needed to report it"
+    )
 
     def __init__(self, what: str, *, why: str = "", hint: str = "") -> None:
         super().__init__(what)
@@ -66,7 +68,7 @@ class NotFound(HatcheryError):
     """The named thing does not exist."""
 
     code = "not-found"
-    next_step = "see which there are: `hatchery template list`, `clone list`, `client list`"
+    next_step = "is its name right, and is it still there?"
 
 
 class AlreadyExists(HatcheryError):

@@ -95,7 +95,10 @@ class ImageFormat(StrEnum):
 
 
 class Compression(StrEnum):
-    """How a template's image is packed. Stated by the caller, never probed; the values are what files' names end in."""
+    """How a template's image is packed; the values are what files' names end in.
+
+    What is in it is never told so: an image's format is stated by the caller.
+    """
 
     GZIP = "gz"
     XZ = "xz"

@@ -40,7 +40,11 @@ def forwarded(host: str, remote: Path, runner: Runner, *, deadline: float = LOGI
     Raises NotReady with ssh's own words when the login or the forward fails, DeadlineExceeded.
     """
     if not host or host.startswith("-"):
-        raise InvalidInput(f"{host!r} is not a host to log in to", hint="give USER@HOST, for example root@box")
+        raise InvalidInput(
+            f"{host!r} is not a host to log in to",
+            why="it is empty, or ssh would take it for an option",
+            hint="give USER@HOST, for example root@box",
+        )
     with tempfile.TemporaryDirectory(prefix="hatchery-ssh-") as name:
         folder = Path(name)
         local, errors = folder / "api.sock", folder / "ssh.log"
@@ -78,6 +82,10 @@ def command_line(host: str | None, words: Sequence[str], *, terminal: bool) -> t
     if host is None:
         return tuple(words)
     if not host or host.startswith("-"):
-        raise InvalidInput(f"{host!r} is not a host to log in to", hint="give USER@HOST, for example root@box")
+        raise InvalidInput(
+            f"{host!r} is not a host to log in to",
+            why="it is empty, or ssh would take it for an option",
+            hint="give USER@HOST, for example root@box",
+        )
     extra = shlex.split(os.environ.get(OPTIONS_VARIABLE, ""))
     return ("ssh", *(("-t",) if terminal else ("-T",)), *extra, host, "--", shlex.join(words))

@@ -67,7 +67,9 @@ class Runner:
                 check=False,
             )
         except FileNotFoundError as error:
-            raise NotReady(f"cannot run {words[0]}", why="the program is not installed") from error
+            raise NotReady(
+                f"cannot run {words[0]}", why="the program is not installed", hint=f"install {words[0]}"
+            ) from error
         except subprocess.TimeoutExpired as error:
             raise DeadlineExceeded(f"`{line}` did not end within {timeout:g} s") from error
         if check and done.returncode != 0:
@@ -86,7 +88,9 @@ class Runner:
         try:
             os.execvpe(words[0], words, self._env)  # noqa: S606 - no shell is wanted
         except FileNotFoundError as error:
-            raise NotReady(f"cannot run {words[0]}", why="the program is not installed") from error
+            raise NotReady(
+                f"cannot run {words[0]}", why="the program is not installed", hint=f"install {words[0]}"
+            ) from error
 
     def start(
         self,
@@ -111,7 +115,9 @@ class Runner:
                 start_new_session=True,
             )
         except FileNotFoundError as error:
-            raise NotReady(f"cannot run {words[0]}", why="the program is not installed") from error
+            raise NotReady(
+                f"cannot run {words[0]}", why="the program is not installed", hint=f"install {words[0]}"
+            ) from error
         return Process(popen)
 
 

@@ -81,6 +81,27 @@ DAMAGES = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, Damaged)
 """What reading raises when the file is not what it should be."""
 
 
+MAGIC: Mapping[Compression, tuple[bytes, ...]] = {
+    # RFC 1952 (with the one method that there is), the xz file format 1.2, RFC 8878 (a frame, or one that is skipped).
+    Compression.GZIP: (b"\x1f\x8b\x08",),
+    Compression.XZ: (b"\xfd7zXZ\0",),
+    Compression.ZSTD: (b"\x28\xb5\x2f\xfd", *(bytes((kind, 0x2A, 0x4D, 0x18)) for kind in range(0x50, 0x60))),
+}
+"""What packed files begin with."""
+
+HEAD = max(len(magic) for magics in MAGIC.values() for magic in magics)
+"""Bytes that tell."""
+
+
+def kind_of(head: bytes, name: str) -> Compression | None:
+    """How a file is packed: by what it begins with (``HEAD`` bytes of it), or else as its name states it.
+
+    No more is known than that somebody may take it for packed so. Whether it is, shows when it is unpacked.
+    """
+    told = next((kind for kind, magics in MAGIC.items() if head.startswith(magics)), None)
+    return told or stated(name)
+
+
 def stated(name: str) -> Compression | None:
-    """How a file is packed, as the end of its name states it; the content is never asked."""
+    """How a file is packed, as the end of its name states it."""
     return next((each for each in Compression if name.lower().endswith(f".{each}")), None)

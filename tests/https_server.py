@@ -30,7 +30,11 @@ class Site:
     sends_on: dict[str, str] = field(default_factory=dict)
     resumes: bool = True
     tells_size: bool = True
+    forbidden: bool = False
+    """Nobody gets anything."""
     asked: list[str] = field(default_factory=list)
+    logins: list[str] = field(default_factory=list)
+    """The header by which those who asked logged in."""
 
     def next_break(self, name: str) -> int | None:
         """How many bytes the next answer has."""
@@ -50,16 +54,21 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        site, name = self.site, self.path.rpartition("/")[2]
+        site, name = self.site, self.path.partition("?")[0].rpartition("/")[2]
+        site.logins += self.headers.get_all("Authorization", [])
         begin = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
         site.asked.append(f"{self.command} {name}" + (f" {begin}" if begin else ""))
+        if site.forbidden:
+            self.send_error(403)
+            return
         if name in site.sends_on:
             self.send_response(302)
             self.send_header("Location", site.sends_on[name])
             self.end_headers()
             return
         if name not in site.files:
-            self.send_error(404)
+            # As some servers do, it repeats what was asked for.
+            self.send_error(404, f"no {self.path} here")
             return
         content = site.files[name]
         if begin and site.resumes:

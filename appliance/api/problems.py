@@ -92,7 +92,9 @@ def install(app: FastAPI) -> None:
     def bug(request: Request, error: Exception) -> JSONResponse:
         # The server logs it with its traceback after this answer.
         what = f"{request.method} {request.url.path} failed unexpectedly"
-        return answer(HatcheryError.code, what, type(error).__name__, "see `journalctl -u hatcheryd`", 500)
+        return answer(
+            HatcheryError.code, what, f"a fault of the program: {type(error).__name__}", HatcheryError.next_step, 500
+        )
 
 
 def _allowed(request: Request) -> list[str]:

@@ -72,7 +72,11 @@ def still(index: int, target: Target) -> Device | None:
 
 def _make(target: Target, options: Options, made: Connections, kernel: Kernel) -> Device:
     if made.export.size < nbd.BLOCK_BYTES:
-        raise Refused(f"{target.export} is empty", hint="give it a size first")
+        raise Refused(
+            f"{target.export} is empty",
+            why="it has 0 bytes, and the kernel makes no such device",
+            hint="give it a size first",
+        )
     wanted = Wanted(target.identifier, made.export.size, made.export.flags, options.patience)
     index = kernel.connect(wanted, made.sockets)
     try:
@@ -159,9 +163,15 @@ def _alone() -> Iterator[None]:
 def check(options: Options) -> Options:
     """Options that make sense. Raises InvalidInput."""
     if not 1 <= options.connections <= MOST_CONNECTIONS:
-        raise InvalidInput(f"{options.connections} connections cannot be had", hint=f"give 1 to {MOST_CONNECTIONS}")
+        raise InvalidInput(
+            f"{options.connections} connections cannot be had",
+            why=f"one is needed, and the kernel is given {MOST_CONNECTIONS} at most",
+            hint=f"give 1 to {MOST_CONNECTIONS}",
+        )
     if options.patience < 1:
         raise InvalidInput(
-            "requests must be allowed to wait for a second at least", hint="give --dead-timeout 1 or more"
+            "requests must be allowed to wait for a second at least",
+            why="shorter, every restart of the storage daemon would be an error in the guest",
+            hint="give --dead-timeout 1 or more",
         )
     return options

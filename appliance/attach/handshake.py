@@ -86,7 +86,11 @@ class Reply:
 def answer(greeting: bytes, target: Target) -> bytes:
     """What to say to a server's greeting: the client's flags, and that it wants the export. Raises Unhealthy."""
     if len(greeting) < GREETING_BYTES or greeting[:8] != _MAGIC:
-        raise Unhealthy(f"{target.server} does not speak NBD", hint="is that the right address?")
+        raise Unhealthy(
+            f"{target.server} does not speak NBD",
+            why=f"it began with {greeting[:8].hex() or 'nothing'}",
+            hint="is that the right address?",
+        )
     _, kind, flags = _GREETING.unpack(greeting)
     if kind != _OPTION_MAGIC or not flags & _FIXED_NEWSTYLE:
         raise _too_old(target)

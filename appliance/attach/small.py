@@ -23,7 +23,11 @@ def read(target: Target, most: int) -> bytes:
         stream.settimeout(HANDSHAKE)
         size = made.export.size
         if size > most:
-            raise Refused(f"{target.export} is too large", why=f"it has {size} bytes, at most {most} are read")
+            raise Refused(
+                f"{target.export} is too large",
+                why=f"it has {size} bytes, at most {most} are read",
+                hint="is it the right export?",
+            )
         try:
             data = b"".join(_piece(stream, at, min(_PIECE, size - at)) for at in range(0, size, _PIECE))
             stream.sendall(_REQUEST.pack(_REQUEST_MAGIC, 0, _DISCONNECT, 0, 0, 0))

@@ -67,4 +67,8 @@ def parse(text: str) -> Target:
         socket = Path(unquote(parts.query.removeprefix("socket=")))
         if socket.is_absolute() and "&" not in parts.query:
             return Target(export, socket=socket)
-    raise InvalidInput(f"{text!r} is no NBD URI that can be attached", hint=f"give {_FORM}")
+    raise InvalidInput(
+        f"{text!r} is no NBD URI that can be attached",
+        why="it has no server, or parts that say nothing here",
+        hint=f"give {_FORM}",
+    )

@@ -46,7 +46,11 @@ def load(text: str) -> BootSetFile:
     except (ValueError, RecursionError) as error:
         raise InvalidInput("this is no boot set", why=f"it is not JSON: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise InvalidInput("this is no boot set", hint="`hatchery template boot-set export` writes one")
+        raise InvalidInput(
+            "this is no boot set",
+            why=f"it does not say that its format is {FORMAT}",
+            hint="`hatchery template boot-set export` writes one",
+        )
     if found.get("version") != VERSION:
         raise InvalidInput("the boot set is of another release", why=f"its version is {found.get('version')!r}")
     sha256 = found.get("sha256")
@@ -66,7 +70,11 @@ def _extents(found: object) -> tuple[Extent, ...]:
     for each in found:
         # A bool is an int to Python, and none to people.
         if not isinstance(each, list) or len(each) != 2 or not all(type(number) is int for number in each):
-            raise InvalidInput(f"{each!r:.60} is no extent", hint="an extent is [OFFSET, LENGTH] in bytes")
+            raise InvalidInput(
+                f"{each!r:.60} is no extent",
+                why="it is not a pair of whole numbers",
+                hint="an extent is [OFFSET, LENGTH] in bytes",
+            )
         made.append(Extent(each[0], each[1]))
     return tuple(made)
 

@@ -27,7 +27,11 @@ def parse_trace(text: str) -> tuple[Read, ...]:
         if words:
             found.append(_read(words, number))
     if not found:
-        raise InvalidInput("the trace is empty", hint="a trace has a line for each read: OFFSET LENGTH [MICROSECONDS]")
+        raise InvalidInput(
+            "the trace is empty",
+            why="no line of it is a read",
+            hint="a trace has a line for each read: OFFSET LENGTH [MICROSECONDS]",
+        )
     return tuple(found)
 
 

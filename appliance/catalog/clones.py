@@ -35,7 +35,11 @@ class CloneRows(BootSetRows, ClientRows, FetchRows, NvmeRows, OfferRows, SeedRow
         with self._transaction() as db:
             template = self.template(ref)
             if not template.state.usable:
-                raise NotReady(f"template {template.ref} cannot be cloned", why=f"it is {template.state}")
+                raise NotReady(
+                    f"template {template.ref} cannot be cloned",
+                    why=f"it is {template.state}",
+                    hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+                )
             if template.retired:
                 raise NotReady(
                     f"template {template.ref} cannot be cloned",

@@ -6,6 +6,7 @@ A step is never changed once it was released: a new one is added.
 import sqlite3
 
 from appliance.errors import Refused
+from appliance.redact import shown_url
 
 STEPS: tuple[str, ...] = (
     """
@@ -228,9 +229,19 @@ STEPS: tuple[str, ...] = (
     """,
 )
 
+CLEANING = """
+    UPDATE templates SET source = shown_url(source)
+        WHERE (source LIKE 'http://%' OR source LIKE 'https://%') AND source <> shown_url(source);
+"""
+"""What a release wrote into columns that are as they were, and none shall: URLs with passwords and signatures in them.
+
+It is done at each opening and takes no step, for an older release refuses a form that it does not know. One that was
+gone back to may have written more of it.
+"""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the database to the newest schema, each step in a transaction of its own.
+    """Bring the database to the newest schema, each step in a transaction of its own, and clean it.
 
     Raises Refused when the database was written by a newer release.
     """
@@ -243,3 +254,6 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
     for number, step in enumerate(STEPS[version:], start=version + 1):
         connection.executescript(f"BEGIN IMMEDIATE;\n{step}\nPRAGMA user_version = {number};\nCOMMIT;")
+    connection.create_function("shown_url", 1, shown_url, deterministic=True)
+    # What was there is overwritten in the file, too.
+    connection.executescript(f"PRAGMA secure_delete = ON;\nBEGIN IMMEDIATE;\n{CLEANING}\nCOMMIT;")

@@ -59,7 +59,11 @@ def _write(text: str, target: str) -> None:
     except FileExistsError as error:
         raise AlreadyExists(f"{target} exists", hint="name another file, or remove it") from error
     except OSError as error:
-        raise InvalidInput(f"{target} cannot be written", why=error.strerror or str(error)) from error
+        raise InvalidInput(
+            f"{target} cannot be written",
+            why=error.strerror or str(error),
+            hint="name a file in a folder that you may write to",
+        ) from error
 
 
 @app.command("import")
@@ -96,7 +100,9 @@ def read(source: str) -> str:
     try:
         return sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{source} cannot be read", why=str(error)) from error
+        raise InvalidInput(
+            f"{source} cannot be read", why=str(error), hint="is its path right, and may you read it?"
+        ) from error
 
 
 def words(view: schema.BootSetSummary) -> str:

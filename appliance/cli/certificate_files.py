@@ -22,11 +22,17 @@ def check_folder(folder: Path, *, replace: bool) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         held = [name for name in (CERTIFICATE, KEY) if (folder / name).exists()]
     except OSError as error:
-        raise Refused(f"{folder} cannot be used", why=error.strerror or str(error)) from error
+        raise Refused(
+            f"{folder} cannot be used", why=error.strerror or str(error), hint="name a folder that you may write to"
+        ) from error
     if held and not replace:
         raise AlreadyExists(f"{folder} holds {held[0]} already", hint="name another folder, or move it away")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise Refused(f"{folder} cannot be written to", hint="name a folder that you may write to")
+        raise Refused(
+            f"{folder} cannot be written to",
+            why="its mode forbids it to this user",
+            hint="name a folder that you may write to",
+        )
 
 
 def write_folder(bundle: schema.CertificateBundle, folder: Path) -> None:

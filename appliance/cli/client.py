@@ -160,7 +160,11 @@ def _issue_key(
 ) -> None:
     check_name(name, "client name")
     if csr is not None or signed is not None:
-        raise InvalidInput("a key for NVMe/TCP is no certificate", hint="leave out --csr and --signed")
+        raise InvalidInput(
+            "a key for NVMe/TCP is no certificate",
+            why="the appliance makes it, and nobody signs it",
+            hint="leave out --csr and --signed",
+        )
     client_nvme.issue_key(run, name, directory, kind)
 
 
@@ -175,7 +179,11 @@ def _issue(
 ) -> None:
     check_name(name, "client name")
     if csr is not None and signed is not None:
-        raise InvalidInput("a certificate is signed here or elsewhere", hint="give either --csr or --signed")
+        raise InvalidInput(
+            "a certificate is signed here or elsewhere",
+            why="both --csr and --signed were given",
+            hint="give either --csr or --signed",
+        )
     wanted = schema.CertificateRequest(
         kind=kind,
         seconds=days * 86400.0,
@@ -186,7 +194,9 @@ def _issue(
     if folder is not None:
         certificate_files.check_folder(folder, replace=kind == "rotation" or csr is not None or signed is not None)
     elif run.as_json:
-        raise InvalidInput("an archive is not JSON", hint="name a directory")
+        raise InvalidInput(
+            "an archive is not JSON", why="both would go to the standard output", hint="name a directory"
+        )
     with run.connect() as connection:
         made = connection.issue_certificate(name, wanted)
     if folder is None:
@@ -213,7 +223,11 @@ def revoke(
     run = session(context, as_json)
     check_name(name, "client name")
     if older and serials:
-        raise InvalidInput("which certificates is said twice", hint="give either --older or --serial")
+        raise InvalidInput(
+            "which certificates is said twice",
+            why="both --older and --serial were given",
+            hint="give either --older or --serial",
+        )
     which: schema.RevocationKind = "older" if older else "named" if serials else "all"
     with run.connect() as connection:
         view = connection.revoke(name, schema.Revocation(which=which, serials=tuple(serials or ())))

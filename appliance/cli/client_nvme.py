@@ -20,7 +20,11 @@ def parse_listen(text: str, example: str) -> tuple[str, int]:
     """An address and a port to listen on. Raises InvalidInput."""
     address, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
-        raise InvalidInput(f"{text!r} is not an address to listen on", hint=f"give ADDRESS:PORT, e.g. {example}")
+        raise InvalidInput(
+            f"{text!r} is not an address to listen on",
+            why="it does not end in a colon and a port from 1 to 65535",
+            hint=f"give ADDRESS:PORT, e.g. {example}",
+        )
     return address.strip("[]"), int(port)
 
 
@@ -42,13 +46,21 @@ def nvme(
     check_name(name, "client name")
     if none:
         if listen is not None or host_nqn is not None:
-            raise InvalidInput("what is wanted is not clear", hint="give either --none, or --listen and --host-nqn")
+            raise InvalidInput(
+                "what is wanted is not clear",
+                why="--none takes the way away that the others describe",
+                hint="give either --none, or --listen and --host-nqn",
+            )
         with run.connect() as connection:
             done = connection.remove_nvme(name)
         print_removals([done], "way over NVMe/TCP of client", as_json=run.as_json)
         return
     if listen is None or host_nqn is None:
-        raise InvalidInput("something is not said", hint="give --listen ADDRESS:PORT and --host-nqn NQN")
+        raise InvalidInput(
+            "something is not said",
+            why="the address to listen on, or the host that is let in there, is missing",
+            hint="give --listen ADDRESS:PORT and --host-nqn NQN",
+        )
     address, port = parse_listen(listen, "192.0.2.1:4420")
     if port < 1024:
         raise InvalidInput(f"the target cannot listen on port {port}", why="it is root's", hint="for example 4420")
@@ -74,7 +86,9 @@ def door_words(view: schema.NvmeDoorView | None) -> str:
 def issue_key(run: Session, name: str, directory: str, kind: schema.CertificateKind) -> None:
     """Have a key made, and write it to a file for its owner alone. Raises AlreadyExists, InvalidInput, Refused."""
     if directory == "-":
-        raise InvalidInput("a key is written to a file", hint="name a directory")
+        raise InvalidInput(
+            "a key is written to a file", why="on the standard output others may see it", hint="name a directory"
+        )
     target = Path(directory) / KEY
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -85,7 +99,9 @@ def issue_key(run: Session, name: str, directory: str, kind: schema.CertificateK
         # Before there is a key: it is handed out once.
         handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Refused(f"{target} cannot be written", why=error.strerror or str(error)) from error
+        raise Refused(
+            f"{target} cannot be written", why=error.strerror or str(error), hint="name a folder that you may write to"
+        ) from error
     try:
         with run.connect() as connection:
             made = connection.issue_nvme_key(name, schema.NvmeKeyRequest(kind=kind))

@@ -134,10 +134,18 @@ def attach(
     run = session(context, as_json)
     check_name(name, "clone name")
     if (client is None) == (client_option is None):
-        raise InvalidInput("the client is not said, or twice", hint=f"hatchery clone attach {name} --client CLIENT")
+        raise InvalidInput(
+            "the client is not said, or twice",
+            why="it is CLIENT or --client CLIENT, one of them",
+            hint=f"hatchery clone attach {name} --client CLIENT",
+        )
     wanted = check_name(client or client_option or "", "client name")
     if shared and protocol is not Protocol.NBD:
-        raise InvalidInput("a clone cannot be shared over NVMe/TCP", hint="attach it by NBD for a migration")
+        raise InvalidInput(
+            "a clone cannot be shared over NVMe/TCP",
+            why="a clone is there for one host at a time",
+            hint="attach it by NBD for a migration",
+        )
     if time is not None and not shared:
         raise InvalidInput("--for goes with --shared", why="without it the clone stays attached until it is detached")
     seconds = schema.SHARED_SECONDS if time is None else duration(time)
@@ -242,7 +250,11 @@ def renew(
     run = session(context, as_json)
     check_name(name, "clone name")
     if never == (expires is not None):
-        raise InvalidInput("how long the clone stays is not said", hint="give either --expires TIME or --never")
+        raise InvalidInput(
+            "how long the clone stays is not said",
+            why="it is --expires or --never, one of them",
+            hint="give either --expires TIME or --never",
+        )
     with run.connect() as connection:
         view = connection.renew_clone(name, None if expires is None else duration(expires))
     clone_output.print_one(run, view)
@@ -261,7 +273,9 @@ def limit(
     run = session(context, as_json)
     check_name(name, "clone name")
     if iops is None and bandwidth is None and not none:
-        raise InvalidInput("no limit is said", hint="give --iops N, --bandwidth SIZE or --none")
+        raise InvalidInput(
+            "no limit is said", why="nothing would change", hint="give --iops N, --bandwidth SIZE or --none"
+        )
     most = _bandwidth(bandwidth)
     with run.connect() as connection:
         now = schema.CloneLimits() if none else connection.clone(name).limits

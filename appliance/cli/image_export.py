@@ -65,11 +65,19 @@ def wanted(target: str, kind: ImageFormat | None, *, force: bool, as_json: bool)
     """What the command line asks for. Raises InvalidInput, AlreadyExists, NotReady without qemu-img."""
     if target == STDOUT:
         if kind is None:
-            raise InvalidInput("the format of the image is not known", hint="state it: --format raw or --format qcow2")
+            raise InvalidInput(
+                "the format of the image is not known",
+                why="the standard output has no name that would state it",
+                hint="state it: --format raw or --format qcow2",
+            )
         if as_json:
             raise InvalidInput("an image is not JSON", why="both would go to the standard output", hint="name a file")
         if sys.stdout.isatty():
-            raise InvalidInput("an image is nothing for a terminal", hint="name a file, or lead it into a pipe")
+            raise InvalidInput(
+                "an image is nothing for a terminal",
+                why="it is bytes that no terminal shows",
+                hint="name a file, or lead it into a pipe",
+            )
     else:
         _check(Path(target), force=force)
     if shutil.which("qemu-img") is None:
@@ -131,10 +139,18 @@ def _check(file: Path, *, force: bool) -> None:
         found = file.lstat()
     except FileNotFoundError:
         if not file.parent.is_dir():
-            raise InvalidInput(f"{file} cannot be written", why=f"there is no folder {file.parent}") from None
+            raise InvalidInput(
+                f"{file} cannot be written",
+                why=f"there is no folder {file.parent}",
+                hint="name a file in a folder that you may write to",
+            ) from None
         return
     except OSError as error:
-        raise InvalidInput(f"{file} cannot be written", why=error.strerror or str(error)) from error
+        raise InvalidInput(
+            f"{file} cannot be written",
+            why=error.strerror or str(error),
+            hint="name a file in a folder that you may write to",
+        ) from error
     if not stat.S_ISREG(found.st_mode):
         raise InvalidInput(f"{file} cannot be written", why="it is no ordinary file", hint="name a new file")
     if not force:
@@ -154,7 +170,9 @@ def _beside(file: Path, *, force: bool) -> Iterator[Path]:
         why, full = error.strerror or str(error), error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full:
             raise NoSpace(f"{file} cannot be written", why=why, hint="write to another folder") from error
-        raise InvalidInput(f"{file} cannot be written", why=why) from error
+        raise InvalidInput(
+            f"{file} cannot be written", why=why, hint="name a file in a folder that you may write to"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -7,18 +7,25 @@ with holes where it has zeros.
 import contextlib
 import errno
 import hashlib
+import io
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
+from appliance import schema
 from appliance.errors import BadImage, InvalidInput, NoSpace
-from appliance.model import MIB, ImageFormat
-from appliance.unpack import DAMAGES, UNPACK, Bytes, stated
+from appliance.model import MIB, Compression, ImageFormat
+from appliance.unpack import DAMAGES, HEAD, UNPACK, Bytes, kind_of, stated
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STDIN = "-"
 
@@ -27,6 +34,26 @@ SUFFIXES = {".qcow2": ImageFormat.QCOW2, ".raw": ImageFormat.RAW, ".img": ImageF
 
 BLOCK = 1 * MIB
 """Bytes that are read at once."""
+
+
+class Packed(StrEnum):
+    """What is said of how an image is packed."""
+
+    AUTO = "auto"
+    NONE = "none"
+    GZIP = Compression.GZIP.value
+    XZ = Compression.XZ.value
+    ZSTD = Compression.ZSTD.value
+
+    def kind(self, head: bytes, name: str) -> Compression | None:
+        """How a file is packed that has this head and name."""
+        if self is Packed.AUTO:
+            return kind_of(head, name)
+        return None if self is Packed.NONE else Compression(self.value)
+
+    def for_appliance(self) -> schema.Packed:
+        """The same, as the appliance is asked that looks at it itself."""
+        return "auto" if self is Packed.AUTO else self.kind(b"", "")
 
 
 Sent = Callable[[int], None]
@@ -67,23 +94,32 @@ def stated_format(name: str) -> ImageFormat:
 
 
 @contextmanager
-def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
-    """The image in a file, or in the standard input when ``source`` is ``-``.
+def opened(source: str, sha256: str | None, unpacked: Sent, said: Packed = Packed.AUTO) -> Iterator[Image]:
+    """The image in a file, or in the standard input when ``source`` is ``-``; packed as it is ``said``.
 
     Raises InvalidInput when it cannot be read, BadImage when it is damaged or has another checksum, NoSpace.
     """
-    packed = stated(source)
     title = "the standard input" if source == STDIN else Path(source).name
     with contextlib.ExitStack() as stack:
         try:
             raw = sys.stdin.buffer if source == STDIN else stack.enter_context(Path(source).open("rb"))
-            if packed is not None and sha256 is not None:
-                _compare(raw, title, sha256)
-            if packed is None and source != STDIN:
+            head = raw.read(HEAD)
+            packed = said.kind(head, source)
+            whole: IO[bytes] = io.BufferedReader(_Behind(head, raw), BLOCK)
+            again = raw.seekable()
+            if packed is None and source != STDIN and again:
+                raw.seek(0)
                 file = raw
             else:
                 file = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-image-"))
-                _spool(raw if packed is None else UNPACK[packed](raw), file, unpacked)
+                if packed is not None and sha256 is not None:
+                    if not again:
+                        # The checksum is that of what is packed, and is to be known before that is unpacked.
+                        raw = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-packed-"))
+                        shutil.copyfileobj(whole, raw, BLOCK)
+                    _compare(raw, title, sha256)
+                    whole = raw
+                _spool(whole if packed is None else UNPACK[packed](whole), file, unpacked)
         except DAMAGES as error:
             hint = "fetch it once more, or unpack it yourself"
             raise BadImage(f"{title} cannot be unpacked", why=str(error), hint=hint) from error
@@ -91,11 +127,36 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
             if error.errno == errno.ENOSPC:
                 hint = "let TMPDIR name a folder with more space, or unpack the image yourself"
                 raise NoSpace(f"{title} cannot be unpacked", why=error.strerror or str(error), hint=hint) from error
-            raise InvalidInput(f"{title} cannot be read", why=error.strerror or str(error)) from error
+            raise InvalidInput(
+                f"{title} cannot be read",
+                why=error.strerror or str(error),
+                hint="is its path right, and may you read it?",
+            ) from error
         length = os.fstat(file.fileno()).st_size
         if length == 0:
             raise InvalidInput(f"{title} is not a disk image", why="it is empty")
         yield Image(file, title, length, checked=packed is not None and sha256 is not None)
+
+
+class _Behind(io.RawIOBase):
+    """A file again from its beginning, whose first bytes were read: a pipe does not go back."""
+
+    def __init__(self, head: bytes, raw: IO[bytes]) -> None:
+        super().__init__()
+        self._left = head
+        self._raw = raw
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """The next bytes; how many. None at the end."""
+        with memoryview(buffer) as target:
+            chunk = self._left[: len(target)] or self._raw.read(len(target))
+            self._left = self._left[len(target) :]
+            target[: len(chunk)] = chunk
+        return len(chunk)
 
 
 def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:
@@ -111,6 +172,7 @@ def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:
 
 
 def _compare(raw: IO[bytes], title: str, sha256: str) -> None:
+    raw.seek(0)
     # Its type wants methods of files that it does not call.
     digest = hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
     if digest != sha256.lower():

@@ -124,7 +124,11 @@ def _check_files(html_file: Path | None, *others: Path | None) -> None:
         plots.require()
     for file in (html_file, *others):
         if file is not None and not file.absolute().parent.is_dir():
-            raise InvalidInput(f"{file} cannot be written", why=f"{file.absolute().parent} is not a folder")
+            raise InvalidInput(
+                f"{file} cannot be written",
+                why=f"{file.absolute().parent} is not a folder",
+                hint="name a file in a folder that you may write to",
+            )
 
 
 def _keep(document: str, folder: Path | None) -> None:
@@ -193,7 +197,11 @@ def compare(
 
     run = session(context, as_json)
     if len(names or ()) > 2:
-        raise InvalidInput("two measurements are compared, not more", hint="name none for the last two, or two files")
+        raise InvalidInput(
+            "two measurements are compared, not more",
+            why=f"{len(names or ())} were named",
+            hint="name none for the last two, or two files",
+        )
     before, after = (history.load(path) for path in history.choose(history_folder or history.folder(), *(names or ())))
     if run.as_json:
         print_json(
@@ -227,7 +235,9 @@ def replay(
     try:
         reads = parse_trace(trace.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{trace} cannot be read", why=str(error)) from error
+        raise InvalidInput(
+            f"{trace} cannot be read", why=str(error), hint="is its path right, and may you read it?"
+        ) from error
     _check_files(html_file)
     plan = replaying.Plan(template, clones, cache, name, trace.name, Access(client, nbd, certificates))
     with run.connect() as connection:

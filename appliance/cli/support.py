@@ -18,8 +18,8 @@ from pydantic import BaseModel
 from appliance import client, remote
 from appliance.cli.options import JsonOption, progress_bar, session
 from appliance.cli.output import out, print_json
-from appliance.cli.redact import redact
 from appliance.errors import AlreadyExists, HatcheryError, InvalidInput
+from appliance.redact import redact
 from appliance.run import Runner
 
 PROGRAMS: Mapping[str, Sequence[str]] = {
@@ -127,7 +127,11 @@ def opened(file: Path) -> Iterator[IO[bytes]]:
     except FileExistsError as error:
         raise AlreadyExists(f"{file} exists", hint="name another file, or remove it") from error
     except OSError as error:
-        raise InvalidInput(f"{file} cannot be written", why=error.strerror or str(error)) from error
+        raise InvalidInput(
+            f"{file} cannot be written",
+            why=error.strerror or str(error),
+            hint="name a file in a folder that you may write to",
+        ) from error
     try:
         with open(fd, "wb") as raw:  # noqa: PTH123 - it is open already
             yield raw

@@ -14,7 +14,6 @@ from appliance.cli.options import JsonOption, Session, TemplateArgument, follow,
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import ImageFormat, TemplateRef, check_name
-from appliance.unpack import stated
 from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Templates: immutable golden images.")
@@ -35,7 +34,7 @@ def add(
         str | None,
         typer.Argument(
             metavar="FILE|URL",
-            help="A disk image here, also .gz, .xz or .zst; an http(s) URL of one; nbd(s)://HOST[:PORT]/EXPORT;"
+            help="A disk image here, also packed with gzip, xz or zstd; an http(s) URL of one; nbd(s)://HOST[:PORT]/EXPORT;"
             " - is the standard input.",
         ),
     ] = None,
@@ -43,6 +42,10 @@ def add(
         ImageFormat | None,
         typer.Option("--format", help="Format of the image; by default what its name ends in (.raw, .img, .qcow2)."),
     ] = None,
+    packed: Annotated[
+        image_file.Packed,
+        typer.Option("--compression", help="What it is packed with; by default what it begins with says that."),
+    ] = image_file.Packed.AUTO,
     sha256: Annotated[str | None, typer.Option(help="SHA-256 that FILE must have, as it is.")] = None,
     on_appliance: Annotated[bool, typer.Option("--path", help="FILE is on the appliance, not here.")] = False,
     given: Annotated[
@@ -67,12 +70,16 @@ def add(
     if source is None or from_clone is not None:
         if source is not None or from_clone is None or (kind, sha256, given) != (None, None, None) or lazy:
             hint = "give FILE, or URL, or --from-clone CLONE without anything else"
-            raise InvalidInput("it is not clear what to import", hint=hint)
+            raise InvalidInput("it is not clear what to import", why="an image is named, or a clone alone", hint=hint)
         _promote(run, from_clone, name)
         return
     remote = nbd_source.is_one(source)
     if lazy and not remote:
-        raise InvalidInput("--lazy is for nbd:// and nbds:// alone", hint="elsewhere, all of an image is fetched first")
+        raise InvalidInput(
+            "--lazy is for nbd:// and nbds:// alone",
+            why="the rest of an image elsewhere is not to be had while clones use it",
+            hint="elsewhere, all of an image is fetched first",
+        )
     web = source.startswith(("http://", "https://"))
     named = urlsplit(source).path if web else source
     raw = ImageFormat.RAW if remote else None
@@ -82,13 +89,13 @@ def add(
         if remote:
             operation = connection.import_template(_create(name, chosen, nbd_source.read(source, lazy=lazy), more))
         elif web:
-            wanted = _create(name, chosen, schema.UrlSource(url=source, compression=stated(named)), more)
+            wanted = _create(name, chosen, schema.UrlSource(url=source, compression=packed.for_appliance()), more)
             operation = connection.import_template(wanted)
         elif on_appliance:
-            wanted = _create(name, chosen, schema.PathSource(path=source, compression=stated(named)), more)
+            wanted = _create(name, chosen, schema.PathSource(path=source, compression=packed.for_appliance()), more)
             operation = connection.import_template(wanted)
         else:
-            operation = _send(run, connection, _create(name, chosen, schema.UploadSource(), more), source)
+            operation = _send(run, connection, _create(name, chosen, schema.UploadSource(), more), source, packed)
         follow(connection, operation, deadline=IMPORT_DEADLINE, show=not run.as_json)
         view = connection.template(operation.subject)
     _print(run, view)
@@ -224,7 +231,9 @@ def shown_state(view: schema.TemplateView) -> Text:
     return Text("retired") if view.retired else state(view.state)
 
 
-def _send(run: Session, connection: client.Client, wanted: schema.TemplateCreate, source: str) -> schema.Operation:
+def _send(
+    run: Session, connection: client.Client, wanted: schema.TemplateCreate, source: str, packed: image_file.Packed
+) -> schema.Operation:
     """Begin an import and send its image. Raises as ``image_file.opened`` and ``Client.upload``."""
     with progress_bar(show=not run.as_json) as display:
         task = display.add_task(f"unpacking {source}", total=None)
@@ -232,7 +241,7 @@ def _send(run: Session, connection: client.Client, wanted: schema.TemplateCreate
         def done(count: int) -> None:
             display.advance(task, count)
 
-        with image_file.opened(source, wanted.sha256, done) as image:
+        with image_file.opened(source, wanted.sha256, done, packed) as image:
             # What was compared here is the compressed file's; the appliance gets the image itself.
             sha256 = None if image.checked else wanted.sha256
             operation = connection.import_template(wanted.model_copy(update={"size": image.length, "sha256": sha256}))

@@ -12,8 +12,11 @@ def error_named(code: str, what: str, why: str = "", hint: str = "") -> Hatchery
     kinds = [HatcheryError]
     for kind in kinds:  # grows while it is walked: the whole tree
         kinds.extend(kind.__subclasses__())
-        if kind.code == code and kind.__init__ is HatcheryError.__init__:
-            return kind(what, why=why, hint=hint)
+        if kind.code == code:
+            # One class makes its words of what it is given; here they are made already.
+            made = kind.__new__(kind)
+            HatcheryError.__init__(made, what, why=why, hint=hint)
+            return made
     return HatcheryError(what, why=why, hint=hint)
 
 
@@ -22,7 +25,11 @@ def problem(response: httpx.Response) -> HatcheryError:
     try:
         details = schema.ProblemDetails.model_validate_json(response.content)
     except ValidationError:
-        return CannotTell(f"the appliance answered with status {response.status_code}", why=response.text.strip()[:300])
+        return CannotTell(
+            f"the appliance answered with status {response.status_code}",
+            why=response.text.strip()[:300],
+            hint="client and appliance are of different versions?",
+        )
     return error_named(details.type, details.title, details.detail, details.hint)
 
 

@@ -6,9 +6,9 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from appliance import errors, schema
+from appliance import schema
 from appliance.client.answers import not_running, operation_error, problem
-from appliance.errors import CannotTell, NotReady
+from appliance.errors import CannotTell, DeadlineExceeded, NotReady
 from appliance.wait import until
 
 M = TypeVar("M", bound=BaseModel)
@@ -65,7 +65,17 @@ class Requests:
             progress(state)
             return None if state.state == "running" else state
 
-        found = until(ended, f"{operation.kind} of {operation.subject}", deadline=deadline, interval=POLL)
+        name = f"{operation.kind} of {operation.subject}"
+        try:
+            found = until(ended, name, deadline=deadline, interval=POLL)
+        except DeadlineExceeded as error:
+            if error.why:  # it is one answer that did not come
+                raise
+            raise DeadlineExceeded(
+                f"the {name} takes longer than {deadline:g} s",
+                why="the appliance goes on with it",
+                hint=f"see how far it is: `hatchery operation follow {operation.id}`",
+            ) from error
         if found.error is not None:
             raise operation_error(found.error)
         return found
@@ -89,7 +99,9 @@ class Requests:
         except httpx.ConnectError as error:
             raise not_running(str(error)) from error
         except httpx.TimeoutException as error:
-            raise errors.DeadlineExceeded(f"the appliance did not answer {method} {path} in time") from error
+            hint = "see `hatchery status`, and `journalctl -u hatcheryd` there; what was asked for may still be done"
+            what = f"the appliance did not answer {method} {path} in time"
+            raise DeadlineExceeded(what, why="it is busy, or hangs", hint=hint) from error
         except httpx.TransportError as error:
             raise NotReady("the connection to the appliance broke", why=str(error)) from error
         if not response.is_success:

@@ -72,7 +72,9 @@ class Biolatency:
         """End it and return what it counted, by disk. Raises CannotTell."""
         try:
             if self._runner.run(["systemctl", "is-active", UNIT], check=False).returncode != 0:
-                raise CannotTell(f"{PROGRAM} ended by itself", hint=f"see `journalctl -u {UNIT}`")
+                raise CannotTell(
+                    f"{PROGRAM} ended by itself", why="its own log says why", hint=f"see `journalctl -u {UNIT}`"
+                )
             # It is sent SIGINT and prints; this returns when it has ended.
             self._runner.run(["systemctl", "stop", UNIT])
             return parse(self._output.read_text(encoding="utf-8", errors="replace"))

@@ -50,7 +50,11 @@ class DaemonUsers:
         for number in range(FIRST, FIRST + MOST):
             if number not in taken:
                 return number
-        raise NoSpace("there is no user left for a storage daemon", hint="restart the machine: that frees them all")
+        raise NoSpace(
+            "there is no user left for a storage daemon",
+            why="all that systemd keeps for such users are taken",
+            hint="restart the machine: that frees them all",
+        )
 
 
 def dropin(user: int) -> str:

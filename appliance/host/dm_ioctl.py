@@ -235,7 +235,11 @@ def unpack_names(data: bytes) -> tuple[Entry, ...]:
         end = data.index(b"\0", begin)
         _, flags = struct.unpack_from("=II", data, _align(end + 1))
         if flags not in (1, 2):
-            raise CannotTell("the kernel's list of device-mapper devices has no uuids", hint="use a newer kernel")
+            raise CannotTell(
+                "the kernel's list of device-mapper devices has no uuids",
+                why="its driver is older than the list of Linux 5.13",
+                hint="use a newer kernel",
+            )
         uuid = _text(data[_align(end + 1) + 8 :]) if flags == 1 else ""
         entries.append(Entry(data[begin:end].decode(), uuid, DeviceNumber(os.major(dev), os.minor(dev))))
         if following == 0:

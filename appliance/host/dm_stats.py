@@ -27,7 +27,11 @@ def read(dm: Dm, name: str) -> tuple[int, ...]:
     """Requests by latency: one number for each limit and one for what took longer."""
     region = _region(dm, name)
     if region is None:
-        raise CannotTell(f"{name} keeps no latency histogram", hint="deactivate and activate it again")
+        raise CannotTell(
+            f"{name} keeps no latency histogram",
+            why="it was activated without one",
+            hint="deactivate and activate it again",
+        )
     return parse_print(dm.message(name, f"@stats_print {region}"))
 
 

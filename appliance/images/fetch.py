@@ -21,6 +21,7 @@ from appliance.errors import BadImage, HatcheryError, InvalidInput, NotFound, No
 from appliance.images import sandbox
 from appliance.images.piped import Piped
 from appliance.images.sources import CHUNK, PLAIN, Manner, Opener, WebSource, check_url, open_url
+from appliance.redact import redact, shown_url
 from appliance.run import Runner
 
 UNIT_PREFIX = "hatchery-fetch@"
@@ -59,6 +60,7 @@ class FetchedSource:
     def __init__(self, url: str, begin: Callable[[str], Transfer]) -> None:
         """Raises InvalidInput. ``begin`` starts to fetch; it is called when the size is asked for."""
         self._url = check_url(url)
+        self._shown = shown_url(url)
         self._begin = begin
         self._transfer: Transfer | None = None
         self._size: int | None = None
@@ -86,7 +88,7 @@ class FetchedSource:
         while chunk := transfer.read(CHUNK):
             yield chunk
         if why := transfer.end():
-            raise BadImage(f"{self._url} broke off", why=why, hint="try again")
+            raise BadImage(f"{self._shown} broke off", why=redact(why), hint="try again")
 
     def close(self) -> None:
         """See Source."""
@@ -105,7 +107,8 @@ class FetchedSource:
                 self._mark = answer.get("mark", "")
             except (ValueError, AttributeError):
                 why = self._transfer.end() or "its fetching said nothing"
-                raise NotReady(f"{self._url} cannot be fetched", why=why) from None
+                hint = f"see `journalctl -u '{UNIT_PREFIX}*'` on the appliance, and try again"
+                raise NotReady(f"{self._shown} cannot be fetched", why=redact(why), hint=hint) from None
             if said is not None:
                 raise _ERRORS.get(said["code"], NotReady)(said["what"], why=said["why"], hint=said["hint"])
         return self._transfer
@@ -179,6 +182,7 @@ def parse_order(line: str) -> tuple[str, Manner]:
 def serve(line: str, output: IO[bytes], open_url: Opener = open_url) -> None:
     """Fetch, and write what is above. Raises HatcheryError when it breaks off after the first line."""
     url, manner = parse_order(line)
+    source: WebSource | None = None
     try:
         source = open_url(url, manner)
         answer: dict[str, object] = {"size": source.size(), "begins": source.begins(), "mark": source.mark()}
@@ -186,6 +190,8 @@ def serve(line: str, output: IO[bytes], open_url: Opener = open_url) -> None:
         words = {"code": error.code, "what": error.what, "why": error.why, "hint": error.hint}
         output.write(json.dumps({"error": words}).encode() + b"\n")
         output.flush()
+        if source is not None:
+            source.close()
         return
     output.write(json.dumps(answer).encode() + b"\n")
     output.flush()

@@ -88,7 +88,11 @@ class Filling:
         try:
             fd = os.open(self._device, os.O_RDWR | os.O_CLOEXEC | direct)
         except OSError as error:
-            raise NotReady(f"{self._device} cannot be opened", why=str(error)) from error
+            raise NotReady(
+                f"{self._device} cannot be opened",
+                why=str(error),
+                hint="is the other server up, and is the network well?",
+            ) from error
         try:
             yield fd
         finally:
@@ -148,9 +152,17 @@ def _read(fd: int, offset: int, length: int) -> bytes:
                 try:
                     count = os.preadv(fd, [rest], offset + done)
                 except OSError as error:
-                    raise NotReady("the disk cannot be read any further", why=str(error)) from error
+                    raise NotReady(
+                        "the disk cannot be read any further",
+                        why=str(error),
+                        hint="is the other server up, and is the network well?",
+                    ) from error
             if not count:
-                raise Unhealthy("the disk ends too early", why=f"at byte {offset + done}")
+                raise Unhealthy(
+                    "the disk ends too early",
+                    why=f"at byte {offset + done}",
+                    hint="is the other server's disk still the one that it was?",
+                )
             done += count
         return bytes(view[:length])
 

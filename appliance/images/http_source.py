@@ -8,6 +8,7 @@ import httpx
 
 from appliance.errors import BadImage, InvalidInput, NotFound, NotReady, Refused
 from appliance.images.sources import PLAIN, Manner, check_url
+from appliance.redact import redact, shown_url
 
 _RANGE = re.compile(r"bytes ([0-9]{1,19})-.*")
 
@@ -24,7 +25,7 @@ class UrlSource:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """``timeout`` is seconds without a byte; ``transport`` is for tests. Raises InvalidInput."""
-        self._url = check_url(url)
+        self._shown = shown_url(check_url(url))
         self._manner = manner
         self._client = httpx.Client(
             follow_redirects=True,
@@ -39,7 +40,12 @@ class UrlSource:
             headers["Range"] = f"bytes={manner.begin}-"
             if manner.mark:
                 headers["If-Range"] = manner.mark
-        self._request = self._client.build_request("HEAD" if manner.look else "GET", url, headers=headers)
+        try:
+            self._request = self._client.build_request("HEAD" if manner.look else "GET", url, headers=headers)
+        except httpx.InvalidURL:
+            # Its words may be a part of a password.
+            why = "its host, its port or its length is none of a URL"
+            raise InvalidInput(f"{self._shown!r} cannot be asked for", why=why, hint="give http://HOST/PATH") from None
         self._response: httpx.Response | None = None
 
     def size(self) -> int | None:
@@ -62,9 +68,7 @@ class UrlSource:
             # As they come: what waits for a chunk to be full is lost when the connection breaks.
             yield from self._open().iter_raw()
         except httpx.HTTPError as error:
-            raise BadImage(
-                f"{self._url} broke off", why=str(error) or type(error).__name__, hint="try again"
-            ) from error
+            raise BadImage(f"{self._shown} broke off", why=_words(error), hint="try again") from error
 
     def close(self) -> None:
         """See Source."""
@@ -77,15 +81,15 @@ class UrlSource:
             try:
                 self._response = self._client.send(self._request, stream=True)
             except httpx.HTTPError as error:
-                raise _unreached(self._url, error) from error
+                raise _unreached(self._shown, error) from error
             self._check_status(self._response)
         return self._response
 
     def _check_scheme(self, request: httpx.Request) -> None:
         if self._manner.encrypted and request.url.scheme != "https":
             raise Refused(
-                f"{self._url} is not fetched",
-                why=f"{request.url.copy_with(query=None)} is not encrypted, and only https is wanted",
+                f"{self._shown} is not fetched",
+                why=f"{shown_url(str(request.url))} is not encrypted, and only https is wanted",
                 hint="give an https URL of a server that does not send on to http",
             )
 
@@ -96,10 +100,17 @@ class UrlSource:
             found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if found is not None and int(found[1]) == self._manner.begin:
                 return
-        why = f"the server answered {response.status_code} {response.reason_phrase}"
+        # What the server says to it are words of its own, and may be the URL.
+        why = (
+            f"the server answered {response.status_code} {httpx.codes.get_reason_phrase(response.status_code)}".strip()
+        )
         if response.is_server_error:
-            raise NotReady(f"{self._url} cannot be fetched", why=why, hint="try again later")
-        raise NotFound(f"{self._url} cannot be fetched", why=why)
+            raise NotReady(f"{self._shown} cannot be fetched", why=why, hint="try again later")
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            hint = "it wants a login (https://USER:PASSWORD@HOST/PATH), or a signed URL that is still good"
+        else:
+            hint = "does the server still have it there? look with `curl -I`"
+        raise NotFound(f"{self._shown} cannot be fetched", why=why, hint=hint)
 
 
 def _believing(authority: str) -> ssl.SSLContext | bool:
@@ -114,13 +125,21 @@ def _believing(authority: str) -> ssl.SSLContext | bool:
         ) from error
 
 
+def _words(error: httpx.HTTPError) -> str:
+    """Why that happened. A part of a URL that cannot be read may be a password."""
+    if isinstance(error.__context__, httpx.InvalidURL):
+        return "the server sends on to what is no URL"
+    return redact(str(error)) or type(error).__name__
+
+
 def _unreached(url: str, error: httpx.HTTPError) -> Refused | NotReady:
     """The error of a server that could not be asked; that its certificate is wrong will not pass by itself."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
     if cause is None:
-        return NotReady(f"{url} cannot be fetched", why=str(error) or type(error).__name__)
+        hint = "is its host's name right, is the server up, and does the appliance's network lead there?"
+        return NotReady(f"{url} cannot be fetched", why=_words(error), hint=hint)
     return Refused(
         f"{url} is not fetched",
         why=f"the server's certificate does not count: {cause.verify_message}",

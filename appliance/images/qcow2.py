@@ -98,7 +98,9 @@ def parse_header(data: bytes) -> Header:
             hint="flatten it first: qemu-img convert -O qcow2 OLD NEW",
         )
     if crypt:
-        raise BadImage("the qcow2 image is encrypted", hint="decrypt it first")
+        raise BadImage(
+            "the qcow2 image is encrypted", why="guests would see what is encrypted", hint="decrypt it first"
+        )
     if not 9 <= cluster_bits <= 21:
         raise BadImage("the qcow2 image is damaged", why=f"its clusters have 2**{cluster_bits} bytes")
     cluster = 1 << cluster_bits
@@ -120,7 +122,11 @@ def _check_features(features: int) -> None:
             hint="make it whole: qemu-img convert -O qcow2 OLD NEW",
         )
     if features & _CORRUPT:
-        raise BadImage("the qcow2 image is marked corrupt", hint="repair it: qemu-img check -r all FILE")
+        raise BadImage(
+            "the qcow2 image is marked corrupt",
+            why="QEMU found it damaged, and wrote that into its header",
+            hint="repair it: qemu-img check -r all FILE",
+        )
     if unknown := features & ~_KNOWN_FEATURES:
         raise BadImage("the qcow2 image needs features that are unknown", why=f"incompatible feature bits {unknown:#x}")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from appliance.errors import BadImage, NotReady, Refused
 from appliance.images.sources import Manner, Opener, WebSource
+from appliance.redact import shown_url
 
 log = logging.getLogger(__name__)
 
@@ -19,18 +20,26 @@ class ResumingSource:
     def __init__(self, url: str, open_url: Opener, pauses: tuple[float, ...] = PAUSES) -> None:
         """Nothing is asked of the server yet. Raises InvalidInput."""
         self._url = url
+        self._shown = shown_url(url)
         self._open_url = open_url
         self._pauses = pauses
         self._source: WebSource = open_url(url)
         self._closed = threading.Event()
+        self._size: int | None = None
+        self._first: str | None = None
+        """The mark of the first answer; None before it."""
 
     def size(self) -> int | None:
         """See Source."""
-        return self._source.size()
+        if self._first is not None:
+            return self._size
+        # Of the first answer: those after it have the rest.
+        self._size, self._first = self._source.size(), self._source.mark()
+        return self._size
 
     def chunks(self) -> Iterator[bytes]:
         """See Source. Raises BadImage when it broke off too often, Refused when the file is another one by now."""
-        size, mark = self._source.size(), self._source.mark()
+        size, mark = self.size(), self._first or ""
         taken, pauses, broken = 0, iter(self._pauses), False
         while True:
             try:
@@ -44,7 +53,7 @@ class ResumingSource:
                 pause = next(pauses, None)
                 if pause is None or self._closed.wait(pause):
                     raise
-                log.info("%s: going on behind %d bytes: %s", self._url, taken, error)
+                log.info("%s: going on behind %d bytes: %s", self._shown, taken, error)
                 broken = True
             else:
                 return
@@ -64,7 +73,7 @@ class ResumingSource:
         same_size = size is None or left is None or begins + left == size
         if self._source.mark() != mark or not same_size:
             why = "the server has another file there by now"
-            raise Refused(f"{self._url} broke off, and cannot be gone on with", why=why, hint="import it again")
+            raise Refused(f"{self._shown} broke off, and cannot be gone on with", why=why, hint="import it again")
 
 
 def _behind(source: WebSource, taken: int) -> Iterator[bytes]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from appliance.errors import BadImage, DeadlineExceeded, InvalidInput, NotFound, NotReady, Refused, Unhealthy
 from appliance.model import MIB
+from appliance.redact import shown_url
 
 CHUNK = 1 * MIB
 """Bytes that are read at a time."""
@@ -62,6 +63,36 @@ class Counted:
         return self._digest.hexdigest()
 
 
+class Peeked:
+    """Another source, whose first bytes can be looked at before they are taken. See ``Source``."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._head = b""
+        self._rest: Iterator[bytes] | None = None
+
+    def head(self, count: int) -> bytes:
+        """The first bytes, ``count`` or all that there are. Waits for them; to be asked for once, before all others."""
+        self._rest = self._source.chunks()
+        while len(self._head) < count and (chunk := next(self._rest, b"")):
+            self._head += chunk
+        return self._head[:count]
+
+    def size(self) -> int | None:
+        """See Source."""
+        return self._source.size()
+
+    def chunks(self) -> Iterator[bytes]:
+        """See Source."""
+        if self._head:
+            yield self._head
+        yield from self._source.chunks() if self._rest is None else self._rest
+
+    def close(self) -> None:
+        """See Source."""
+        self._source.close()
+
+
 class FileSource:
     """A file on the appliance that everybody may read.
 
@@ -75,7 +106,9 @@ class FileSource:
         """See Source."""
         if not self._path.is_absolute():
             raise InvalidInput(
-                f"{self._path} is not an absolute path", hint="give it from / on, as the appliance sees it"
+                f"{self._path} is not an absolute path",
+                why="it does not begin with /",
+                hint="give it from / on, as the appliance sees it",
             )
         try:
             for parent in self._path.resolve(strict=True).parents:
@@ -84,9 +117,15 @@ class FileSource:
             status = self._path.stat()
         except FileNotFoundError as error:
             hint = "the path is meant on the appliance; the service does not see /home, /root, /tmp and /var/tmp"
-            raise NotFound(f"{self._path} does not exist", hint=hint) from error
+            raise NotFound(
+                f"{self._path} does not exist", why="the service sees no such file on the appliance", hint=hint
+            ) from error
         except OSError as error:
-            raise InvalidInput(f"{self._path} cannot be read", why=str(error)) from error
+            raise InvalidInput(
+                f"{self._path} cannot be read",
+                why=str(error),
+                hint="is it a file on the appliance, and is its disk well?",
+            ) from error
         if not stat.S_ISREG(status.st_mode):
             raise InvalidInput(
                 f"{self._path} is not a file", why="it is a folder or a device", hint="name the image's file"
@@ -110,7 +149,11 @@ class FileSource:
                 while chunk := file.read(CHUNK):
                     yield chunk
         except OSError as error:
-            raise BadImage(f"{self._path} cannot be read", why=str(error)) from error
+            raise BadImage(
+                f"{self._path} cannot be read",
+                why=str(error),
+                hint="look after the disk that it lies on: `journalctl -k` on the appliance",
+            ) from error
 
     def close(self) -> None:
         """See Source."""
@@ -138,7 +181,11 @@ class DeviceSource:
             try:
                 for offset in range(0, self._length, CHUNK):
                     if self._closed:
-                        raise NotReady("the copy was broken off", why="the service ends")
+                        raise NotReady(
+                            "the copy was broken off",
+                            why="the service ends",
+                            hint="begin it again when the service is back: `hatchery status`",
+                        )
                     count = os.preadv(fd, [piece], offset)
                     yield piece[: min(count, self._length - offset)]
             finally:
@@ -153,9 +200,17 @@ class DeviceSource:
 
 def check_url(url: str) -> str:
     """The URL, if it is an http or https one. Raises InvalidInput."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InvalidInput(f"{url!r} is not an http or https URL", hint="upload the image, or give http://HOST/PATH")
+    hint = "upload the image, or give http://HOST/PATH"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and url.isprintable()
+    except ValueError:
+        # Its words may be a part of a password.
+        why = "its host and port cannot be read; what is no letter or digit in a password is written as %XX"
+        raise InvalidInput(f"{shown_url(url)!r} is not an http or https URL", why=why, hint=hint) from None
+    if not known:
+        why = "it does not begin with http:// or https:// and a host, or has characters that cannot be printed"
+        raise InvalidInput(f"{shown_url(url)!r} is not an http or https URL", why=why, hint=hint)
     return url
 
 
@@ -253,7 +308,9 @@ class UploadSource:
                 chunk = self._queue.get(timeout=self._patience)
             except queue.Empty as error:
                 raise DeadlineExceeded(
-                    f"the upload stands still: {left} bytes are missing", why=f"none came for {self._patience:g} s"
+                    f"the upload stands still: {left} bytes are missing",
+                    why=f"none came for {self._patience:g} s",
+                    hint="upload it again; does the connection to the appliance hold?",
                 ) from error
             if chunk is None:
                 break

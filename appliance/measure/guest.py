@@ -78,7 +78,11 @@ class NbdTarget:
         socket = options.get("socket", "")
         if parts.scheme == "nbd+unix" and socket:
             return cls(export, socket=socket)
-        raise InvalidInput(f"{uri!r} is not an NBD address that can be booted from", hint="see hatchery clone show")
+        raise InvalidInput(
+            f"{uri!r} is not an NBD address that can be booted from",
+            why="it has no server, or no socket",
+            hint="see hatchery clone show",
+        )
 
     @property
     def uri(self) -> str:

@@ -70,8 +70,16 @@ def keep(document: str, where: Path, moment: datetime | None = None) -> Path:
                 continue
             return path
     except OSError as error:
-        raise InvalidInput(f"{where} cannot be written", why=error.strerror or str(error)) from error
-    raise InvalidInput(f"{where} has too many measurements of one second", hint="wait a moment, and try again")
+        raise InvalidInput(
+            f"{where} cannot be written",
+            why=error.strerror or str(error),
+            hint="name a file in a folder that you may write to",
+        ) from error
+    raise InvalidInput(
+        f"{where} has too many measurements of one second",
+        why="their files would have one name",
+        hint="wait a moment, and try again",
+    )
 
 
 def kept(where: Path) -> tuple[Path, ...]:
@@ -181,7 +189,9 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differ
             found += _differences(phase, old, new, _FIGURES)
     if not found:
         raise InvalidInput(
-            "the measurements have no phase in common", hint="compare two that were made with the same options"
+            "the measurements have no phase in common",
+            why="one has what the other has not",
+            hint="compare two that were made with the same options",
         )
     return tuple(found)
 

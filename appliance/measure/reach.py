@@ -37,14 +37,20 @@ def reachable(clone: CloneView, access: Access, host: str | None, runner: Runner
     Raises CannotTell when the clone is not attached, InvalidInput.
     """
     if clone.uri is None:
-        raise CannotTell(f"clone {clone.name} has no address", why="it is not attached")
+        raise CannotTell(
+            f"clone {clone.name} has no address",
+            why="it is not attached",
+            hint=f"attach it: `hatchery clone attach {clone.name}`",
+        )
     target = NbdTarget.parse(clone.uri)
     if target.certificates:
         target = replace(target, certificates=str(access.certificates.absolute()))
     if access.nbd is not None:
         where, _, port = access.nbd.rpartition(":")
         if not where or not port.isdigit():
-            raise InvalidInput(f"{access.nbd!r} is not an address", hint="give HOST:PORT")
+            raise InvalidInput(
+                f"{access.nbd!r} is not an address", why="it does not end in a colon and a port", hint="give HOST:PORT"
+            )
         # Whatever leads there, the certificate that is shown at its end is that of the address that it listens on.
         known_as = target.host if target.certificates and not everywhere(target.host) else ""
         yield replace(target, host=where.strip("[]"), port=int(port), socket="", known_as=known_as)

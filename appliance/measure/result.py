@@ -109,6 +109,7 @@ def boot_result(
     if device.reads == 0:
         raise CannotTell(
             f"clone {clone} was booted, but its device saw no read",
+            why="the guest read elsewhere, or the counters are those of another appliance",
             hint="do the counters belong to the appliance that the guest booted from?",
         )
     return BootResult(

@@ -122,7 +122,11 @@ def request(text: str) -> ec.EllipticCurvePublicKey | rsa.RSAPublicKey:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidInput("the certificate request cannot be read", why=str(error), hint="give it in PEM") from error
     if not genuine:
-        raise InvalidInput("the certificate request is not signed by its own key", hint="make it anew")
+        raise InvalidInput(
+            "the certificate request is not signed by its own key",
+            why="its signature does not fit the key that is in it",
+            hint="make it anew",
+        )
     return _strong(key, "the key of the certificate request")
 
 
@@ -172,7 +176,9 @@ def _key(text: str, what: str) -> Key:
         ) from error
     _strong(found.public_key(), what)
     if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise InvalidInput(f"{what} is of a kind that is not taken", hint="take ECDSA or RSA")
+        raise InvalidInput(
+            f"{what} is of a kind that is not taken", why=f"it is a {type(found).__name__}", hint="take ECDSA or RSA"
+        )
     return found
 
 
@@ -234,7 +240,11 @@ def _usable(found: x509.Certificate, what: str) -> None:
     """What QEMU up to 10.1 refuses (crypto/tlscredsx509.c), or both sides would."""
     _strong(found.public_key(), "the key of the certificate")
     if _may_sign(found):
-        raise InvalidInput(f"{what} is an authority's", hint="give one with CA:FALSE")
+        raise InvalidInput(
+            f"{what} is an authority's",
+            why="it may sign others, and storage daemons refuse such a one",
+            hint="give one with CA:FALSE",
+        )
     try:
         usage = found.extensions.get_extension_for_class(x509.KeyUsage)
     except x509.ExtensionNotFound:

@@ -104,7 +104,9 @@ def make(
             _settings(machine.config.paths, unfinished)
         except OSError as error:
             shutil.rmtree(unfinished)
-            raise NoSpace(f"cannot write to {folder}", why=error.strerror or str(error)) from error
+            raise NoSpace(
+                f"cannot write to {folder}", why=error.strerror or str(error), hint="make room on its file system"
+            ) from error
         except BaseException:
             shutil.rmtree(unfinished)
             raise

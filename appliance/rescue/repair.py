@@ -246,7 +246,11 @@ def _write_back(machine: Machine, metadata: Path, say: Say) -> bool:
         hint = f"remove {path} to begin a repair anew; the copy of the damaged metadata is kept"
         raise Unhealthy("the repair that was cut off cannot go on", why=str(error), hint=hint) from error
     if not good:
-        raise Unhealthy(f"{image} has changed", hint=f"remove {path} to begin a repair anew")
+        raise Unhealthy(
+            f"{image} has changed",
+            why="its checksum is not the one that was noted",
+            hint=f"remove {path} to begin a repair anew",
+        )
     try:
         copy_over(image, metadata)
     except OSError as error:

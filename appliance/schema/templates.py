@@ -16,7 +16,13 @@ class UploadSource(Model):
     kind: Literal["upload"] = "upload"
 
 
-_PACKED = Field(default=None, description="What the image is packed with; None when it is not")
+Packed = Compression | Literal["auto"] | None
+
+_PACKED = Field(
+    default=None,
+    description="What the image is packed with, None when it is not; `auto`: whatever its first bytes say, or else the"
+    " end of its name",
+)
 
 
 class UrlSource(Model):
@@ -24,7 +30,7 @@ class UrlSource(Model):
 
     kind: Literal["url"] = "url"
     url: str
-    compression: Compression | None = _PACKED
+    compression: Packed = _PACKED
 
 
 class PathSource(Model):
@@ -32,7 +38,7 @@ class PathSource(Model):
 
     kind: Literal["path"] = "path"
     path: str
-    compression: Compression | None = _PACKED
+    compression: Packed = _PACKED
 
 
 class ClientIdentity(Model):
@@ -97,7 +103,9 @@ class TemplateView(Model):
     size: int = Field(description="Virtual size: what a guest sees; 0 until known")
     mapped_bytes: int | None = Field(description="Space that it occupies in the pool; None while it is not active")
     format: ImageFormat = Field(description="Format of the source")
-    source: str = Field(description="Where it came from, in words: 'upload', a URL or a path")
+    source: str = Field(
+        description="Where it came from, in words: 'upload', a URL without its login and its query, or a path"
+    )
     sha256: str | None = Field(description="Of the source's bytes; None until imported")
     created: float
     clones: int = Field(description="How many clones depend on it")

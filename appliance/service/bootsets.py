@@ -78,7 +78,11 @@ class BootSets:
         given = file.load(content)
         template = self._core.catalog.template(TemplateRef.parse(text))
         if template.state is not TemplateState.READY:
-            raise NotReady(f"template {template.ref} takes no boot set", why=f"it is {template.state}")
+            raise NotReady(
+                f"template {template.ref} takes no boot set",
+                why=f"it is {template.state}",
+                hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+            )
         stored = _stored(template, given, self._core.now())
         with self._core.lock:
             self._core.catalog.template_of_id(template.thin_id)  # it may be gone by now
@@ -136,6 +140,7 @@ class BootSets:
         if stored is None:
             raise NotFound(
                 f"template {template.ref} has no boot set",
+                why="none was learned yet, and none was given",
                 hint="boot one of its clones, or give it one: `hatchery template boot-set import`",
             )
         return template, stored

@@ -90,7 +90,9 @@ class Certificates:
                     raise Refused(f"the certificate's name {found.name} cannot be used", why=why, hint=hint)
                 if other.serial == found.serial:
                     raise AlreadyExists(
-                        f"client {name} has that certificate", hint=f"see `hatchery client show {name}`"
+                        f"client {name} has that certificate",
+                        why="its serial number is in the list",
+                        hint=f"see `hatchery client show {name}`",
                     )
             catalog.add_certificate(Certificate(found.serial, name, now, found.expires, name=found.name))
             self._exports.admit(client)

@@ -22,7 +22,9 @@ def check(name: str, spec: ClientSpec) -> Client:
     check_name(name, "client name")
     if name == DAEMON or name.startswith(PREFIX):
         raise Refused(
-            f"no client can be named {name}", why="what is copied in and out has storage daemons of that name"
+            f"no client can be named {name}",
+            why="what is copied in and out has storage daemons of that name",
+            hint="choose another name",
         )
     if spec.transport == "unix":
         if spec.address is not None or spec.port is not None or spec.plain:
@@ -33,7 +35,11 @@ def check(name: str, spec: ClientSpec) -> Client:
             )
         return Client(name, "unix", max_connections=spec.max_connections)
     if name == LOCAL_CLIENT:
-        raise Refused(f"client {LOCAL_CLIENT} is this machine", why="it is always reached by its unix socket")
+        raise Refused(
+            f"client {LOCAL_CLIENT} is this machine",
+            why="it is always reached by its unix socket",
+            hint="register another client, for example by the host's name",
+        )
     if spec.address is None:
         raise InvalidInput(
             "a tcp client needs an address",
@@ -139,7 +145,11 @@ class Clients:
     def remove(self, name: str) -> bool:
         """Remove a client; false when there was none. Raises InUse while clones are attached, Refused for `local`."""
         if name == LOCAL_CLIENT:
-            raise Refused(f"client {LOCAL_CLIENT} cannot be removed", why="it is this machine")
+            raise Refused(
+                f"client {LOCAL_CLIENT} cannot be removed",
+                why="it is this machine",
+                hint="detach its clones instead: `hatchery clone detach`",
+            )
         with self._core.lock:
             if self._core.catalog.find_client(name) is None:
                 return False

@@ -165,7 +165,11 @@ class Clones:
         """A clone that can be used, by one client alone unless ``shared``. Raises NotFound, NotReady, InUse."""
         clone = self._core.catalog.clone(name)
         if clone.state is not CloneState.READY:
-            raise NotReady(f"clone {name} cannot be used", why=f"it is {clone.state}")
+            raise NotReady(
+                f"clone {name} cannot be used",
+                why=f"it is {clone.state}",
+                hint=f"wait until it is ready: `hatchery clone show {name}`",
+            )
         if clone.thin_id in self._core.lost:
             raise NotReady(
                 f"clone {name} is lost", why="its NVMe drive is gone", hint=f"hatchery clone reset {name}, or remove it"

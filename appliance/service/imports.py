@@ -14,18 +14,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from appliance import unpack
 from appliance.bootset import file
 from appliance.bootset.file import BootSetFile
 from appliance.catalog import NewTemplate, Staging, Template
 from appliance.errors import BadImage, InvalidInput, NoSpace, NotFound, Refused
 from appliance.images import qcow2, sources
 from appliance.images.convert import Converter
-from appliance.images.sources import Counted, Source, UploadSource
+from appliance.images.sources import Counted, Peeked, Source, UploadSource
 from appliance.images.unpacking import UnpackedSource, Unpacker
 from appliance.images.volume import VolumeWriter, read_at
-from appliance.model import MIB, SECTOR, Access, ImageFormat, check_name
+from appliance.model import MIB, SECTOR, Access, Compression, ImageFormat, check_name
 from appliance.reconcile.volumes import Birth, Devices, Volume
+from appliance.redact import shown_url
 from appliance.schema import PathSource, TemplateCreate, UrlSource
 from appliance.service import admission, bootsets
 from appliance.service.core import Core
@@ -72,13 +75,13 @@ class Imports:
         operations: Operations,
         converter: Converter,
         open_url: Callable[[str], Source],
-        unpack: Unpacker,
+        unpacker: Unpacker,
     ) -> None:
         self._core = core
         self._operations = operations
         self._converter = converter
         self._open_url = open_url
-        self._unpack = unpack
+        self._unpack = unpacker
         self._uploads: dict[str, tuple[UploadSource, Job]] = {}
         self._promised: dict[int, int] = {}
         self._running: dict[str, Job] = {}
@@ -266,19 +269,31 @@ class Imports:
             self._core.discard_quietly([staging.thin_id])
 
     def _source(self, request: TemplateCreate) -> tuple[Source, str]:
-        """The source of a request, and its name in the catalog."""
+        """The source of a request, and its name in the catalog, where everybody who looks reads it."""
         if isinstance(request.source, PathSource):
             return sources.FileSource(Path(request.source.path)), request.source.path
         if isinstance(request.source, UrlSource):
-            return self._open_url(request.source.url), request.source.url
+            return self._open_url(request.source.url), shown_url(request.source.url)
         if request.size is None:
-            raise InvalidInput("the size of the upload is missing", hint="state it in `size`, in bytes")
+            raise InvalidInput(
+                "the size of the upload is missing",
+                why="without it, an upload that broke off would look whole",
+                hint="state it in `size`, in bytes",
+            )
         return UploadSource(request.size), "upload"
 
     def _image(self, source: Source, request: TemplateCreate) -> _Image:
         """The image that a source gives. Begins to ask it; raises what it raises, InvalidInput, BadImage."""
+        kind: Compression | None = None
+        if isinstance(request.source, UrlSource | PathSource):
+            if request.source.compression == "auto":
+                # The size first: it tells what cannot be had at all.
+                source.size()
+                source = Peeked(source)
+                kind = unpack.kind_of(source.head(unpack.HEAD), _file_name(request.source))
+            else:
+                kind = request.source.compression
         sent = Counted(source)
-        kind = getattr(request.source, "compression", None)
         if kind is None:
             return _Image(sent, sent, _expected_size(source, request.size), exact=True)
         if source.size() == 0:
@@ -296,6 +311,11 @@ class Imports:
             )
             self._core.discard_quietly([template.thin_id])
         self._core.events.tell("template", template.ref, "failed", "nothing is left of its import")
+
+
+def _file_name(source: UrlSource | PathSource) -> str:
+    """What the image's file is called where it comes from."""
+    return urlsplit(source.url).path if isinstance(source, UrlSource) else source.path
 
 
 def _expected_size(source: Source, stated: int | None) -> int:

@@ -97,7 +97,11 @@ class Learning:
             raise InvalidInput(f"{runs} boots cannot be asked for", why=f"it must be 1 to {MOST_RUNS}")
         template = self._core.catalog.template(TemplateRef.parse(text))
         if template.state is not TemplateState.READY:
-            raise NotReady(f"template {template.ref} cannot be learned", why=f"it is {template.state}")
+            raise NotReady(
+                f"template {template.ref} cannot be learned",
+                why=f"it is {template.state}",
+                hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+            )
         self._tracer.check()
         if self._deaf:
             self.begin()

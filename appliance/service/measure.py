@@ -77,7 +77,9 @@ class Measure:
     def cold(self) -> Job:
         """Start emptying the cache. Raises InUse while that is being done."""
         if not self._cooling.acquire(blocking=False):
-            raise InUse("the cache is being emptied already", hint="wait for that operation")
+            raise InUse(
+                "the cache is being emptied already", why="another command empties it", hint="wait for that operation"
+            )
         job = self._operations.begin("cold", "cache", "emptying the cache")
 
         def work(job: Job) -> None:
@@ -97,7 +99,11 @@ class Measure:
         """Who counts now. Raises NotFound when nobody does."""
         with self._lock:
             if self._recording is None:
-                raise NotFound("no histograms are being recorded", hint="start them first")
+                raise NotFound(
+                    "no histograms are being recorded",
+                    why="nobody started them, or their time is over",
+                    hint="start them first",
+                )
             return self._recording.view()
 
     def start_histograms(self, request: HistogramsRequest) -> HistogramsStarted:
@@ -129,7 +135,11 @@ class Measure:
         with self._lock:
             recording = self._take()
             if recording is None:
-                raise NotFound("no histograms are being recorded", hint="start them first")
+                raise NotFound(
+                    "no histograms are being recorded",
+                    why="nobody started them, or their time is over",
+                    hint="start them first",
+                )
             names = self._active()
             clones = self._clone_latencies(names)
             disks: tuple[DiskHistogram, ...] = ()

@@ -60,7 +60,11 @@ class NvmeDoors:
         """
         check_nqn(spec.host_nqn)
         if client == LOCAL_CLIENT:
-            raise Refused(f"client {LOCAL_CLIENT} has no door for NVMe/TCP", why="it is this machine")
+            raise Refused(
+                f"client {LOCAL_CLIENT} has no door for NVMe/TCP",
+                why="it is this machine",
+                hint="give it to another client; clones are attached here by NBD",
+            )
         with self._core.lock:
             catalog = self._core.catalog
             catalog.client(client)
@@ -148,6 +152,7 @@ class NvmeDoors:
             if before is None:
                 raise NotReady(
                     f"client {client} is not reached over NVMe/TCP",
+                    why="it has no door, so that no key would let anybody in",
                     hint=f"hatchery client nvme {client} --listen ADDRESS:PORT --host-nqn NQN",
                 )
             if kind == "first" and before.key is not None:

@@ -33,7 +33,11 @@ class Offers:
             catalog = self._core.catalog
             client, template = catalog.client(name), catalog.template(TemplateRef.parse(text))
             if template.state is not TemplateState.READY:
-                raise NotReady(f"template {template.ref} cannot be offered", why=f"it is {template.state}")
+                raise NotReady(
+                    f"template {template.ref} cannot be offered",
+                    why=f"it is {template.state}",
+                    hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+                )
             stored = catalog.boot_set(template.thin_id)
             boot_set, known = None if stored is None else stored.text, catalog.offer(template.thin_id, name)
             if known is None or known.boot_set != boot_set:

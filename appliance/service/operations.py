@@ -5,6 +5,7 @@ step that cannot be taken back it calls ``settle``. In between, whatever error t
 """
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -195,8 +196,13 @@ class Operations:
                 log.info("%s: %s", name, job.operation.phase)
             finally:
                 if not job.finished.is_set():
-                    why = HatcheryError(f"{name} ended unexpectedly", hint="see `journalctl -u hatcheryd`")
-                    job.fail(why, bug=True)
+                    bug = sys.exception()
+                    why = (
+                        "it did not say how it ended"
+                        if bug is None
+                        else f"a fault of the program: {type(bug).__name__}"
+                    )
+                    job.fail(HatcheryError(f"the {name} ended unexpectedly", why=why), bug=True)
 
         thread = threading.Thread(target=body, name=f"operation {job.operation.id}", daemon=True)
         thread.start()
@@ -213,5 +219,9 @@ class Operations:
         with self._lock:
             found = self._jobs.get(number)
         if found is None:
-            raise NotFound(f"operation {number} does not exist", why="operations are forgotten when hatcheryd restarts")
+            raise NotFound(
+                f"operation {number} does not exist",
+                why="operations are forgotten when hatcheryd restarts",
+                hint="see which there are: `hatchery operation list`",
+            )
         return found

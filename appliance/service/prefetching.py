@@ -106,9 +106,17 @@ class Prefetching:
         total = sum(extent.length for extent in extents)
         with self._core.lock:
             if template.state is not TemplateState.READY:
-                raise NotReady(f"template {template.ref} cannot be warmed", why=f"it is {template.state}")
+                raise NotReady(
+                    f"template {template.ref} cannot be warmed",
+                    why=f"it is {template.state}",
+                    hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+                )
             if template.thin_id in self._wanted:
-                raise InUse(f"template {template.ref} is being warmed already", hint="wait for that operation")
+                raise InUse(
+                    f"template {template.ref} is being warmed already",
+                    why="its boot set is read at this moment",
+                    hint="wait for that operation",
+                )
             # Asked with the lock, which ``hold`` takes after it has said so: what began before is ended by it.
             emptied = self._ports.cold_marks() % 2 == 1
             if emptied or (unasked and self._held()):
@@ -205,7 +213,11 @@ class Prefetching:
                 self._end(template, "stopped", left_bytes=done.left, seconds=done.seconds)
                 job.check()
                 why = "hatcheryd ends" if self._closed.is_set() else "the cache is emptied by command"
-                raise Refused(f"the prefetch of {template.ref} was broken off", why=why)
+                raise Refused(
+                    f"the prefetch of {template.ref} was broken off",
+                    why=why,
+                    hint="warm it again: `hatchery template warm`",
+                )
             self._conclude(job, template, done)
         finally:
             with self._core.lock:

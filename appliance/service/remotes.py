@@ -42,6 +42,7 @@ from appliance.host.files import replace
 from appliance.host.storage_daemon import CLIENT_CREDENTIALS, Files, Listen, Passed, Server, ServerConfig, StorageDaemon
 from appliance.host.units import Units
 from appliance.model import SECTOR
+from appliance.redact import shown_url
 
 log = logging.getLogger(__name__)
 
@@ -107,12 +108,14 @@ def parse(uri: str) -> Server:
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError as error:
-        raise InvalidInput(f"{uri!r} is no NBD URI", why=str(error), hint=hint) from error
+    except ValueError:
+        why = "its host and port cannot be read"
+        raise InvalidInput(f"{shown_url(uri)!r} is no NBD URI", why=why, hint=hint) from None
     export = unquote(parts.path.removeprefix("/"))
     known = parts.scheme in ("nbd", "nbds") and parts.hostname and parts.username is None and port != 0
     if not known or parts.query or parts.fragment or not uri.isprintable():
-        raise InvalidInput(f"{uri!r} is no NBD URI that can be fetched", hint=hint)
+        why = "it has a login, a query or a fragment, or no host"
+        raise InvalidInput(f"{shown_url(uri)!r} is no NBD URI that can be fetched", why=why, hint=hint)
     return Server(str(parts.hostname), PORT if port is None else port, export, parts.scheme == "nbds")
 
 
@@ -224,7 +227,11 @@ class NbdRemotes:
         if server.tls:
             if identity is None:
                 hint = "give the folder of its certificate: nbds://HOST/EXPORT?tls-certificates=FOLDER"
-                raise InvalidInput(f"{server} takes a certificate", hint=hint)
+                raise InvalidInput(
+                    f"{server} takes a certificate",
+                    why="nbds:// is TLS, and such a server lets in whom it gave one",
+                    hint=hint,
+                )
             folder = self._paths.tls(name)
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -256,13 +263,21 @@ class NbdRemotes:
         with connections(target, 1) as made, nbd.Kernel() as kernel:
             size, found = made.export.size, kernel.find(name)
             if size < SECTOR or size % SECTOR:
-                raise Refused(f"{server} is no disk", why=f"it has {size} bytes, no multiple of {SECTOR}")
+                raise Refused(
+                    f"{server} is no disk",
+                    why=f"it has {size} bytes, no multiple of {SECTOR}",
+                    hint="name the export of a whole disk",
+                )
             if found is None:
                 index = kernel.connect(nbd.Wanted(name, size, made.export.flags, _LOCAL_PATIENCE), made.sockets)
                 nbd.set_timer(index, _TIMER_MS)
                 return index, size
             if found.size != size:
-                raise Refused(f"{server} is another disk now", why=f"it has {size} bytes, and had {found.size}")
+                raise Refused(
+                    f"{server} is another disk now",
+                    why=f"it has {size} bytes, and had {found.size}",
+                    hint="remove the template, and import it anew",
+                )
             kernel.reconfigure(found.index, name, size, made.sockets)
             return found.index, size
 

@@ -89,7 +89,11 @@ class Seeds:
         """A clone that has a seed. Raises NotFound."""
         clone = self._core.catalog.clone(name)
         if clone.seed is None:
-            raise NotFound(f"clone {name} has no seed", hint=f"give it one: `hatchery clone seed set {name}`")
+            raise NotFound(
+                f"clone {name} has no seed",
+                why="it was made without one, or it was removed",
+                hint=f"give it one: `hatchery clone seed set {name}`",
+            )
         return clone
 
     def _withdraw(self, clone: Clone, *, cut_off: bool) -> None:

@@ -368,7 +368,11 @@ class Service:
     def attach(self, name: str, request: Attachment) -> CloneView:
         """Export a clone to a client, or to a second one. Raises as ``Clones.attach`` and ``Sharing.share``."""
         if request.shared and request.protocol is Protocol.NVME_TCP:
-            raise InvalidInput("a clone cannot be shared over NVMe/TCP", hint="attach it by NBD for a migration")
+            raise InvalidInput(
+                "a clone cannot be shared over NVMe/TCP",
+                why="a clone is there for one host at a time",
+                hint="attach it by NBD for a migration",
+            )
         if request.shared:
             self.sharing.share(name, request.client, request.seconds)
         else:

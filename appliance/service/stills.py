@@ -78,7 +78,11 @@ class Stills:
             self._admit()
             template = self._core.catalog.template(ref)
             if template.state is not TemplateState.READY:
-                raise NotReady(f"template {template.ref} cannot be copied out", why=f"it is {template.state}")
+                raise NotReady(
+                    f"template {template.ref} cannot be copied out",
+                    why=f"it is {template.state}",
+                    hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+                )
             device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
             made = self._new(f"template {template.ref}", template.size)
             held = self._core.pool.mapped_bytes(template.thin_id)

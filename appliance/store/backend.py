@@ -276,7 +276,11 @@ def _refuse_impossible(wanted: BackendConfig, found: Backend, meta_bytes: int, b
     usable = min(disk.size for disk in found.disks) * md.data_disks(wanted.level, len(wanted.disks))
     data = usable - meta_bytes
     if data < _DATA_MIN:
-        raise NoSpace("the disks are too small", why=f"{usable // MIB} MiB in all, {meta_bytes // MIB} for metadata")
+        raise NoSpace(
+            "the disks are too small",
+            why=f"{usable // MIB} MiB in all, {meta_bytes // MIB} for metadata",
+            hint="use larger disks",
+        )
     if meta_bytes:
         refuse_small_metadata(data, meta_bytes, block_bytes)
 
@@ -298,7 +302,7 @@ def layout(size: int, stripe: int, meta_bytes: int) -> tuple[Partition, ...]:
     data = align_up(start + meta_bytes, stripe)
     end = (size - MIB) // stripe * stripe
     if end - data < _DATA_MIN // 2:
-        raise NoSpace("the backend array is too small", why=f"{size // MIB} MiB in all")
+        raise NoSpace("the backend array is too small", why=f"{size // MIB} MiB in all", hint="use larger disks")
     return Partition(names.PART_META, start, meta_bytes), Partition(names.PART_DATA, data, end - data)
 
 

@@ -243,7 +243,7 @@ def observe(machine: Machine) -> Looked:
         standing.append(str(config.paths.state))
     services = units.of_the_store(machine.runner) if units.booted_with_systemd() else ()
     if not units.booted_with_systemd() and _answers(config.paths.api_socket):
-        raise InUse("hatcheryd is running", hint="stop it first")
+        raise InUse("hatcheryd is running", why="somebody answers on its socket", hint="stop it first")
     return Looked(drives, services, tuple(sorted(set(standing))), tuple(attached), settings)
 
 

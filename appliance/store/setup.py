@@ -71,11 +71,15 @@ class Result:
 def parse_spec(part: Part, values: object) -> Spec:
     """Read a specification: the keys of the part's settings, and ``wipe``. Raises InvalidInput."""
     if not isinstance(values, Mapping):
-        raise InvalidInput("the specification is not a JSON object", hint="the roles write one")
+        raise InvalidInput(
+            "the specification is not a JSON object", why=f"it is {type(values).__name__}", hint="the roles write one"
+        )
     rest: dict[str, Any] = {str(key): value for key, value in values.items() if value is not None}
     wipe = rest.pop("wipe", [])
     if not isinstance(wipe, list) or not all(isinstance(serial, str) and serial for serial in wipe):
-        raise InvalidInput("`wipe` is not a list of serial numbers", hint="for example `[S7KHNJ0W100001]`")
+        raise InvalidInput(
+            "`wipe` is not a list of serial numbers", why=f"it is {wipe!r:.60}", hint="for example `[S7KHNJ0W100001]`"
+        )
     section = parse_section(part, rest, "specification")
     _refuse_odd(section)
     return Spec(section, frozenset(wipe))

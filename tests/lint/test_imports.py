@@ -21,6 +21,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "wait": frozenset({"errors"}),
     "words": frozenset(),
     "journal": frozenset(),
+    "redact": frozenset(),
     "unpack": frozenset({"model"}),
     "pki": frozenset({"errors"}),
     # what the machine can do
@@ -35,8 +36,8 @@ ARROWS: Mapping[str, frozenset[str]] = {
     # on a host that uses clones: it knows no API
     "attach": frozenset({"host", "words"}),
     # what the appliance does
-    "catalog": frozenset({"config"}),
-    "images": frozenset({"host", "unpack"}),
+    "catalog": frozenset({"config", "redact"}),
+    "images": frozenset({"host", "redact", "unpack"}),
     "bootset": frozenset({"model"}),
     "schema": frozenset({"model"}),
     "rescue": frozenset({"catalog", "store"}),
@@ -49,7 +50,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "client": frozenset({"config", "schema", "remote"}),
     "measure": frozenset({"bootset", "client"}),
     "rollout": frozenset({"client"}),
-    "cli": frozenset({"measure", "unpack", "words"}),
+    "cli": frozenset({"measure", "redact", "unpack", "words"}),
     # what is public
     "web": frozenset({"bootset", "client", "host", "words"}),
 }

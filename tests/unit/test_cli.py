@@ -17,7 +17,7 @@ from appliance import client, schema
 from appliance.api.app import make_app
 from appliance.bootset.trace import Read
 from appliance.cli.main import main
-from appliance.errors import AlreadyExists, BadImage, HatcheryError, NotFound
+from appliance.errors import AlreadyExists, BadImage, CommandFailed, HatcheryError, NotFound
 from appliance.model import Histogram, ImageFormat, TemplateRef
 from appliance.wait import until
 from tests.unit.service_harness import IMAGE, Box, box
@@ -289,7 +289,7 @@ def test_an_error_comes_back_as_the_class_it_was_raised_as() -> None:
     assert type(found) is BadImage
     assert (found.what, found.why, found.hint) == ("what", "why", "do")
     assert type(client.error_named("from-the-future", "x")) is HatcheryError
-    assert type(client.error_named("command-failed", "x", "y")) is HatcheryError
+    assert type(client.error_named("command-failed", "x", "y")) is CommandFailed
 
 
 def test_the_typed_client(appliance: Appliance) -> None:

@@ -1,11 +1,16 @@
 """Images that are compressed, or come from the standard input."""
 
+import contextlib
 import errno
 import gzip
 import hashlib
 import io
 import json
 import lzma
+import os
+import shutil
+import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,9 +20,10 @@ import zstandard
 from appliance.cli import image_file
 from appliance.cli.main import main
 from appliance.errors import BadImage, InvalidInput, NoSpace
-from appliance.model import MIB
-from appliance.unpack import Damaged, ZstdFile
+from appliance.model import MIB, Compression
+from appliance.unpack import HEAD, UNPACK, Damaged, ZstdFile, kind_of
 from tests.unit.api_server import serving
+from tests.unit.qcow2_files import Image
 from tests.unit.service_harness import IMAGE, Box, box
 
 SPARSE = bytes(2 * MIB) + b"data" * 1024 + bytes(3 * MIB)
@@ -61,6 +67,99 @@ def test_the_standard_input_is_an_image(
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(IMAGE)))
         assert add(appliance, *words) == status, "its format is stated, never guessed"
     assert '"debian@1"' in capsys.readouterr().out
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], None]]:
+    """Puts bytes into the standard input, which is a pipe, as from `curl`: it does not go back."""
+
+    def give(content: bytes) -> None:
+        reading, writing = os.pipe()
+
+        def write() -> None:
+            with os.fdopen(writing, "wb") as pipe, contextlib.suppress(BrokenPipeError):
+                pipe.write(content)
+
+        threads.append(threading.Thread(target=write))
+        threads[-1].start()
+        pipes.append(io.TextIOWrapper(os.fdopen(reading, "rb")))
+        monkeypatch.setattr("sys.stdin", pipes[-1])
+
+    pipes: list[io.TextIOWrapper] = []
+    threads: list[threading.Thread] = []
+    yield give
+    for pipe in pipes:
+        pipe.close()
+    for thread in threads:
+        thread.join(10)
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_the_standard_input_may_be_packed(
+    appliance: Box, suffix: str, given: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = PACK[suffix](IMAGE)
+    digest = hashlib.sha256(packed).hexdigest()
+    for words in ([], ["--sha256", digest], ["--compression", suffix.removeprefix(".")]):
+        given(packed)
+        assert add(appliance, "-", "--format", "raw", *words) == 0
+        assert json.loads(capsys.readouterr().out)["sha256"] == hashlib.sha256(IMAGE).hexdigest()
+    begun = len(appliance.service.operations.list())
+    for content, words in (
+        (packed, ["--sha256", hashlib.sha256(IMAGE).hexdigest()]),
+        (packed[: len(packed) // 2], []),
+        (IMAGE, ["--compression", suffix.removeprefix(".")]),
+        (b"", []),
+    ):
+        given(content)
+        assert add(appliance, "-", "--format", "raw", *words) == 3
+    assert len(appliance.service.operations.list()) == begun
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_what_a_file_begins_with_tells_more_than_its_name(
+    appliance: Box, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = PACK[suffix](IMAGE)
+    for name in ("download", "disk.img", "disk.raw.gz", "disk.raw.xz"):
+        (tmp_path / name).write_bytes(packed)
+        assert add(appliance, str(tmp_path / name), "--format", "raw") == 0
+        assert json.loads(capsys.readouterr().out)["sha256"] == hashlib.sha256(IMAGE).hexdigest()
+    assert add(appliance, str(tmp_path / "disk.img"), "--compression", "none") == 0, "it is believed who knows better"
+    assert json.loads(capsys.readouterr().out)["sha256"] == hashlib.sha256(packed).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_packed_file_is_known_by_its_first_bytes(suffix: str) -> None:
+    kind = Compression(suffix.removeprefix("."))
+    for content in (b"", b"x", IMAGE):
+        head = PACK[suffix](content)[:HEAD]
+        assert kind_of(head, "disk.raw") is kind
+        assert kind_of(head[:2], "disk.raw") is None, "less does not tell"
+    assert kind_of(bytes(HEAD), f"disk{suffix}") is kind, "then its name does"
+
+
+def test_what_is_not_packed_is_not_taken_for_it() -> None:
+    for head in (b"", bytes(HEAD), Image().build()[:HEAD], b"\xeb\x63\x90\x10\x8e\xd0", b"\x1f\x8b\x00\x00\x00\x00"):
+        assert kind_of(head, "disk.raw") is None
+
+
+def test_zstd_may_begin_with_what_is_passed_over() -> None:
+    """As pzstd makes it."""
+    for kind in (0x184D2A50, 0x184D2A5F):
+        packed = kind.to_bytes(4, "little") + (5).to_bytes(4, "little") + b"aside" + zstd(IMAGE)
+        assert kind_of(packed[:HEAD], "download") is Compression.ZSTD
+        assert unpacked(packed) == IMAGE
+
+
+@pytest.mark.parametrize("tool", ["gzip", "xz", "zstd"])
+def test_what_the_tools_pack_is_known(tool: str) -> None:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    packed = subprocess.run([tool, "-c"], input=IMAGE, capture_output=True, check=True).stdout
+    kind = kind_of(packed[:HEAD], "download")
+    assert kind is {"gzip": Compression.GZIP, "xz": Compression.XZ, "zstd": Compression.ZSTD}[tool]
+    assert UNPACK[kind](io.BytesIO(packed)).read(len(IMAGE)) != b""
 
 
 @pytest.mark.parametrize("suffix", PACK)

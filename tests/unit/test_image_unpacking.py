@@ -4,8 +4,10 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -196,15 +198,87 @@ def test_what_is_not_there_is_said_at_once(empty: Box, monkeypatch: pytest.Monke
         add(empty, Compression.XZ)
 
 
-def test_the_command_line_states_it_by_the_name(
-    empty: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@dataclass
+class Watched:
+    """An appliance, and what it had unpacked."""
+
+    box: Box
+    kinds: list[Compression]
+    capsys: pytest.CaptureFixture[str]
+
+    def add(self, source: str, *words: str) -> tuple[int, dict[str, Any]]:
+        """Have an image imported by the command line: its exit status, and what it printed."""
+        words = ("--json", "--socket", str(self.box.paths.api_socket), "template", "add", "far", source, *words)
+        with serving(self.box):
+            status = main(words)
+        return status, json.loads(self.capsys.readouterr().out)
+
+
+@pytest.fixture
+def watched(empty: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Watched:
+    found = Watched(empty, [], capsys)
+    real = empty.service.imports._unpack
+
+    def unpack(kind: Compression) -> unpacking.Unpacking:
+        found.kinds.append(kind)
+        return real(kind)
+
+    monkeypatch.setattr(empty.service.imports, "_unpack", unpack)
+    return found
+
+
+@KINDS
+@pytest.mark.parametrize("url", ["disk.raw.xz?token=a.b", "?id=7", "download", "disk.raw"])
+def test_a_url_is_unpacked_as_what_comes_begins(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, kind: Compression, url: str
 ) -> None:
-    serve(empty, monkeypatch, Site(content=PACKED[Compression.XZ](IMAGE)))
-    words = ["--json", "--socket", str(empty.paths.api_socket), "template", "add", "far"]
-    with serving(empty):
-        assert main([*words, "https://images.test/disk.raw.xz?token=a.b"]) == 0
-    assert json.loads(capsys.readouterr().out)["size"] == len(IMAGE)
-    assert empty.pool.bytes_of(1) == IMAGE
+    """The connection breaks in what tells, too."""
+    packed = PACKED[kind](IMAGE)
+    site = Site(cuts=[3, 100], content=packed)
+    serve(watched.box, monkeypatch, site)
+    digest = hashlib.sha256(packed).hexdigest()
+    status, view = watched.add(f"https://images.test/{url}", "--format", "raw", "--sha256", digest)
+    assert (status, view.get("size"), view.get("sha256")) == (0, len(IMAGE), digest)
+    assert watched.box.pool.bytes_of(1) == IMAGE
+    assert watched.kinds == [kind], "by the unit that has no rights"
+    assert len(site.asked) == 3
+
+
+@pytest.mark.parametrize("url", ["?id=7", "disk.raw"])
+def test_a_url_that_is_not_packed_is_not_unpacked(watched: Watched, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    serve(watched.box, monkeypatch, Site(cuts=[3], content=IMAGE))
+    status, view = watched.add(f"https://images.test/{url}", "--format", "raw")
+    assert (status, view.get("error"), watched.kinds) == (0, None, [])
+    assert watched.box.pool.bytes_of(1) == IMAGE
+
+
+def test_who_says_how_it_is_packed_is_believed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = PACKED[Compression.XZ](IMAGE)
+    for said, code in (("none", None), ("xz", None), ("gz", "bad-image")):
+        kinds = [Compression(said)] if said != "none" else []
+        serve(watched.box, monkeypatch, Site(content=packed))
+        watched.kinds.clear()
+        _, found = watched.add("https://images.test/?id=7", "--format", "raw", "--compression", said)
+        assert (found.get("error", {}).get("code"), watched.kinds) == (code, kinds), said
+    assert watched.box.pool.bytes_of(1).rstrip(b"\0") == packed.rstrip(b"\0")
+
+
+def test_a_url_that_gives_nothing_is_empty(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    serve(watched.box, monkeypatch, Site(content=b""))
+    status, found = watched.add("https://images.test/?id=7", "--format", "raw")
+    assert (status, found["error"]["what"]) == (3, "the image is empty")
+    assert nothing_left(watched.box)
+
+
+@KINDS
+def test_a_file_on_the_appliance_is_unpacked_as_it_begins(watched: Watched, kind: Compression) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as folder:  # its folders are open to all, as it must be
+        Path(folder).chmod(0o755)
+        file = Path(folder) / "download"
+        file.write_bytes(PACKED[kind](IMAGE))
+        assert watched.add(str(file), "--path", "--format", "raw")[0] == 0
+    assert watched.kinds == [kind]
+    assert watched.box.pool.bytes_of(1) == IMAGE
 
 
 def test_it_unpacks_in_a_unit_without_a_network() -> None:

@@ -127,7 +127,11 @@ def _tls(allowed: Iterable[str], credentials: Path | None) -> tuple[dict[str, An
 def _identity(endpoint: str, name: str, credentials: Path | None) -> dict[str, Any]:
     """What it is to others over TLS, as ``endpoint`` of a connection."""
     if credentials is None:
-        raise Unhealthy("a storage daemon has no certificate", hint="restart hatcheryd: it makes one")
+        raise Unhealthy(
+            "a storage daemon has no certificate",
+            why="it takes TLS, and systemd gave it no folder of credentials",
+            hint="restart hatcheryd: it makes one",
+        )
     return {
         "qom-type": "tls-creds-x509",
         "id": name,

@@ -11,6 +11,8 @@ from appliance.host.qmp import Qmp, QmpError
 from appliance.host.storage_daemon.config import DOOR, Files, rules
 from appliance.host.storage_daemon.exports import Export
 
+_LOG = "see `journalctl -u 'hatchery-nbd@*'` on the appliance; detached and attached again, a clone has all of it anew"
+
 
 class StorageDaemon:
     """The verbs on one running daemon. They are idempotent: what is there already, or gone already, is fine."""
@@ -56,7 +58,9 @@ class StorageDaemon:
             try:
                 qmp.execute("qom-set", {"path": f"/objects/{DOOR}", "property": "rules", "value": rules(names)})
             except QmpError as error:
-                raise Unhealthy("a storage daemon does not change whom it lets in", why=error.text) from error
+                raise Unhealthy(
+                    "a storage daemon does not change whom it lets in", why=error.text, hint=_LOG
+                ) from error
 
     def add(self, exports: Iterable[Export]) -> None:
         """Offer devices. Other exports are not disturbed. Raises NotReady, Unhealthy."""
@@ -125,7 +129,7 @@ class StorageDaemon:
             elif held:
                 _change_group(qmp, export)
         except QmpError as error:
-            raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text) from error
+            raise Unhealthy(f"the limits of {export.name} cannot be set", why=error.text, hint=_LOG) from error
 
 
 def _exports(qmp: Qmp) -> frozenset[str]:
@@ -150,7 +154,7 @@ def _has_group(qmp: Qmp, node: str) -> bool:
     except QmpError as error:
         if error.kind == "DeviceNotFound":
             return False
-        raise Unhealthy(f"the limits of {node} cannot be read", why=error.text) from error
+        raise Unhealthy(f"the limits of {node} cannot be read", why=error.text, hint=_LOG) from error
     return True
 
 
@@ -178,7 +182,7 @@ def _remove(qmp: Qmp, export: Export, mode: str) -> None:
             _remove_node(qmp, export.filter)
             qmp.execute("object-del", {"id": node})
     except QmpError as error:
-        raise Unhealthy(f"the export {node} cannot be removed", why=error.text) from error
+        raise Unhealthy(f"the export {node} cannot be removed", why=error.text, hint=_LOG) from error
 
 
 def _withdraw(qmp: Qmp, node: str, mode: str) -> None:

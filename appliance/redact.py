@@ -1,4 +1,4 @@
-"""Secrets taken out of text that leaves the appliance. Pure."""
+"""Secrets taken out of what is shown: of a URL before it is shown at all, of text that leaves the appliance. Pure."""
 
 import re
 
@@ -23,6 +23,12 @@ _SETTING = re.compile(
 _HEADER = re.compile(r"(\b(?:proxy-)?authorization\b[\"']?\s*[:=]\s*[\"']?)(?:(\w+)[ ]+)?[^\s\"',]+", re.IGNORECASE)
 """An HTTP header."""
 
+_URL = re.compile(r"([a-z][a-z0-9+.-]*://)([^/?#]*)([^?#]*)(.?)", re.IGNORECASE | re.DOTALL)
+"""A URL (RFC 3986): scheme, authority, path, and whether more follows."""
+
+_HOST = re.compile(r"(?:[\w.-]+|\[[0-9a-f:.]+\])(?::[0-9]*)?", re.IGNORECASE)
+"""A host and a port. What is none may be a password with a character that it must not have there."""
+
 _PSK_LINE = re.compile(r"^([\w.@-]+:)[0-9a-f]{32,}$", re.IGNORECASE | re.MULTILINE)
 """A line of a file of TLS keys that both sides know (GnuTLS's psk.passwd)."""
 
@@ -35,3 +41,25 @@ def redact(text: str) -> str:
     text = _HEADER.sub(rf"\1{LEFT_OUT}", text)
     text = _SETTING.sub(rf"\1{LEFT_OUT}", text)
     return _PSK_LINE.sub(rf"\1{LEFT_OUT}", text)
+
+
+def shown_url(url: str) -> str:
+    """A URL as it may be shown, logged and kept: without who logs in, and without its query and fragment.
+
+    What in a query signs the URL, and what does not, only its server knows. Of what is no URL, nothing that could be
+    a login is shown either. Done twice, it is as done once.
+    """
+    found = _URL.match(url)
+    if found is None:
+        shown = re.split("[?#]", url, maxsplit=1)
+        return _without_login(shown[0]) + (f"?{LEFT_OUT}" if len(shown) > 1 else "")
+    scheme, authority, path, more = found.groups()
+    host = _without_login(authority)
+    if not _HOST.fullmatch(host.removeprefix(f"{LEFT_OUT}@")):
+        return f"{scheme}{LEFT_OUT}"
+    return f"{scheme}{host}{path}" + (f"?{LEFT_OUT}" if more else "")
+
+
+def _without_login(text: str) -> str:
+    login, _, rest = text.rpartition("@")
+    return f"{LEFT_OUT}@{rest}" if login else rest
