@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import pwd
-import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from appliance import errors
 from appliance.errors import HatcheryError
 from appliance.host import journal
+from appliance.redact import shown_url
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,6 @@ _REFUSALS = (
 )
 """What a caller is told before anything was done; all other errors are failures, as in the API."""
 
-_USERINFO = re.compile(r"://[^/\s]*@")
-_AFTER_PATH = re.compile(r"[?#].*")
-
 
 def write(message: str, result: str, fields: Mapping[str, str], tell: Tell = journal.send) -> None:
     """Write a line; where there is no journal, into the program's own log."""
@@ -57,7 +54,7 @@ def commanded(program: str, words: Sequence[str], body: Callable[[], int], tell:
     Raises what ``body`` raises.
     """
     who = caller()  # he may be gone at the end
-    command = shlex.join([program, *map(_without_secrets, words)])[:MOST_COMMAND]
+    command = shlex.join([program, *map(_shown, words)])[:MOST_COMMAND]
     result, problem, status = "failed", "", ""
     try:
         ended = body()
@@ -100,8 +97,5 @@ def who_in_words(who: Mapping[str, str]) -> str:
     return f"{who['HATCHERY_USER']}{program}"
 
 
-def _without_secrets(word: str) -> str:
-    """A word of a command line; of a URL neither who logs in nor what signs it."""
-    if "://" not in word:
-        return word
-    return _AFTER_PATH.sub("", _USERINFO.sub("://", word))
+def _shown(word: str) -> str:
+    return shown_url(word) if "://" in word else word
