@@ -106,5 +106,4 @@ def _check(rule: int | None, what: str, found: list[Problem] | None) -> CheckVie
     for problem in found:
         if problem.severity is Health.FAILED or worst == "ok":
             worst = problem.severity.value
-    shown = tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in found)
-    return CheckView(rule=rule, what=what, state=worst, problems=shown)
+    return CheckView(rule=rule, what=what, state=worst, problems=tuple(map(ProblemView.of, found)))
