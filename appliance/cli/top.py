@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
 import typer
@@ -109,7 +109,8 @@ def _clone(name: str, before: Reading, after: Reading, seconds: float) -> CloneR
     same = then is not None and then.name == now.name
     earlier = before.clones.get(name, Histogram()) if same else Histogram()
     counted = after.clones.get(name, Histogram()) - earlier
-    return CloneRates(*astuple(_rates(name, then, now, seconds)), counted.bound(0.5), counted.bound(0.99))
+    rates = asdict(_rates(name, then, now, seconds))
+    return CloneRates(**rates, half_within=counted.bound(0.5), most_within=counted.bound(0.99))
 
 
 def _rates(name: str, before: schema.DeviceCounters | None, after: schema.DeviceCounters, seconds: float) -> Rates:

@@ -274,7 +274,7 @@ class ModelStore:
         self.examined: dict[int, tuple[Problem, ...] | None] = {}
 
     def examine(self) -> Mapping[int, tuple[Problem, ...] | None]:
-        return {5: (), 7: (), 12: (), **self.examined}
+        return {5: (), 7: (), 8: (), 12: (), **self.examined}
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         return StoreView(backend=None, meta=None, cache=None, pool=None), self.problems
@@ -346,6 +346,7 @@ class ModelConverter:
         self.result = b""
         self.error: Exception | None = None
         self.stopped = 0
+        self.open: tuple[str, ...] = ()
 
     def convert(self, source: Path, target: Path, staging: int) -> None:
         assert source.exists()
@@ -361,3 +362,6 @@ class ModelConverter:
 
     def stop_all(self) -> None:
         self.stopped += 1
+
+    def breaches(self) -> tuple[str, ...]:
+        return self.open
