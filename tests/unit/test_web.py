@@ -360,6 +360,8 @@ def test_a_boot_sets_map_covers_what_it_reads_and_no_more() -> None:
     assert shown[-1] == 1
     assert sum(map(bool, shown)) == 3
     assert page.cells([(0, length)], length) == (page.SHADES,) * page.CELLS
+    assert page.map_words(shown, length) == "in 3 of 240 stretches of 1.0 MiB, from 0 B to 240.0 MiB"
+    assert page.map_words((0, 0), length) == "nowhere"
 
 
 def test_the_heat_maps_darkest_cell_is_the_fullest() -> None:
