@@ -179,7 +179,7 @@ def test_a_boot_set_that_is_not_in_the_cache_is_found(appliance: Box, monkeypatc
         assert looked(appliance)[14].state == expected, state
 
 
-def test_a_conversion_that_is_not_confined_is_found(appliance: Box) -> None:
+def test_a_conversion_that_is_not_confined_is_found(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     whole(appliance)
     appliance.converter.open = ("hatchery-import@7.service is not confined: PrivateNetwork=no",)
     [wrong] = looked(appliance)[16].problems
@@ -188,7 +188,7 @@ def test_a_conversion_that_is_not_confined_is_found(appliance: Box) -> None:
     def silent() -> NoReturn:
         raise CommandFailed("systemctl show", 1, "no bus")
 
-    appliance.converter.breaches = silent  # type: ignore[method-assign]
+    monkeypatch.setattr(appliance.converter, "breaches", silent)
     assert looked(appliance)[16].state == "unknown"
 
 

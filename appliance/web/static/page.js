@@ -38,7 +38,10 @@
     // What each line has at a point, in words: all that a pointer finds out, a keyboard and a screen reader do too.
     const words = data[0].map((x, at) => [series[0].value(chart, x),
       ...series.slice(1).map((each, row) => `${each.label} ${each.value(chart, data[row + 1][at])}`)].join(", "));
-    browse(place, words, (at) => chart.setCursor({ left: chart.valToPos(data[0][at], "x"), top: chart.over.clientHeight / 2 }));
+    // A chart that was just made knows its scales after its own microtask.
+    browse(place, words, (at) => queueMicrotask(() => {
+      chart.setCursor({ left: chart.valToPos(data[0][at], "x"), top: chart.over.clientHeight / 2 });
+    }));
   }
 
   // A chart is a slider over its points: arrows go from one to the next, Home to the first, End to the newest and on with it.
@@ -123,7 +126,7 @@
         row.lastChild.dataset.disk = disk;
         heats.append(row);
       }
-      drawHeat(disk, row.firstChild, row.lastChild);
+      drawHeat(disk, row.firstChild, row.querySelector("canvas"));
     }
   }
 

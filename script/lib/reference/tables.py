@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
-from enum import EnumMeta
+from enum import Enum
 from typing import get_type_hints
 
 from prometheus_client.metrics_core import Metric
@@ -27,8 +27,8 @@ def metrics_page() -> str:
             "",
             _MADE,
             "What `/metrics` on port 9750 has: [monitoring.md](monitoring.md) says how to use it. A histogram has",
-            "`_bucket`, with the label `le`, `_sum` and `_count`. Sizes are bytes, times are seconds. Of a state there is",
-            "a series for each word that it may be, 1 for the present one.",
+            "`_bucket`, with the label `le`, `_sum` and `_count`. Sizes are bytes, times are seconds. Of a state there",
+            "is a series for each word that it may be, 1 for the present one.",
             "",
             "| name | type | labels | meaning |",
             "| --- | --- | --- | --- |",
@@ -100,8 +100,8 @@ def _rows(section: type[NvmeConfig | BackendConfig | StoreConfig]) -> Iterator[s
 
 
 def _kind(kind: object) -> str:
-    if isinstance(kind, EnumMeta):
-        return ", ".join(f"`{each.value}`" for each in kind)  # type: ignore[var-annotated]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(f"`{each.value}`" for each in kind)
     return "whole number" if kind is int else "list of paths"
 
 
