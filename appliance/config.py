@@ -104,22 +104,37 @@ class Paths:
         return self.run / "tls" / client
 
 
+def said(words: str) -> dict[str, str]:
+    """What a setting means, which docs/settings.md says."""
+    return {"help": words}
+
+
 @dataclass(frozen=True, slots=True)
 class NvmeConfig:
     """The cache drive. Sizes in bytes; 0 means the rule of ``appliance.store``."""
 
-    devices: tuple[str, ...]
-    meta_bytes: int = 0
-    fast_bytes: int = 0
+    devices: tuple[str, ...] = field(
+        metadata=said("The NVMe drives, one or two, by names below /dev/disk/by-id; two mirror cache and metadata")
+    )
+    meta_bytes: int = field(
+        default=0,
+        metadata=said("Size of the partition for the metadata mirror; 0: a fiftieth of the drive, 256 MiB to 18 GiB"),
+    )
+    fast_bytes: int = field(
+        default=0,
+        metadata=said("Size of the partition of the fast pool; 0: a quarter of what is free. The cache gets the rest"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
     """The array of slow disks."""
 
-    level: RaidLevel
-    disks: tuple[str, ...]
-    chunk_kib: int = 64
+    level: RaidLevel = field(metadata=said("How the disks are made redundant"))
+    disks: tuple[str, ...] = field(
+        metadata=said("The disks, by names below /dev/disk/by-id; one more than there were makes the array grow")
+    )
+    chunk_kib: int = field(default=64, metadata=said("Piece of the array on one disk, in KiB"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +146,20 @@ class StoreConfig:
     means no limit.
     """
 
-    cache_mode: CacheMode = CacheMode.WRITETHROUGH
-    block_kib: int = 64
-    state_bytes: int = 0
-    reserve_percent: int = 5
-    overcommit_percent: int = 0
+    cache_mode: CacheMode = field(
+        default=CacheMode.WRITETHROUGH, metadata=said("writeback takes a cache that is mirrored on two drives")
+    )
+    block_kib: int = field(default=64, metadata=said("Size of a pool's block, the unit of space, in KiB"))
+    state_bytes: int = field(
+        default=0,
+        metadata=said("Size of the file system with the catalog; 0: a quarter of the mirror, 64 MiB to 2 GiB"),
+    )
+    reserve_percent: int = field(
+        default=5, metadata=said("Of the durable pool's space, what is held back until an operator releases it")
+    )
+    overcommit_percent: int = field(
+        default=0, metadata=said("At most so much of a pool's space is promised to clones; 0: no limit")
+    )
 
 
 @dataclass(frozen=True, slots=True)

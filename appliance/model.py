@@ -128,6 +128,8 @@ class Problem:
     what: str
     hint: str = ""
     rule: int | None = None
+    part: str = ""
+    """What it is about, in one word: see ``schema.PARTS``."""
 
 
 def check_name(name: str, kind: str = "name") -> str:
@@ -199,10 +201,12 @@ def joined(extents: Iterable[Extent]) -> tuple[Extent, ...]:
 class Histogram:
     """Latencies in power-of-two microseconds: ``counts[0]`` is 0 to 1, ``counts[i]`` is 2**i to 2**(i+1) - 1.
 
-    Trailing zeros carry no meaning.
+    Trailing zeros carry no meaning. ``seconds`` is the time that all of them took together; None where nobody adds it
+    up.
     """
 
     counts: tuple[int, ...] = ()
+    seconds: float | None = None
 
     def __sub__(self, earlier: "Histogram") -> "Histogram":
         """What was counted since ``earlier``. A counter that was reset meanwhile counts from zero."""
@@ -211,14 +215,23 @@ class Histogram:
         then = earlier.counts + (0,) * (width - len(earlier.counts))
         if any(a < b for a, b in zip(now, then, strict=True)):
             return self
-        return Histogram(tuple(a - b for a, b in zip(now, then, strict=True)))
+        took = self._took(), earlier._took()
+        # Two sums that were rounded must not come out as less than nothing.
+        seconds = None if took[0] is None or took[1] is None else max(0.0, took[0] - took[1])
+        return Histogram(tuple(a - b for a, b in zip(now, then, strict=True)), seconds)
 
     def __add__(self, other: "Histogram") -> "Histogram":
         """Both together."""
         width = max(len(self.counts), len(other.counts))
         mine = self.counts + (0,) * (width - len(self.counts))
         theirs = other.counts + (0,) * (width - len(other.counts))
-        return Histogram(tuple(a + b for a, b in zip(mine, theirs, strict=True)))
+        took = self._took(), other._took()
+        seconds = None if took[0] is None or took[1] is None else took[0] + took[1]
+        return Histogram(tuple(a + b for a, b in zip(mine, theirs, strict=True)), seconds)
+
+    def _took(self) -> float | None:
+        """Nothing takes no time, whoever counted it."""
+        return self.seconds if self.seconds is not None or self.total else 0.0
 
     @property
     def total(self) -> int:

@@ -103,9 +103,9 @@ def _appliance(service: Service) -> APIRouter:
         return service.measure.stop_histograms()
 
     @router.get("/latencies")
-    def latencies() -> schema.CloneLatencies:
-        """Latencies of all clones that are attached."""
-        return service.measure.latencies()
+    def latencies(after: str = "", most: Annotated[int | None, Query(ge=1)] = None) -> schema.CloneLatencies:
+        """Latencies of clones that are attached, by their names: from the first after ``after`` on, and so many."""
+        return service.measure.latencies(after, most)
 
     @router.get("/operations")
     def operations() -> schema.OperationList:

@@ -42,5 +42,11 @@ def _print(found: schema.Examination, bad: list[schema.CheckView]) -> None:
                 console.print(f"    do: {problem.hint}")
         if not check.problems:
             console.print("  it could not be looked at: see `hatchery status`, and `journalctl -u hatcheryd` there")
+    hidden = [check for check in found.checks if check.unseen]
+    if hidden:
+        console.print()
+        console.print("What a box that runs cannot show, and the tests that prove it:", style="dim")
+        for check in hidden:
+            console.print(f"  rule {check.rule}: {check.unseen}", style="dim", highlight=False)
     console.print()
     console.print("all is well" if not bad else f"{len(bad)} of {len(found.checks)} checks need you")

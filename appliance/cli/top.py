@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
 import typer
@@ -36,6 +36,14 @@ class Rates:
 
 
 @dataclass(frozen=True, slots=True)
+class CloneRates(Rates):
+    """A clone: besides, microseconds within which half of its requests, and 99 %, were done; None without requests."""
+
+    half_within: int | None = None
+    most_within: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DiskRates:
     """A whole disk: requests in each second; microseconds within which half of them, and 99 %, were done."""
 
@@ -54,16 +62,17 @@ class Picture:
     hit_percent: float | None
     pool: Rates
     backend: Rates
-    clones: tuple[Rates, ...]
+    clones: tuple[CloneRates, ...]
     disks: tuple[DiskRates, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything that is counted, at one moment."""
+    """Everything that is counted, at one moment. Clones' latencies are by name, disks' by role and name."""
 
     counters: schema.Counters
     disks: Mapping[tuple[str, str], Histogram]
+    clones: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 def read(connection: client.Client) -> Reading:
@@ -72,7 +81,8 @@ def read(connection: client.Client) -> Reading:
     disks: dict[tuple[str, str], Histogram] = {
         (each.role, each.disk): Histogram(each.histogram.counts) for each in connection.status().disks
     }
-    return Reading(counters, disks)
+    clones = {each.clone: Histogram(each.histogram.counts) for each in connection.latencies().clones}
+    return Reading(counters, disks, clones)
 
 
 def between(before: Reading, after: Reading) -> Picture:
@@ -82,7 +92,7 @@ def between(before: Reading, after: Reading) -> Picture:
     pool = _rates("pool", then.cached, now.cached, seconds)
     backend = _rates("backend", then.backend, now.backend, seconds)
     hit = None if not pool.read_bytes else max(0.0, 100 * (1 - backend.read_bytes / pool.read_bytes))
-    clones = (_rates(name, then.clones.get(name), device, seconds) for name, device in now.clones.items())
+    clones = (_clone(name, before, after, seconds) for name in now.clones)
     disks = []
     for (role, disk), histogram in after.disks.items():
         counted = histogram - before.disks.get((role, disk), Histogram())
@@ -91,6 +101,16 @@ def between(before: Reading, after: Reading) -> Picture:
         )
     busiest = tuple(sorted(clones, key=lambda each: (-each.requests, each.name)))
     return Picture(seconds, hit, pool, backend, busiest, tuple(disks))
+
+
+def _clone(name: str, before: Reading, after: Reading, seconds: float) -> CloneRates:
+    then, now = before.counters.clones.get(name), after.counters.clones[name]
+    # What another device of that name has counted says nothing of this one.
+    same = then is not None and then.name == now.name
+    earlier = before.clones.get(name, Histogram()) if same else Histogram()
+    counted = after.clones.get(name, Histogram()) - earlier
+    rates = asdict(_rates(name, then, now, seconds))
+    return CloneRates(**rates, half_within=counted.bound(0.5), most_within=counted.bound(0.99))
 
 
 def _rates(name: str, before: schema.DeviceCounters | None, after: schema.DeviceCounters, seconds: float) -> Rates:
@@ -146,12 +166,11 @@ def shown(picture: Picture, limit: int) -> RenderableType:
     hit = "nothing was read" if picture.hit_percent is None else f"{picture.hit_percent:.1f} % of bytes from the cache"
     head = Text.assemble(("hatchery top", "bold"), f"  {picture.seconds:.1f} s; {hit}")
     store = table("STORE", ">READS/S", ">READ/S", ">WRITES/S", ">WRITTEN/S")
-    clones = table("CLONE", ">READS/S", ">READ/S", ">WRITES/S", ">WRITTEN/S")
-    for rows, found in ((store, (picture.pool, picture.backend)), (clones, picture.clones[:limit])):
-        for each in found:
-            rows.add_row(
-                each.name, f"{each.reads:.0f}", size(each.read_bytes), f"{each.writes:.0f}", size(each.write_bytes)
-            )
+    clones = table("CLONE", ">READS/S", ">READ/S", ">WRITES/S", ">WRITTEN/S", ">HALF WITHIN", ">99 % WITHIN")
+    for part in (picture.pool, picture.backend):
+        store.add_row(*_cells(part))
+    for clone in picture.clones[:limit]:
+        clones.add_row(*_cells(clone), micros(clone.half_within), micros(clone.most_within))
     disks = table("DISK", "FOR", ">REQUESTS/S", ">HALF WITHIN", ">99 % WITHIN")
     for disk in picture.disks:
         within = micros(disk.half_within), micros(disk.most_within)
@@ -159,3 +178,7 @@ def shown(picture: Picture, limit: int) -> RenderableType:
     left = len(picture.clones) - limit
     more = Text(f"and {left} more" if left > 0 else "" if picture.clones else "no clone is attached")
     return Group(head, Text(), store, Text(), disks, Text(), clones, more)
+
+
+def _cells(each: Rates) -> tuple[str, ...]:
+    return each.name, f"{each.reads:.0f}", size(each.read_bytes), f"{each.writes:.0f}", size(each.write_bytes)

@@ -28,9 +28,10 @@ class Client(Requests):
         """Exact block statistics at this moment, those of clones if wanted."""
         return self._get("/counters" if clones else "/counters?clones=false", schema.Counters)
 
-    def latencies(self) -> schema.CloneLatencies:
-        """Latencies of all clones that are attached."""
-        return self._get("/latencies", schema.CloneLatencies)
+    def latencies(self, after: str = "", most: int | None = None) -> schema.CloneLatencies:
+        """Latencies of clones that are attached, by name: from the first after ``after`` on, and so many at most."""
+        wanted = {"after": after, **({} if most is None else {"most": str(most)})}
+        return self._get(f"/latencies?{httpx.QueryParams(wanted)}", schema.CloneLatencies)
 
     def operations(self) -> tuple[schema.Operation, ...]:
         """All jobs that are remembered, newest first."""

@@ -5,6 +5,7 @@ Source: ``Documentation/admin-guide/device-mapper/statistics.rst`` of Linux 6.12
 
 from appliance.errors import CannotTell
 from appliance.host.dm import Dm
+from appliance.model import Histogram
 
 PROGRAM = "hatchery"
 BUCKETS = 24
@@ -23,16 +24,33 @@ def create(dm: Dm, name: str) -> None:
         dm.message(name, f"@stats_create - /1 2 precise_timestamps histogram:{nanoseconds} {PROGRAM}")
 
 
-def read(dm: Dm, name: str) -> tuple[int, ...]:
-    """Requests by latency: one number for each limit and one for what took longer."""
-    region = _region(dm, name)
-    if region is None:
-        raise CannotTell(
-            f"{name} keeps no latency histogram",
-            why="it was activated without one",
-            hint="deactivate and activate it again",
-        )
-    return parse_print(dm.message(name, f"@stats_print {region}"))
+MOST_REMEMBERED = 4096
+
+
+class Regions:
+    """Where devices keep their histograms, remembered: to ask each time would double what a look at many costs."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], int] = {}
+
+    def read(self, dm: Dm, name: str, number: str) -> Histogram:
+        """Requests by latency: one number for each limit and one for what took longer. Raises CannotTell.
+
+        ``number`` is the device's: another one of the same name is asked anew.
+        """
+        region = self._known.get((name, number))
+        if region is None:
+            region = _region(dm, name)
+            if region is None:
+                raise CannotTell(
+                    f"{name} keeps no latency histogram",
+                    why="it was activated without one",
+                    hint="deactivate and activate it again",
+                )
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()  # most of these devices have gone
+            self._known[name, number] = region
+        return parse_print(dm.message(name, f"@stats_print {region}"))
 
 
 def clear(dm: Dm, name: str) -> None:
@@ -51,16 +69,20 @@ def parse_list(text: str) -> int | None:
     return None
 
 
-def parse_print(text: str) -> tuple[int, ...]:
-    """The histogram in the reply to ``@stats_print``: the last column, numbers joined by colons. Raises CannotTell."""
+def parse_print(text: str) -> Histogram:
+    """The histogram in the reply to ``@stats_print``: the last column, numbers joined by colons. Raises CannotTell.
+
+    The fourth and the eighth counter are the nanoseconds that all reads and all writes took.
+    """
     words = text.split()
     try:
         counts = tuple(int(number) for number in words[-1].split(":"))
+        seconds = (int(words[4]) + int(words[8])) / 1e9
     except (IndexError, ValueError) as error:
         raise CannotTell("a latency histogram cannot be read", why=repr(text[:200])) from error
     if len(counts) != BUCKETS + 1:
         raise CannotTell("a latency histogram has the wrong number of buckets", why=repr(text[:200]))
-    return counts
+    return Histogram(counts, seconds)
 
 
 def _region(dm: Dm, name: str) -> int | None:

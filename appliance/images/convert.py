@@ -38,6 +38,9 @@ class Converter(Protocol):
     def stop_all(self) -> None:
         """End conversions that a former process left running."""
 
+    def breaches(self) -> tuple[str, ...]:
+        """What those who work on uploaded images may do now and must not (rule 16). Raises CommandFailed."""
+
 
 def command(source: Path, target: Path) -> tuple[str, ...]:
     """The conversion itself. Both formats are stated, nothing is probed."""
@@ -90,6 +93,10 @@ class SandboxedConverter:
         """See Converter."""
         self._runner.run(["systemctl", "stop", f"{UNIT_PREFIX}*.service"])
 
+    def breaches(self) -> tuple[str, ...]:
+        """See Converter."""
+        return confined.breaches(self._runner)
+
 
 class PlainConverter:
     """Converts in a child process that ends with this one, where there is no service manager."""
@@ -119,6 +126,10 @@ class PlainConverter:
 
     def stop_all(self) -> None:
         """See Converter. A child has ended with its parent."""
+
+    def breaches(self) -> tuple[str, ...]:
+        """See Converter. Nothing confines a child."""
+        return tuple(f"conversion {staging} is not confined: there is no systemd" for staging in list(self._running))
 
 
 def _run(runner: Runner, words: Sequence[str]) -> None:

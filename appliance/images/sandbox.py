@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from appliance.run import Runner
+
 SYSTEM_CALLS = (
     *("@aio", "@basic-io", "@default", "@file-system", "@io-event", "@ipc", "@memlock", "@network-io", "@process"),
     *("@signal", "@sync", "@timer"),
@@ -61,3 +63,36 @@ def unit(
         words.append(f"--property=BindsTo={bound_to}")
     words += [f"--property={setting}" for setting in (*CONFINED, *settings)]
     return (*words, *command)
+
+
+RUNNING = ("hatchery-import@*.service", "hatchery-unpack@*.service", "hatchery-fetch@*.service")
+"""The units that are made of it."""
+
+_HELD = {
+    "DynamicUser": "yes",
+    "NoNewPrivileges": "yes",
+    "PrivateUsers": "yes",
+    "ProtectSystem": "strict",
+    "CapabilityBoundingSet": "",
+}
+_ALONE = "hatchery-fetch@"
+"""Units named so have a network, and no others."""
+
+
+def breaches(runner: Runner) -> tuple[str, ...]:
+    """What units that work on what strangers sent may do and must not, at this moment. Raises CommandFailed."""
+    names = ",".join(("Id", *_HELD, "PrivateNetwork"))
+    return parse_breaches(runner.run(["systemctl", "show", f"--property={names}", *RUNNING]).stdout)
+
+
+def parse_breaches(text: str) -> tuple[str, ...]:
+    """The same from what ``systemctl show`` says: the properties of one unit after the other, a blank line between."""
+    found = []
+    for piece in text.strip().split("\n\n"):
+        said = dict(line.partition("=")[::2] for line in piece.splitlines())
+        name = said.get("Id", "")
+        wanted = _HELD if name.startswith(_ALONE) else {**_HELD, "PrivateNetwork": "yes"}
+        wrong = [f"{key}={said.get(key, '')}" for key, value in wanted.items() if said.get(key) != value]
+        if name and wrong:
+            found.append(f"{name} is not confined: {', '.join(wrong)}")
+    return tuple(found)

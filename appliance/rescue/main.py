@@ -12,6 +12,11 @@ from appliance.store import main as store
 from appliance.store.machine import Machine
 
 
+def parser() -> argparse.ArgumentParser:
+    """The whole command line of the program."""
+    return store.parser(_add)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     return store.main(argv, add=_add)

@@ -11,7 +11,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     GET    /histograms                      -> HistogramsStarted; not-found when none run
     POST   /histograms      HistogramsRequest -> HistogramsStarted (201); in-use when they run already
     DELETE /histograms                      -> Histograms (stops them); not-found when none run
-    GET    /latencies                       -> CloneLatencies
+    GET    /latencies?after=NAME&most=N     -> CloneLatencies: some of them, if there are more than wanted
     GET    /operations                      -> OperationList, newest first
     GET    /operations/{id}                 -> Operation
     POST   /operations/{id}/cancel          -> Operation, which ends soon; refused where it cannot be (any more)
@@ -155,6 +155,7 @@ from appliance.schema.measure import (
 from appliance.schema.measured import BootTimes, Measured, MeasuredPhase, MeasurementList, MeasurementView
 from appliance.schema.stills import StillList, StillView
 from appliance.schema.store import (
+    PARTS,
     ArrayView,
     CacheView,
     MemberView,
@@ -194,6 +195,7 @@ __all__ = [
     "MOST_CONNECTIONS",
     "MOST_IOPS",
     "MOST_SHARED_SECONDS",
+    "PARTS",
     "PEM_MOST",
     "PROBLEM_TYPE",
     "SHARED_SECONDS",

@@ -17,6 +17,9 @@ class CheckView(Model):
     what: str = Field(description="What must hold, in words")
     state: CheckState = Field(description="The worst of its problems; unknown when it could not be looked at")
     problems: tuple[ProblemView, ...]
+    unseen: str = Field(
+        default="", description="What of it a box that runs cannot show, and the tests that prove it; empty: nothing"
+    )
 
 
 class Examination(Model):

@@ -41,6 +41,9 @@ class Counters(Model):
     cached: DeviceCounters = Field(description="bcache0: what the pool asks for")
     backend: DeviceCounters = Field(description="The backend's data partition: what the cache could not answer")
     meta: DeviceCounters | None = Field(description="The metadata mirror")
+    fast: DeviceCounters | None = Field(
+        default=None, description="What the fast pool keeps its data on; None where there is no such pool"
+    )
     disks: tuple[DeviceCounters, ...] = Field(description="The backend's disks")
     cache_stats: CacheCounters
     clones: dict[str, DeviceCounters] = Field(description="By clone name; those that are active")
@@ -50,6 +53,9 @@ class HistogramView(Model):
     """Latencies in power-of-two microseconds: ``counts[0]`` is 0 to 1, ``counts[i]`` is 2**i to 2**(i+1) - 1."""
 
     counts: tuple[int, ...]
+    seconds: float | None = Field(
+        default=None, description="The time that all of them took together; None where nobody adds it up"
+    )
 
 
 class HistogramsRequest(Model):
@@ -83,9 +89,10 @@ class CloneHistogram(Model):
 
 
 class CloneLatencies(Model):
-    """Latencies of all clones that are attached, each since it was; what took 16.8 s or more is in the last bucket."""
+    """Latencies of clones that are attached, each since it was; what took 16.8 s or more is in the last bucket."""
 
-    clones: tuple[CloneHistogram, ...]
+    clones: tuple[CloneHistogram, ...] = Field(description="By name; without those that cannot be read")
+    next: str | None = Field(default=None, description="After whom to go on; None: these were the last")
 
 
 class Histograms(Model):

@@ -1,12 +1,20 @@
 """The store, and the appliance in one look."""
 
+from typing import Self
+
 from pydantic import Field
 
-from appliance.model import Health
+from appliance.model import Health, Problem
 from appliance.schema.base import Model
 from appliance.schema.clients import ClientView
 from appliance.schema.gc import GivenBack
 from appliance.schema.measure import DiskHistogram
+
+PARTS = (
+    *("backend", "meta", "cache", "durable", "fast", "backup", "drive"),
+    *("volumes", "sharing", "fetch", "client", "certificate"),
+)
+"""What a problem may be about: arrays, cache, pools and drives of the store; then what is made of them."""
 
 
 class ProblemView(Model):
@@ -15,6 +23,15 @@ class ProblemView(Model):
     severity: Health
     what: str
     hint: str = ""
+    part: str = Field(default="", description=f"What it is about: {', '.join(PARTS)}; empty: something else")
+    rule: int | None = Field(default=None, description="Of the data path's rules; None: none of them")
+
+    @classmethod
+    def of(cls, problem: Problem) -> Self:
+        """As it goes over the API."""
+        return cls(
+            severity=problem.severity, what=problem.what, hint=problem.hint, part=problem.part, rule=problem.rule
+        )
 
 
 class MemberView(Model):

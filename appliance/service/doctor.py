@@ -1,7 +1,7 @@
 """The whole appliance held against the rules of its data path, for an operator who asks.
 
-Rules that are not here cannot be seen in a box that runs: 2 and 11 are about what is never read or snapshot, 8 about
-what setup refuses, 14 and 16 about how imports are made.
+Of some rules a box that runs can show a part only: what was never done leaves no trace. ``UNSEEN`` says which part, and
+the tests that prove it instead.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,23 +13,41 @@ from appliance.schema import CheckState, CheckView, Examination, ProblemView, St
 from appliance.service import recovery
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.looks import Looks
 from appliance.service.ports import Store
 
 RULES: Mapping[int | None, str] = {
     1: "nothing goes past the cache, and its settings are as they must be",
+    2: "what is read ahead of boots is sealed",
     3: "new blocks are zeroed",
     4: "there is space, and a full pool answers at once",
     5: "nothing here looks into a clone",
     6: "each clone is offered to its client, and to no other",
     7: "requests that fail while a drive dies are held and sent again",
+    8: "the drives of the settings are the store's",
     9: "catalog and pools agree",
     10: "the metadata mirror has a slow leg that is never behind",
+    11: "templates that clones are made of are read-only",
     12: "the kernel has the fixes that the store needs",
     13: "discards do not reach the array",
+    14: "boot sets are in the cache, whatever was imported",
     15: "ephemeral clones have their drive",
+    16: "who works on an uploaded image is confined",
     None: "arrays, cache, drives, storage daemons and backups are well",
 }
 """What is looked at, by the rule."""
+
+UNSEEN: Mapping[int | None, str] = {
+    2: "that a prefetch refuses what can be written, and reads no clone: tests/kernel/test_rule_02_prefetch.py",
+    8: "that drives with foreign content are refused: tests/unit/test_store_disks.py, tests/kernel/test_store_setup.py",
+    11: "that a clone is held still for a snapshot of it: tests/unit/test_service_stills.py,"
+    " tests/kernel/test_service_stills.py",
+    14: "that an import lets what is warm be, and large volumes go in pieces: tests/kernel/test_rule_14_imports.py,"
+    " tests/kernel/test_gc.py",
+    16: "what hostile images come to, and the unit's rights: tests/kernel/test_hostile_templates.py,"
+    " tests/unit/test_images.py",
+}
+"""What of a rule a box that runs cannot show, and the tests that prove it."""
 
 _SOURCES: Mapping[int, Callable[[StoreView], object]] = {
     1: lambda view: view.cache,
@@ -44,15 +62,24 @@ _SOURCES: Mapping[int, Callable[[StoreView], object]] = {
 class Doctor:
     """Looks at all of it when it is asked to."""
 
-    def __init__(self, core: Core, store: Store, exports: Exports) -> None:
+    def __init__(self, core: Core, store: Store, exports: Exports, looks: Looks) -> None:
         self._core = core
         self._store = store
         self._exports = exports
+        self._looks = looks
 
     def examine(self, view: StoreView, known: Iterable[Problem]) -> Examination:
         """Every check. ``view`` and ``known`` are what the status has: all that is looked at anyhow."""
         found: dict[int | None, list[Problem] | None] = {rule: [] for rule in RULES}
-        seen = {**self._store.examine(), 6: _try(self._offered), 9: _try(self._agreed)}
+        seen = {
+            **self._store.examine(),
+            2: _try(self._looks.read_ahead),
+            6: _try(self._offered),
+            9: _try(self._agreed),
+            11: _try(self._looks.sealed),
+            14: _try(self._looks.put_back),
+            16: _try(self._looks.confined),
+        }
         found |= {rule: None if problems is None else list(problems) for rule, problems in seen.items()}
         found |= {rule: None for rule, source in _SOURCES.items() if source(view) is None}
         for problem in known:
@@ -101,10 +128,10 @@ def _try(look: Callable[[], tuple[Problem, ...]]) -> tuple[Problem, ...] | None:
 
 def _check(rule: int | None, what: str, found: list[Problem] | None) -> CheckView:
     if found is None:
-        return CheckView(rule=rule, what=what, state="unknown", problems=())
+        return CheckView(rule=rule, what=what, state="unknown", problems=(), unseen=UNSEEN.get(rule, ""))
     worst: CheckState = "ok"
     for problem in found:
         if problem.severity is Health.FAILED or worst == "ok":
             worst = problem.severity.value
-    shown = tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in found)
-    return CheckView(rule=rule, what=what, state=worst, problems=shown)
+    shown = tuple(map(ProblemView.of, found))
+    return CheckView(rule=rule, what=what, state=worst, problems=shown, unseen=UNSEEN.get(rule, ""))

@@ -164,6 +164,7 @@ class Fetches:
                 Health.DEGRADED,
                 f"template {fetch.template.ref} is not whole, and cannot be fetched: {fetch.waiting}",
                 f"bring {fetch.server} back; until then clones get errors where they read what is not here",
+                part="fetch",
             )
             for fetch in list(self._fetches.values())
             if fetch.waiting

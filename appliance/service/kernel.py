@@ -113,6 +113,7 @@ class KernelStore:
             cached=_device(found.cached),
             backend=_device(found.backend),
             meta=_device(found.meta) if found.meta is not None else None,
+            fast=_device(found.fast) if found.fast is not None else None,
             disks=tuple(_device(disk) for disk in found.disks),
             cache_stats=CacheCounters(
                 hits=stats.hits,

@@ -189,14 +189,20 @@ class Measure:
         """How long the disks have taken since this process began, from what the monitor saw."""
         return self._disks(self._store.disk_latencies())
 
-    def latencies(self) -> CloneLatencies:
-        """Of each attached clone's requests since it was attached. Those that cannot be read are left out."""
-        names = self._active()
+    def latencies(self, after: str = "", most: int | None = None) -> CloneLatencies:
+        """Of attached clones' requests since they were: of those whose names come after ``after``, of ``most`` of them.
+
+        Those that cannot be read are left out.
+        """
+        later = sorted((name, thin_id) for thin_id, name in self._active().items() if name > after)
+        names = {thin_id: name for name, thin_id in later[:most]}
+        last = later[most - 1][0] if most is not None and len(later) > most else None
         return CloneLatencies(
             clones=tuple(
                 CloneHistogram(clone=names[thin_id], histogram=_view(found))
                 for thin_id, found in self._clone_latencies(names).items()
-            )
+            ),
+            next=last,
         )
 
     def latencies_of(self, clone: Clone) -> HistogramView | None:
@@ -236,7 +242,7 @@ class Measure:
 
 
 def _view(histogram: Histogram) -> HistogramView:
-    return HistogramView(counts=histogram.counts)
+    return HistogramView(counts=histogram.counts, seconds=histogram.seconds)
 
 
 def _throw_away(recording: _Recording | None) -> None:

@@ -80,7 +80,7 @@ def returned(before: Seen, after: Seen) -> frozenset[str]:
 def silence(drives: Iterable[str]) -> tuple[Problem, ...]:
     """Drives that do not answer, as problems."""
     hint = "check its cabling; if it is dead, replace it and run the roles: clones go on meanwhile"
-    return tuple(Problem(Health.DEGRADED, f"{drive} does not answer", hint) for drive in sorted(drives))
+    return tuple(Problem(Health.DEGRADED, f"{drive} does not answer", hint, part="drive") for drive in sorted(drives))
 
 
 def longer_pause(cost: float) -> float:

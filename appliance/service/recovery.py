@@ -20,6 +20,9 @@ from appliance.service.wanted import everything, observe
 
 log = logging.getLogger(__name__)
 
+PART = "volumes"
+"""What all problems here are about."""
+
 
 def start(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
     """Settle what a former process left open, and reconcile. Returns the plan and what an operator should know."""
@@ -59,7 +62,9 @@ def reconcile(core: Core) -> tuple[Plan, tuple[Problem, ...]]:
         found_problems = problems(made)
         for problem in found_problems:
             log.error("%s", problem.what)
-        failed = [Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint, 9) for each in failures]
+        failed = [
+            Problem(Health.FAILED, f"{each.description}: {each.error}", each.error.hint, 9, PART) for each in failures
+        ]
         return made, (*failed, *found_problems)
 
 
@@ -74,6 +79,7 @@ def problems(made: Plan) -> tuple[Problem, ...]:
                 f"volume {each.thin_id} in the {each.pool} pool is unknown to the catalog",
                 "see `hatchery gc --dry-run`",
                 9,
+                PART,
             )
             for each in made.orphans
         ),
@@ -83,6 +89,7 @@ def problems(made: Plan) -> tuple[Problem, ...]:
                 f"the volume of {volume.owner} is missing in the {volume.pool} pool",
                 "restore it from a backup",
                 9,
+                PART,
             )
             for volume in made.missing
             if volume not in lost
@@ -146,6 +153,7 @@ def _disagreement(found: Disagreement) -> Problem:
         " one of them is older than the other",
         "was the state restored from a backup? compare `hatchery clone list`",
         9,
+        PART,
     )
 
 
@@ -158,4 +166,5 @@ def _lost(volumes: list[Volume]) -> Iterable[Problem]:
             f"{len(volumes)} ephemeral clone(s) went with their NVMe drive: {owners}{more}",
             "reset or remove them",
             15,
+            PART,
         )

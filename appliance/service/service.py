@@ -66,6 +66,7 @@ from appliance.service.fast_pool import FastPool, Find
 from appliance.service.fetches import Fetches
 from appliance.service.imports import Imports
 from appliance.service.learning import Learning
+from appliance.service.looks import Looks
 from appliance.service.measure import Measure
 from appliance.service.measured import Measurements
 from appliance.service.monitor import Change, Monitor, Seen, changes, hit_percent, silence, store_words
@@ -119,7 +120,6 @@ class Service:
         self._connections = Connections(catalog, self._exports, paths.connected)
         self._views = Views(self.core, self._exports, self._connections)
         self._clone_views = CloneViews(catalog, store, self._views)
-        self._doctor = Doctor(self.core, store, self._exports)
         self._fast_pool = FastPool(self.core, self._exports, find_fast or (lambda: self.core.pools.get(PoolName.FAST)))
         self._problems: tuple[Problem, ...] = ()
         self._given_up = paths.given_up
@@ -131,6 +131,8 @@ class Service:
         self.boot_sets = BootSets(self.core)
         ports = CacheWatch(store.flow, store.guest_requests, lambda: self.measure.cold_marks)
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
+        looks = Looks(self.core, self.prefetching, converter)
+        self._doctor = Doctor(self.core, store, self._exports, looks)
         self.core.template_ready = self._template_ready
         self.measure.before_cold = self.prefetching.hold
         keep = Keep(self._learned, self.boot_sets.judge)

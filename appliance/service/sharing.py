@@ -166,4 +166,5 @@ def _late(clone: Clone) -> Problem:
         " are both connected to it",
         f"give it to the one where its guest is: hatchery clone move {clone.name} --client CLIENT",
         6,
+        "sharing",
     )

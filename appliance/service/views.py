@@ -87,7 +87,7 @@ def garbage_report(entries: Iterable[Entry]) -> GarbageReport:
 def client_problems(clients: Iterable[ClientView]) -> tuple[Problem, ...]:
     """What an operator should know of the clients' storage daemons."""
     return tuple(
-        Problem(client.state, f"client {client.name}: {client.detail}", "see `hatchery client list`")
+        Problem(client.state, f"client {client.name}: {client.detail}", "see `hatchery client list`", part="client")
         for client in clients
         if client.state is not Health.OK
     )
@@ -102,6 +102,7 @@ def expiring(clients: Iterable[ClientView], now: float) -> Iterator[ProblemView]
                 severity=Health.DEGRADED,
                 what=f"client {client.name}: its certificate ends in {(last - now) / 86400:.0f} days",
                 hint=f"make another with `hatchery client rotate {client.name}`",
+                part="certificate",
             )
 
 
@@ -144,7 +145,7 @@ def reconciliation(made: Plan, problems: Iterable[Problem]) -> Reconciliation:
     words = [step.describe() for step in made.steps]
     return Reconciliation(
         steps=tuple(StepView(action=each.action, target=each.target, detail=each.detail) for each in words),
-        problems=tuple(ProblemView(severity=each.severity, what=each.what, hint=each.hint) for each in problems),
+        problems=tuple(map(ProblemView.of, problems)),
     )
 
 
@@ -350,7 +351,7 @@ class Views:
         catalog = self._core.catalog
         clients = tuple(self.client(client) for client in catalog.clients())
         every = (*problems, *client_problems(clients))
-        shown = [ProblemView(severity=p.severity, what=p.what, hint=p.hint) for p in every]
+        shown = [ProblemView.of(problem) for problem in every]
         shown += expiring(clients, self._core.now())
         shown += two_writers(clients, [each.name for each in clients if catalog.offers_to(each.name)])
         found = (store.backend, store.meta, store.cache, store.pool, store.fast)

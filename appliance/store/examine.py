@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from appliance.errors import CannotTell, HatcheryError, NotFound, Refused
-from appliance.host import kernel, multipath
+from appliance.host import block, kernel, md, multipath
+from appliance.host.block import Device
 from appliance.host.dm import Entry
 from appliance.model import Health, Problem
-from appliance.store import names
+from appliance.store import names, nvme
 from appliance.store.machine import Machine
 
 UDEV = Path("/run/udev/data")
@@ -25,6 +26,7 @@ def rules(machine: Machine, udev: Path = UDEV) -> Mapping[int, tuple[Problem, ..
     looks: Mapping[int, Callable[[], tuple[Problem, ...]]] = {
         5: lambda: _probed(machine.dm.list(), udev),
         7: lambda: _retried(machine),
+        8: lambda: _strangers(machine),
         12: _kernel,
     }
     return {rule: _or_none(look) for rule, look in looks.items()}
@@ -43,6 +45,38 @@ def _kernel() -> tuple[Problem, ...]:
     except Refused as error:
         return (Problem(Health.FAILED, f"{error.what}: {error.why}", error.hint, 12),)
     return ()
+
+
+def _strangers(machine: Machine) -> tuple[Problem, ...]:
+    """The drives of the settings that hold nothing of ours: whatever is on them is let alone.
+
+    Those that are not there or cannot be read are told as such already.
+    """
+    config = machine.config
+    disks = config.backend.disks if config.backend is not None else ()
+    drives = config.nvme.devices if config.nvme is not None else ()
+    looks = [(path, _is_member) for path in disks] + [(path, nvme.is_ours) for path in drives]
+    return tuple(stranger(path) for path, ours in looks if _known_not(path, ours))
+
+
+def _known_not(path: str, ours: Callable[[Device], bool]) -> bool:
+    try:
+        device = block.find(path)
+        return device is not None and not ours(device)
+    except HatcheryError:
+        return False
+
+
+def _is_member(disk: Device) -> bool:
+    found = md.superblock(disk)
+    return found is not None and found.name == names.array(names.BACKEND)
+
+
+def stranger(path: str) -> Problem:
+    """What is said of a drive that was named and is not ours."""
+    what = f"{path} is named in the settings and is no part of the store: nothing on it is touched"
+    hint = "run the roles to take it in; what others left on it is wiped by its serial number alone"
+    return Problem(Health.DEGRADED, what, hint, 8)
 
 
 def _retried(machine: Machine) -> tuple[Problem, ...]:

@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from appliance.config import CacheMode
 from appliance.errors import HatcheryError, NotFound, Unhealthy
-from appliance.host import bcache, block, dm_stats, md
+from appliance.host import bcache, block, md
 from appliance.host.bcache import State, Totals
 from appliance.host.block import Device
+from appliance.host.dm_stats import Regions
 from appliance.host.md import Array
 from appliance.model import Health, Histogram, Problem
 from appliance.store import backend, bypass, cache, clone_counters, durable, metadata, mirror, names, nvme
@@ -83,7 +84,8 @@ class StoreHealth:
 class Counters:
     """All counters, read one right after the other. ``taken`` in seconds of the monotonic clock.
 
-    ``backend`` is the array's data partition: what the cache could not answer.
+    ``backend`` is the array's data partition: what the cache could not answer. ``fast`` is what the fast pool keeps its
+    data on, None where there is no such pool.
     """
 
     taken: float
@@ -91,6 +93,7 @@ class Counters:
     cached: DeviceCounters
     backend: DeviceCounters
     meta: DeviceCounters | None
+    fast: DeviceCounters | None
     disks: tuple[DeviceCounters, ...]
     cache_stats: Totals
     clones: dict[int, DeviceCounters]
@@ -102,18 +105,20 @@ class Store:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._config = machine.config
+        self._regions = Regions()
         self._cached: tuple[Device, ...] = ()
         """Backing devices that had their cache when they were last asked for."""
 
     def health(self) -> StoreHealth:
         """How all parts are. Never raises: what cannot be looked at is a problem."""
-        problems = list(metadata.problems(self._config.paths.state, time.time()))
+        found = metadata.problems(self._config.paths.state, time.time())
+        problems = [replace(problem, part="backup") for problem in found]
         return StoreHealth(
-            backend=_part(problems, lambda: self._backend(problems)),
-            meta=_part(problems, lambda: self._mirror(problems)),
-            cache=_part(problems, lambda: self._cache(problems)),
-            pool=_part(problems, lambda: pool_health(self._machine, PoolName.DURABLE, problems)),
-            fast=_part(problems, lambda: fast_health(self._machine, problems)),
+            backend=_part("backend", problems, self._backend),
+            meta=_part("meta", problems, self._mirror),
+            cache=_part("cache", problems, self._cache),
+            pool=_part("durable", problems, lambda own: pool_health(self._machine, PoolName.DURABLE, own)),
+            fast=_part("fast", problems, lambda own: fast_health(self._machine, own)),
             problems=tuple(problems),
             last_backup=metadata.last_backup(self._config.paths.state),
         )
@@ -186,6 +191,7 @@ class Store:
             cached=_sum([_counters(found.device) for found in every]),
             backend=_sum([_counters(found.backing) for found in every]),
             meta=_counters(meta) if meta is not None else None,
+            fast=self._fast_pool(),
             disks=tuple(_counters(member) for member in members if member is not None),
             cache_stats=bcache.add([bcache.totals(found.backing) for found in every]),
             clones=clones,
@@ -205,7 +211,7 @@ class Store:
         info = clone_counters.find(self._machine.dm, thin_id)
         if info is None:
             raise NotFound(f"clone {thin_id} is not active", why="it is not attached")
-        return Histogram(dm_stats.read(self._machine.dm, info.name))
+        return self._regions.read(self._machine.dm, info.name, str(info.number))
 
     def disk_roles(self) -> Mapping[str, Literal["cache", "backend"]]:
         """What each whole disk is for, by its kernel name; disks that are missing are left out."""
@@ -302,6 +308,12 @@ class Store:
         problems.append(Problem(Health.DEGRADED, what + risk, hint))
         return True
 
+    def _fast_pool(self) -> DeviceCounters | None:
+        """What the fast pool keeps its data on has done; None where there is none."""
+        info = self._machine.dm.find(names.pool_data(PoolName.FAST))
+        device = block.by_number(str(info.number)) if info is not None else None
+        return None if device is None else _counters(device)
+
     def _fast(self) -> Device | None:
         """What the cache is on, or what it was on where it is not attached."""
         found = _or_none(lambda: cache.fast_device(self._machine))
@@ -309,12 +321,16 @@ class Store:
         return found or (parts[0].device if parts else None)
 
 
-def _part(problems: list[Problem], look: Callable[[], T]) -> T | None:
+def _part(name: str, problems: list[Problem], look: Callable[[list[Problem]], T]) -> T | None:
+    """One part, and its problems, which are added to the others'."""
+    own: list[Problem] = []
     try:
-        return look()
+        return look(own)
     except HatcheryError as error:
-        problems.append(Problem(Health.FAILED, f"{error.what}" + (f": {error.why}" if error.why else ""), error.hint))
+        own.append(Problem(Health.FAILED, f"{error.what}" + (f": {error.why}" if error.why else ""), error.hint))
         return None
+    finally:
+        problems += [replace(problem, part=name) for problem in own]
 
 
 def _or_none(look: Callable[[], T]) -> T | None:

@@ -25,6 +25,7 @@ class Latency:
 
     def __init__(self) -> None:
         self._counts: list[int] = []
+        self._millis = 0
         self._seen: tuple[int, int] | None = None
         self._looks = 0
 
@@ -42,12 +43,13 @@ class Latency:
         slot = max(1, int(max(took, 0.5) * 1000 / more)).bit_length() - 1
         self._counts.extend([0] * (slot + 1 - len(self._counts)))
         self._counts[slot] += more
+        self._millis += took
         self._seen, self._looks = (requests, millis), 0
 
     @property
     def histogram(self) -> Histogram:
         """What was counted since the first look."""
-        return Histogram(tuple(self._counts))
+        return Histogram(tuple(self._counts), self._millis / 1000)
 
 
 class Latencies:

@@ -172,6 +172,12 @@ def parts(config: NvmeConfig, name: str) -> tuple[Found, ...]:
     return tuple(found)
 
 
+def is_ours(drive: Device) -> bool:
+    """Whether a drive has partitions of ours. Raises CannotTell."""
+    table = partitions.remembered(drive)
+    return table is not None and all(table.named(name) is not None for name in _OURS)
+
+
 def _named(drive: Device | None, name: str) -> Partition | None:
     if drive is None:
         return None

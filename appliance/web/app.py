@@ -3,6 +3,7 @@
 Each request asks the API anew, so that nothing here can be older than its answer.
 """
 
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,6 +18,7 @@ from appliance.model import Health
 from appliance.schema import Counters
 from appliance.web import metrics, page
 from appliance.web.metrics import MOST_LATENCIES, Answers
+from appliance.web.totals import Totals
 
 Connect = Callable[[], AbstractContextManager[Client]]
 
@@ -43,6 +45,7 @@ STATIC = {
 def make_app(connect: Connect) -> FastAPI:
     """The application; ``connect`` opens a connection to the API that may only read."""
     app = FastAPI(title="Hatchery status", openapi_url=None, docs_url=None, redoc_url=None)
+    totals, one_scrape = Totals(), threading.Lock()
 
     @app.exception_handler(HatcheryError)
     def unanswered(_: Request, error: Exception) -> Response:
@@ -68,8 +71,8 @@ def make_app(connect: Connect) -> FastAPI:
     @app.get("/metrics")
     def show_metrics() -> Response:
         """All metrics, for Prometheus."""
-        with connect() as client:
-            found = gather(client)
+        with one_scrape, connect() as client:
+            found = gather(client, totals)
         return Response(metrics.text(found), media_type=CONTENT_TYPE_LATEST, headers=HEADERS)
 
     @app.get("/health")
@@ -82,13 +85,23 @@ def make_app(connect: Connect) -> FastAPI:
     return app
 
 
-def gather(client: Client) -> Answers:
-    """All that a scrape tells. A store whose counters cannot be read is told without. Raises NotReady."""
-    status = client.status()
-    clones = client.clones(brief=True)
-    few = sum(1 for clone in clones if clone.client is not None) <= MOST_LATENCIES
-    latencies = client.latencies().clones if few else ()
-    return Answers(status, _counters(client), client.templates(), clones, latencies, client.measurements())
+def gather(client: Client, totals: Totals) -> Answers:
+    """All that a scrape tells. A store whose counters cannot be read is told without. Raises NotReady.
+
+    What a scrape costs may not grow with the number of clones: so many clones' latencies are asked for, and the next
+    time those of others.
+    """
+    status, clones, templates = client.status(), client.clones(brief=True), client.templates()
+    counters = _counters(client)
+    some = client.latencies(totals.after, MOST_LATENCIES)
+    every = not totals.after and some.next is None
+    totals.know((each.ref for each in templates), (each.name for each in status.clients))
+    if counters is not None:
+        totals.take(clones, counters, some.clones)
+    totals.after = some.next or ""
+    by_template, by_client = totals.snapshot()
+    latencies = some.clones if every else ()
+    return Answers(status, counters, templates, clones, latencies, client.measurements(), by_template, by_client)
 
 
 def glance(client: Client) -> Answers:

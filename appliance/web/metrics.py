@@ -4,31 +4,35 @@ Names follow https://prometheus.io/docs/practices/naming/: base units (bytes, se
 Counters are the kernel's own and begin anew when their device does, which ``rate()`` knows how to take.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    HistogramMetricFamily,
-    InfoMetricFamily,
-)
+from prometheus_client.core import InfoMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from appliance import schema
 from appliance.model import Health, Protocol
-from appliance.web.shapes import Labels, counter, gauge, states
+from appliance.web.shapes import Labels, Shape, counter, gauge, histograms, states
 from appliance.web.template_metrics import boots, templates
+from appliance.web.totals import Work
 
 MOST_LATENCIES = 200
-"""Attached clones whose latencies are told: each has a series for every power of two."""
+"""Attached clones whose latencies are read in one scrape. While there are more, they are read in turns, and told by
+template and by client alone: each clone would have a series for every power of two."""
+
+
+_SEVERITIES = (Health.DEGRADED, Health.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
     """What one scrape asked the API for. ``counters`` is None while the store cannot be read.
 
-    ``latencies`` are those of attached clones, if these are not too many.
+    ``latencies`` are those of attached clones, if these are not too many. ``by_template`` and ``by_client`` are what
+    their clones have done together.
     """
 
     status: schema.Status
@@ -37,6 +41,8 @@ class Answers:
     clones: tuple[schema.CloneView, ...]
     latencies: tuple[schema.CloneHistogram, ...] = ()
     measurements: tuple[schema.MeasurementView, ...] = ()
+    by_template: Mapping[str, Work] = field(default_factory=dict)
+    by_client: Mapping[str, Work] = field(default_factory=dict)
 
 
 def text(answers: Answers) -> bytes:
@@ -68,9 +74,10 @@ def families(answers: Answers) -> Iterator[Metric]:
         ("severity",),
         (
             ((severity.value,), sum(1 for problem in status.problems if problem.severity is severity))
-            for severity in (Health.DEGRADED, Health.FAILED)
+            for severity in _SEVERITIES
         ),
     )
+    yield _alarms(status.problems)
     yield from _arrays(status.store)
     yield gauge(
         "hatchery_backup_timestamp_seconds",
@@ -89,6 +96,21 @@ def families(answers: Answers) -> Iterator[Metric]:
     yield _latencies(answers.latencies)
     if answers.counters is not None:
         yield from _counters(answers.counters)
+    yield from _together(("template",), answers.by_template)
+    yield from _together(("client",), answers.by_client)
+
+
+def _alarms(problems: Sequence[schema.ProblemView]) -> Metric:
+    # Each part is there while all is well, too, so that what is asked of it has an answer.
+    found = Counter({(part, "", severity.value): 0 for part in schema.PARTS for severity in _SEVERITIES})
+    for each in problems:
+        found[each.part, "" if each.rule is None else str(each.rule), each.severity.value] += 1
+    return gauge(
+        "hatchery_alarms",
+        "Problems by what they are about, and by the rule of the data path that is broken; empty: none of them",
+        ("part", "rule", "severity"),
+        found.items(),
+    )
 
 
 def _arrays(store: schema.StoreView) -> Iterator[Metric]:
@@ -219,38 +241,23 @@ def _last_end(client: schema.ClientView) -> float | None:
 
 
 def _disks(disks: Sequence[schema.DiskHistogram]) -> Iterator[Metric]:
-    family = HistogramMetricFamily(
+    yield histograms(
         "hatchery_disk_latency_seconds",
         "Latency of a disk's requests since the service began; each counts as the mean of its few seconds",
-        labels=("disk", "role"),
+        ("disk", "role"),
+        (((each.disk, each.role), each.histogram) for each in disks),
     )
-    for each in disks:
-        family.add_metric((each.disk, each.role), _buckets(each.histogram.counts), sum_value=None)
-    yield family
 
 
 def _latencies(clones: Sequence[schema.CloneHistogram]) -> Metric:
-    family = HistogramMetricFamily(
+    return histograms(
         "hatchery_clone_latency_seconds",
-        f"Latency of a clone's requests since it was attached; absent while more than {MOST_LATENCIES} clones are",
-        labels=("clone",),
+        f"Latency of a clone's requests since it was attached; while more than {MOST_LATENCIES} clones are, only by"
+        " template and by client",
+        ("clone",),
+        (((each.clone,), each.histogram) for each in clones),
+        Shape.OPEN,
     )
-    for each in clones:
-        # The last one has no upper limit.
-        *limited, longer = each.histogram.counts or (0,)
-        *buckets, (infinite, count) = _buckets(limited)
-        family.add_metric((each.clone,), [*buckets, (infinite, count + longer)], sum_value=None)
-    return family
-
-
-def _buckets(counts: Sequence[int]) -> list[tuple[str, float]]:
-    """Cumulative buckets. ``counts[i]`` is for less than 2**(i+1) microseconds."""
-    found: list[tuple[str, float]] = []
-    total = 0
-    for index, count in enumerate(counts):
-        total += count
-        found.append((repr(2 ** (index + 1) / 1e6), total))
-    return [*found, ("+Inf", total)]
 
 
 def _clones(clones: Sequence[schema.CloneView]) -> Iterator[Metric]:
@@ -288,17 +295,34 @@ def _counters(counters: schema.Counters) -> Iterator[Metric]:
         ],
     )
     devices = [("cached", counters.cached), ("backend", counters.backend)]
-    devices += [(role, one) for role, one in (("cache", counters.cache), ("meta", counters.meta)) if one is not None]
+    some = (("cache", counters.cache), ("meta", counters.meta), ("fast", counters.fast))
+    devices += [(role, one) for role, one in some if one is not None]
     devices += [("disk", disk) for disk in counters.disks]
     yield from _io(
         "hatchery_device", "a device of the store", ("role", "device"), [((r, d.name), d) for r, d in devices]
     )
+    pools = (("durable", counters.cached), ("fast", counters.fast))
+    yield from _io("hatchery_pool", "a pool's data", ("pool",), [((p,), d) for p, d in pools if d is not None])
     clones = [((name,), device) for name, device in sorted(counters.clones.items())]
     yield from _io("hatchery_clone", "a clone that is attached", ("clone",), clones)
 
 
+def _together(label: Labels, found: Mapping[str, Work]) -> Iterator[Metric]:
+    [kind] = label
+    rows = [((name,), work) for name, work in sorted(found.items())]
+    yield from _io(f"hatchery_{kind}", f"a {kind}'s clones, as seen since hatchery-status began,", label, rows)
+    yield histograms(
+        f"hatchery_{kind}_latency_seconds",
+        f"Latency of requests of a {kind}'s clones; while more than {MOST_LATENCIES} are attached, these are looked at"
+        " in turns, so many a scrape",
+        label,
+        ((key, schema.HistogramView(counts=w.latencies.counts, seconds=w.latencies.seconds)) for key, w in rows),
+        Shape.OPEN,
+    )
+
+
 def _io(
-    prefix: str, of: str, labels: Labels, found: Sequence[tuple[Labels, schema.DeviceCounters]]
+    prefix: str, of: str, labels: Labels, found: Sequence[tuple[Labels, schema.DeviceCounters | Work]]
 ) -> Iterator[Metric]:
     yield counter(f"{prefix}_reads", f"Reads that {of} finished", labels, ((key, d.reads) for key, d in found))
     yield counter(f"{prefix}_read_bytes", f"Bytes read from {of}", labels, ((key, d.read_bytes) for key, d in found))

@@ -106,7 +106,8 @@ def render(answers: Answers, maps: Mapping[str, schema.BootSetView], now: float 
         hit_percent=hit_percent(answers.counters),
         arrays=[array for array in (status.store.backend, status.store.meta) if array is not None],
         attached=sum(len(client.clones) for client in status.clients),
-        maps={ref: cells(view.places, view.size) for ref, view in maps.items()},
+        maps=(drawn := {ref: cells(view.places, view.size) for ref, view in maps.items()}),
+        map_words={ref: map_words(found, maps[ref].size) for ref, found in drawn.items()},
         prefetch=prefetch_words,
         size=size,
         renew=RENEW_SECONDS,
@@ -216,6 +217,16 @@ def cells(places: Sequence[tuple[int, int]], length: int) -> tuple[int, ...]:
     """A disk of ``length`` bytes as CELLS shades: how much of each cell the places (offset, length) cover."""
     found = shares((Extent(offset, count) for offset, count in places), length, CELLS)
     return tuple(0 if share <= 0 else max(1, round(SHADES * share)) for share in found)
+
+
+def map_words(found: Sequence[int], length: int) -> str:
+    """What a map of a disk of ``length`` bytes shows, for who does not see it."""
+    used = [at for at, level in enumerate(found) if level]
+    if not used:
+        return "nowhere"
+    piece = length / len(found)
+    where = f"from {size(used[0] * piece)} to {size((used[-1] + 1) * piece)}"
+    return f"in {len(used)} of {len(found)} stretches of {size(piece)}, {where}"
 
 
 def prefetch_words(view: schema.PrefetchView) -> str:

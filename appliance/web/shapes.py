@@ -2,10 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
+from itertools import accumulate
 from typing import TypeAlias
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, StateSetMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    StateSetMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
+
+from appliance.schema import HistogramView
 
 Labels: TypeAlias = Sequence[str]
 Rows: TypeAlias = Iterable[tuple[Labels, float | None]]
@@ -35,3 +43,29 @@ def states(name: str, help_: str, labels: Labels, rows: Iterable[tuple[Labels, E
     for key, now in rows:
         family.add_metric(key, {state.value: state is now for state in all_})
     return family
+
+
+class Shape(Enum):
+    """Whether a histogram's last number has an upper limit like the others, or holds all that took longer."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
+def histograms(
+    name: str, help_: str, labels: Labels, rows: Iterable[tuple[Labels, HistogramView]], shape: Shape = Shape.CLOSED
+) -> Metric:
+    """Latencies. Those of which nobody knows how long they took together have no ``_sum``, and so no ``_count``."""
+    family = HistogramMetricFamily(name, help_, labels=labels)
+    for key, found in rows:
+        limited = found.counts[:-1] if shape is Shape.OPEN else found.counts
+        family.add_metric(key, buckets(limited, sum(found.counts)), sum_value=found.seconds)
+    return family
+
+
+def buckets(counts: Sequence[int], total: int) -> list[tuple[str, float]]:
+    """Cumulative buckets. ``counts[i]`` is for less than 2**(i+1) microseconds."""
+    found: list[tuple[str, float]] = [
+        (repr(2 ** (index + 1) / 1e6), reached) for index, reached in enumerate(accumulate(counts))
+    ]
+    return [*found, ("+Inf", total)]

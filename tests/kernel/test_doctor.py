@@ -17,10 +17,34 @@ def wrong(lab: Lab) -> dict[int | None, Any]:
     return found
 
 
+def template_layer(lab: Lab) -> str:
+    """The device of the one template."""
+    [name] = [name for name in lab.call(inside.devices) if name.startswith("hatchery-template-")]
+    return str(name)
+
+
 def test_the_doctor_finds_what_is_broken_and_nothing_else(store: Lab) -> None:
     Daemon(store)
     store.call(inside.add_image, "debian")
     store.call(inside.clones, "web", "debian")
+    assert wrong(store) == {}
+
+    # What is broken here is mended again, one after the other, so that each is seen alone.
+    template = template_layer(store)
+    store.call(rules.reload_pool, without="no_discard_passdown")
+    assert set(wrong(store)) == {13}
+    store.call(rules.reload_pool, adding="no_discard_passdown")
+    store.call(rules.reload_pool, adding="skip_block_zeroing")
+    assert set(wrong(store)) == {3}
+    store.call(rules.reload_pool, without="skip_block_zeroing")
+    store.call(rules.unseal, template)
+    assert 11 in wrong(store)
+    store.run(["hatchery", "store", "reconcile"])
+    assert wrong(store) == {}
+    # As udev's own rules leave it: there is no udev here.
+    record = store.call(rules.udev_record, template, "E:ID_FS_TYPE=ext4")
+    assert set(wrong(store)) == {5}
+    store.run(["rm", record])
     assert wrong(store) == {}
 
     [layer] = [name for name in store.call(inside.devices) if name.startswith("hatchery-clone-")]

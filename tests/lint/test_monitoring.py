@@ -11,11 +11,10 @@ import yaml
 from imagebuild.cache import cache_directory
 from imagebuild.promtool import place
 
-from appliance import schema
-from appliance.model import CloneKind, CloneState, Health
 from appliance.run import Runner
 from appliance.web import metrics
 from tests.lint.files import ROOT
+from tests.lint.told import HOURS, broken, healthy, series
 from tests.tier import require
 
 FOLDER = ROOT / "docs/monitoring"
@@ -33,59 +32,10 @@ def promtool(*words: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def device(name: str) -> schema.DeviceCounters:
-    return schema.DeviceCounters(name=name, reads=1, read_bytes=1, writes=1, write_bytes=1, discards=1)
-
-
-def answers() -> metrics.Answers:
-    """An appliance that has one of everything."""
-    array = schema.ArrayView(
-        health=Health.OK, name="backend", level="raid5", state="clean", size=1, sync_action="check", sync_percent=1,
-        members=(schema.MemberView(device="sda", state="in-sync"),),
-    )  # fmt: skip
-    cache = schema.CacheView(
-        health=Health.OK, attached=True, mode="writethrough", size=1, settings_ok=True, bypassed_bytes=0,
-        available_percent=99,
-    )  # fmt: skip
-    pool = schema.PoolView(
-        health=Health.OK, name="durable", mode="rw", data_used=1, data_total=2, metadata_used=1, metadata_total=2,
-        block_bytes=65536, transaction_id=1,
-    )  # fmt: skip
-    store = schema.StoreView(backend=array, meta=array, cache=cache, pool=pool, last_backup=1.0)
-    client = schema.ClientView(
-        name="local", transport="unix", address=None, port=None, plain=False, state=Health.OK, detail="", uri="",
-        clones=(), connections=(),
-    )  # fmt: skip
-    disk = schema.DiskHistogram(role="backend", disk="sda", histogram=schema.HistogramView(counts=(1,)))
-    status = schema.Status(
-        version="1", kernel="6", health=Health.OK, problems=(), store=store, disks=(disk,), clients=(client,),
-        templates=1, clones=1,
-    )  # fmt: skip
-    boot_set = schema.BootSetSummary(total_bytes=2, extents=1, runs=1, guessed=False, changed=1, wasted_bytes=1)
-    prefetch = schema.PrefetchView(state="warm", why="", total_bytes=1, began=1)
-    template = schema.TemplateView.model_construct(
-        ref="debian@1", size=1, mapped_bytes=1, clones=1, boot_set=boot_set, prefetch=prefetch
-    )
-    clone = schema.CloneView.model_construct(
-        name="web", template="debian@1", kind=CloneKind.DURABLE, state=CloneState.READY, client="local", mapped_bytes=1
-    )
-    stats = schema.CacheCounters(hits=1, misses=1, bypass_hits=0, bypass_misses=0, bypassed_bytes=0)
-    counters = schema.Counters(
-        taken=1, cache=device("nvme0n1p2"), cached=device("bcache0"), backend=device("md127"), meta=device("md126"),
-        disks=(device("sda"),), cache_stats=stats, clones={"web": device("dm-1")},
-    )  # fmt: skip
-    times = schema.BootTimes(
-        phase="cold", boots=1, seconds_least=1, seconds_median=1, seconds_most=1, io_seconds=1, read_bytes=1,
-        backend_bytes=1, hit_ratio=1,
-    )  # fmt: skip
-    measured = schema.MeasurementView(template="debian@1", taken=1, on="hv1", phases=(times,))
-    return metrics.Answers(status, counters, (template,), (clone,), measurements=(measured,))
-
-
 def told() -> dict[str, set[str]]:
     """The labels of each series that a scrape has."""
     found: dict[str, set[str]] = {}
-    for family in metrics.families(answers()):
+    for family in metrics.families(healthy(1)):
         for sample in family.samples:
             # What the scrape itself adds.
             found.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
@@ -172,6 +122,60 @@ def test_every_query_of_the_dashboard_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "queries.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
     promtool("check", "rules", "--lint=none", file)
+
+
+SCRAPE = {"job": "hatchery", "instance": "box"}
+
+
+def evaluate(folder: Path, tests: list[dict[str, Any]]) -> None:
+    """Have Prometheus' own engine go through some hours of an appliance's metrics, with the alerts."""
+    file = folder / "told.test.yml"
+    # ``for`` times are from one minute on.
+    asked = {"rule_files": [str(RULES)], "evaluation_interval": "5m", "tests": tests}
+    file.write_text(yaml.safe_dump(asked, sort_keys=False), encoding="utf-8")
+    promtool("test", "rules", file)
+
+
+def case(name: str, scraped: dict[str, str], *expected: tuple[str, int | None]) -> dict[str, Any]:
+    """At the end of the hours, each expression is one number, or has no answer."""
+    return {
+        "name": name,
+        "interval": "1m",
+        "input_series": [{"series": one, "values": values} for one, values in scraped.items()],
+        "promql_expr_test": [
+            {
+                "expr": expression,
+                "eval_time": f"{HOURS}h",
+                "exp_samples": [] if value is None else [{"labels": "{}", "value": value}],
+            }
+            for expression, value in expected
+        ],
+    }
+
+
+def test_every_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
+    answers = [(f"count({query}) > bool 0", 1) for query in queries().values()]
+    assert answers
+    evaluate(tmp_path, [case("dashboard", series(healthy, SCRAPE), *answers)])
+
+
+def test_an_answer_that_is_missing_is_seen(tmp_path: Path) -> None:
+    wrong = case("wrong", series(healthy, SCRAPE), ('count(hatchery_clones{state="lost"}) > bool 0', 1))
+    with pytest.raises(AssertionError, match="exp:"):
+        evaluate(tmp_path, [wrong])
+
+
+def test_no_alert_fires_on_a_healthy_appliance_and_each_on_what_it_is_for(tmp_path: Path) -> None:
+    alerts = {rule["alert"] for rule in rules()}
+    sick = broken()
+    assert {"HatcheryUnreachable", *sick} == alerts
+    firing = 'count(ALERTS{{alertname="{}", alertstate="firing"}}) > bool 0'
+    well = series(healthy, SCRAPE)
+    tests = [case("healthy", well, ("ALERTS", None))]
+    tests += [case(alert, series(told_of, SCRAPE), (firing.format(alert), 1)) for alert, told_of in sick.items()]
+    silent = {'up{job="hatchery", instance="box"}': f"0x{60 * HOURS}"}
+    tests += [case("unreachable", silent, (firing.format("HatcheryUnreachable"), 1))]
+    evaluate(tmp_path, tests)
 
 
 def test_the_dashboard_is_one() -> None:

@@ -47,6 +47,10 @@ def pool(name: str, used: int, total: int) -> schema.PoolView:
 DISKS = tuple((disk, "in-sync") for disk in ("sda", "sdb", "sdc"))
 
 
+PLACES = ((0, 64 * KIB), (MIB, 512 * KIB), (3 * MIB, 4 * KIB))
+"""Of the one boot set, on its template's disk: begin and length."""
+
+
 def store() -> schema.StoreView:
     return schema.StoreView(
         backend=array("hatchery-backend", "raid5", 8 * 1024 * GIB, *DISKS),
@@ -125,7 +129,7 @@ def fill(made: Box) -> None:
         assert made.add_template(name).state == "succeeded"
         if clones:
             service.create_clones(schema.CloneCreate(name=f"{name[:6]}", template=name, count=clones))
-    extents = (Extent(0, 64 * KIB), Extent(MIB, 512 * KIB), Extent(3 * MIB, 4 * KIB))
+    extents = tuple(Extent(*place) for place in PLACES)
     service.put_boot_set("debian-13", file.dump(file.BootSetFile("debian-13@1", None, BootSet(extents, len(IMAGE), 3))))
     address = {"address": "127.0.0.1", "port": 10809}
     service.put_client("hv1", schema.ClientSpec.model_validate({"transport": "tcp", "plain": True, **address}))

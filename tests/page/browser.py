@@ -90,9 +90,11 @@ class Tab:
 
     def press(self, key: str) -> None:
         """Press a key."""
-        code = {"Tab": 9, "ArrowRight": 39}[key]
-        for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+        code = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}[key]
+        # A key that writes something does what it does by its text.
+        down = {"type": "keyDown", "text": "\r"} if key == "Enter" else {"type": "rawKeyDown"}
+        for kind in (down, {"type": "keyUp"}):
+            self.call("Input.dispatchKeyEvent", **kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def picture(self, file: Path) -> bytes:
         """All of the page as a PNG, which is left in a file."""

@@ -259,6 +259,8 @@ class ModelStore:
     def __init__(self) -> None:
         self.latencies: dict[int, Histogram] = {}
         self.disk_counts: dict[str, Histogram] = {}
+        self.work: dict[int, DeviceCounters] = {}
+        """What clones have done, if not nothing."""
         self.read_bytes: dict[int, int] = {}
         self.cold_calls = 0
         self.reserve = 0
@@ -272,7 +274,7 @@ class ModelStore:
         self.examined: dict[int, tuple[Problem, ...] | None] = {}
 
     def examine(self) -> Mapping[int, tuple[Problem, ...] | None]:
-        return {5: (), 7: (), 12: (), **self.examined}
+        return {5: (), 7: (), 8: (), 12: (), **self.examined}
 
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         return StoreView(backend=None, meta=None, cache=None, pool=None), self.problems
@@ -305,9 +307,10 @@ class ModelStore:
             cached=rest("bcache0"),
             backend=rest("md127"),
             meta=rest("md126"),
+            fast=rest("dm-900"),
             disks=(rest("ubdb"),),
             cache_stats=CacheCounters(hits=0, misses=0, bypass_hits=0, bypass_misses=0, bypassed_bytes=0),
-            clones={name: rest(f"dm-{thin_id}") for thin_id, name in clones.items()},
+            clones={name: self.work.get(thin_id, rest(f"dm-{thin_id}")) for thin_id, name in clones.items()},
         )
 
     def flow(self) -> Callable[[], tuple[int, int]]:
@@ -343,6 +346,7 @@ class ModelConverter:
         self.result = b""
         self.error: Exception | None = None
         self.stopped = 0
+        self.open: tuple[str, ...] = ()
 
     def convert(self, source: Path, target: Path, staging: int) -> None:
         assert source.exists()
@@ -358,3 +362,6 @@ class ModelConverter:
 
     def stop_all(self) -> None:
         self.stopped += 1
+
+    def breaches(self) -> tuple[str, ...]:
+        return self.open

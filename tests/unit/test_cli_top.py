@@ -55,6 +55,21 @@ def test_a_clone_that_came_or_came_back_counts_from_zero() -> None:
     ]
 
 
+def timed(taken: float, device_name: str, *counts: int) -> Reading:
+    base = reading(taken, 0, 0, (), web=device(device_name, sum(counts)))
+    return Reading(base.counters, {}, {"web": Histogram(counts)})
+
+
+def test_a_clones_latencies_are_those_of_the_interval() -> None:
+    slow, quick = timed(0.0, "dm-1", 0, 0, 0, 500), timed(1.0, "dm-1", 0, 98, 0, 500, 0, 2)
+    [web] = between(slow, quick).clones
+    assert (web.half_within, web.most_within) == (4, 64), "500 slower ones were before"
+    [idle] = between(quick, quick).clones
+    assert (idle.half_within, idle.most_within) == (None, None)
+    [anew] = between(slow, timed(1.0, "dm-7", 0, 0, 0, 600)).clones
+    assert (anew.reads, anew.half_within) == (600, 16), "another device counts from zero"
+
+
 def test_without_reads_there_is_no_hit_rate_and_none_is_below_zero() -> None:
     assert between(reading(0.0, 5, 5, ()), reading(1.0, 5, 9, ())).hit_percent is None
     assert between(reading(0.0, 0, 0, ()), reading(1.0, 5, 9, ())).hit_percent == 0
@@ -69,20 +84,29 @@ def appliance(tmp_path: Path) -> Iterator[Box]:
             yield made
 
 
-def test_once_prints_one_look(appliance: Box, capsys: pytest.CaptureFixture[str]) -> None:
+def test_once_prints_one_look(
+    appliance: Box, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     appliance.store.disk_counts = {"ubdb": Histogram((0, 3))}
+    busy = appliance.service.core.catalog.clone("web-1").thin_id
+    looks = iter(range(100))
+    monkeypatch.setattr(
+        appliance.store, "clone_latencies", lambda thin_id: Histogram((0,) * 9 + (next(looks) * (thin_id == busy),))
+    )
     words = ["--socket", str(appliance.paths.api_socket), "top", "--once", "--interval", "0.1"]
     assert main([*words, "--limit", "2"]) == 0
     said = capsys.readouterr().out
     assert "nothing was read" in said
     assert "ubdb" in said
-    assert "web-1" in said
+    [line] = [line for line in said.splitlines() if line.startswith("web-1")]
+    assert line.count("1.02 ms") == 2, "half and 99 % of its requests, as another look found"
     assert "web-3" not in said
     assert "and 1 more" in said
     assert main([*words, "--json"]) == 0
     picture = json.loads(capsys.readouterr().out)
     assert [clone["name"] for clone in picture["clones"]] == ["web-1", "web-2", "web-3"]
     assert picture["hit_percent"] is None
+    assert [clone["half_within"] for clone in picture["clones"]] == [1024, None, None]
 
 
 def test_a_reader_that_goes_away_ends_it(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:

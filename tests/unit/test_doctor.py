@@ -1,22 +1,44 @@
 """The doctor: what is looked at, what is found, and how the command tells it."""
 
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
 from appliance import schema
+from appliance.bootset import file
+from appliance.bootset.boot_set import BootSet
 from appliance.cli.main import main
+from appliance.config import BackendConfig, Config, NvmeConfig, RaidLevel
+from appliance.errors import CannotTell, CommandFailed
+from appliance.host import block, md, partitions
+from appliance.host.block import Device
 from appliance.host.dm import DeviceNumber
 from appliance.host.dm_ioctl import Entry
-from appliance.model import GIB, Health, Problem
+from appliance.host.partitions import Partition, Table
+from appliance.images import sandbox
+from appliance.model import GIB, KIB, MIB, Access, Extent, Health, ImageFormat, Problem
+from appliance.reconcile.volumes import Devices
+from appliance.run import Runner
 from appliance.schema import CheckView
-from appliance.service.doctor import RULES
-from appliance.store import examine
+from appliance.service.doctor import RULES, UNSEEN
+from appliance.store import examine, names
+from appliance.store.machine import Machine
 from tests.lint.files import ROOT
 from tests.unit.api_server import serving
-from tests.unit.service_harness import Box, box
+from tests.unit.service_harness import IMAGE, Box, box
+
+BOOT_SET = file.BootSetFile("debian@1", None, BootSet((Extent(0, 64 * KIB),), len(IMAGE), 3))
+OURS = (names.PART_META, names.PART_CACHE, names.PART_FAST)
+TABLES = {
+    "nvme0": Table("g", MIB, GIB, tuple(Partition(name, MIB, MIB) for name in OURS)),
+    "nvme1": Table("g", MIB, GIB, (Partition("data", MIB, MIB),)),
+}
 
 
 @pytest.fixture
@@ -122,10 +144,109 @@ def test_a_storage_daemon_that_is_down_is_told_once(appliance: Box) -> None:
     assert (found[6].state, found[None].state) == ("ok", "failed")
 
 
-def test_every_rule_that_is_looked_at_is_one_of_the_documented() -> None:
+def template_of(appliance: Box) -> int:
+    return appliance.service.core.catalog.templates()[0].thin_id
+
+
+def test_a_template_that_can_be_written_is_found(appliance: Box) -> None:
+    whole(appliance)
+    thin_id = template_of(appliance)
+    appliance.pool.active[thin_id] = Access.READ_WRITE
+    appliance.pool.kinds[thin_id] = Devices.IMPORT
+    found = looked(appliance)
+    assert (found[11].state, "debian@1" in found[11].problems[0].what) == ("failed", True)
+    assert found[2].state == "ok", "nobody reads it ahead of boots"
+    appliance.service.boot_sets.put("debian", file.dump(BOOT_SET))
+    assert (looked(appliance)[2].state, looked(appliance)[11].state) == ("failed", "failed")
+    appliance.service.reconcile()
+    assert {rule for rule, check in looked(appliance).items() if check.state != "ok"} == set()
+
+
+def test_a_template_that_is_imported_at_this_moment_may_be_written(appliance: Box) -> None:
+    whole(appliance)
+    request = schema.TemplateCreate(name="new", format=ImageFormat.RAW, source=schema.UploadSource(), size=MIB)
+    appliance.service.imports.begin(request)
+    found = looked(appliance)
+    assert (found[2].state, found[11].state) == ("ok", "ok")
+
+
+def test_a_boot_set_that_is_not_in_the_cache_is_found(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole(appliance)
+    thin_id = template_of(appliance)
+    for state, expected in (("warm", "ok"), ("stopped", "ok"), ("incomplete", "degraded"), ("failed", "degraded")):
+        view = schema.PrefetchView.model_validate({"state": state, "why": "", "total_bytes": 1, "began": 0})
+        monkeypatch.setitem(appliance.service.prefetching._views, thin_id, view)
+        assert looked(appliance)[14].state == expected, state
+
+
+def test_a_conversion_that_is_not_confined_is_found(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole(appliance)
+    appliance.converter.open = ("hatchery-import@7.service is not confined: PrivateNetwork=no",)
+    [wrong] = looked(appliance)[16].problems
+    assert (wrong.severity, wrong.rule, "import@7" in wrong.what) == (Health.FAILED, 16, True)
+
+    def silent() -> NoReturn:
+        raise CommandFailed("systemctl show", 1, "no bus")
+
+    monkeypatch.setattr(appliance.converter, "breaches", silent)
+    assert looked(appliance)[16].state == "unknown"
+
+
+PROPERTIES = {
+    "Id": "hatchery-import@7.service",
+    "DynamicUser": "yes",
+    "NoNewPrivileges": "yes",
+    "PrivateUsers": "yes",
+    "ProtectSystem": "strict",
+    "CapabilityBoundingSet": "",
+    "PrivateNetwork": "yes",
+}
+
+
+def told(**changed: str) -> str:
+    return "".join(f"{name}={value}\n" for name, value in {**PROPERTIES, **changed}.items())
+
+
+def test_what_systemd_says_of_units_is_held_against_what_they_are_made_with() -> None:
+    assert sandbox.parse_breaches("") == ()
+    fetching = told(Id="hatchery-fetch@1.service", PrivateNetwork="no")
+    assert sandbox.parse_breaches("\n".join((told(), fetching))) == ()
+    for name in set(PROPERTIES) - {"Id"}:
+        [found] = sandbox.parse_breaches("\n".join((fetching, told(**{name: "other"}))))
+        assert found == f"hatchery-import@7.service is not confined: {name}=other"
+    for name, value in PROPERTIES.items():
+        assert name == "Id" or f"{name}={value}" in (*sandbox.CONFINED, "PrivateNetwork=yes"), "it is made so"
+
+
+def test_a_drive_that_is_no_part_of_the_store_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    fifth = Device("sde", "8:64", GIB, 512, None, 0)
+    members = {"sda": "hatchery:backend", "sdb": "nas:data", "sdc": None}
+
+    def superblock(device: Device) -> object:
+        if device.name == "sde":
+            raise CannotTell("it cannot be read")
+        name = members[device.name]
+        return None if name is None else SimpleNamespace(name=name)
+
+    monkeypatch.setattr(block, "find", lambda path: {"sdd": None, "sde": fifth}.get(path, replace(fifth, name=path)))
+    monkeypatch.setattr(md, "superblock", superblock)
+    monkeypatch.setattr(partitions, "remembered", lambda device: TABLES[device.name])
+    backend = BackendConfig(RaidLevel.RAID5, ("sda", "sdb", "sdc", "sdd", "sde"))
+    settings = Config(NvmeConfig(("nvme0", "nvme1")), backend)
+    found = examine._strangers(Machine(settings, Runner()))
+    assert [problem.what.split()[0] for problem in found] == ["sdb", "sdc", "nvme1"]
+    assert {(problem.rule, problem.severity) for problem in found} == {(8, Health.DEGRADED)}
+
+
+def test_every_rule_is_looked_at_and_what_cannot_be_seen_has_its_tests() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     rules = text.split("## Rules of the data path", 1)[1].split("\n## ", 1)[0]
-    assert all(f"\n{rule}. " in rules for rule in RULES if rule is not None)
+    documented = {int(number) for number in re.findall(r"^(\d+)\. ", rules, re.MULTILINE)}
+    assert {rule for rule in RULES if rule is not None} == documented
+    for words in UNSEEN.values():
+        named = re.findall(r"tests/\w+/\w+\.py", words)
+        assert named
+        assert all((ROOT / name).is_file() for name in named), words
 
 
 def test_the_command_says_what_is_wrong_and_what_to_do(appliance: Box, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,7 +254,9 @@ def test_the_command_says_what_is_wrong_and_what_to_do(appliance: Box, capsys: p
     with serving(appliance):
         words = ["--socket", str(appliance.paths.api_socket), "doctor"]
         assert main(words) == 0
-        assert "all is well" in capsys.readouterr().out
+        said = " ".join(capsys.readouterr().out.split())
+        assert "all is well" in said
+        assert "rule 2: that a prefetch refuses what can be written" in said
         appliance.store.problems = (Problem(Health.FAILED, "new blocks are not zeroed", "stop and start the store", 3),)
         assert main(words) == 10
         said = capsys.readouterr().out

@@ -12,7 +12,7 @@ from appliance.host.block import Signature, Statistics
 from appliance.host.dm_ioctl import Command, Flag, Target
 from appliance.host.partitions import Partition, Table
 from appliance.host.thin import PoolMode
-from appliance.model import MIB
+from appliance.model import MIB, Histogram
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -276,7 +276,10 @@ def test_ids_of_thin_devices() -> None:
 def test_latency_histograms() -> None:
     assert dm_stats.parse_list(text("dm/6.12-stats-list.txt")) == 0
     assert dm_stats.parse_list("3: 0+8 8 other -\n") is None
-    assert dm_stats.parse_print(text("dm/6.12-stats-print.txt")) == (0,) * (dm_stats.BUCKETS + 1)
+    assert dm_stats.parse_print(text("dm/6.12-stats-print.txt")) == Histogram((0,) * (dm_stats.BUCKETS + 1), 0.0)
+    counts = ":".join(["0", "3"] + ["0"] * (dm_stats.BUCKETS - 1))
+    found = dm_stats.parse_print(f"0+8192 2 0 16 1500000 1 0 8 2500000 0 3 4 1 2 {counts}")
+    assert (found.total, found.seconds) == (3, 0.004), "reads took 1.5 ms, writes 2.5"
     assert len(dm_stats.limits()) == dm_stats.BUCKETS
     assert dm_stats.limits()[:3] == (2, 4, 8)
     with pytest.raises(CannotTell):

@@ -156,6 +156,10 @@ def test_histograms_subtract_and_add() -> None:
     assert Histogram((1, 5, 2)) - Histogram((1, 2)) == Histogram((0, 3, 2))
     assert Histogram((1,)) - Histogram((4, 2)) == Histogram((1,)), "a counter that was reset counts from zero"
     assert Histogram((1,)) + Histogram((4, 2)) == Histogram((5, 2))
+    assert Histogram((1,), 0.5) + Histogram((4, 2), 0.25) == Histogram((5, 2), 0.75)
+    assert Histogram((5, 2), 0.75) - Histogram((1,), 0.5) == Histogram((4, 2), 0.25)
+    assert Histogram((5, 2), 0.75) + Histogram() == Histogram((5, 2), 0.75), "no requests took no time"
+    assert (Histogram((5, 2), 0.75) + Histogram((1,))).seconds is None, "of one of them nobody knows"
     assert Histogram((1, 2)).total == 3
 
 

@@ -27,6 +27,7 @@ def test_requests_are_counted_as_the_mean_of_their_look() -> None:
     latency.look(1110, 9110)  # 100 us each: 64 to 127 us
     counts = latency.histogram.counts
     assert {slot: count for slot, count in enumerate(counts) if count} == {13: 10, 6: 100}
+    assert latency.histogram.seconds == 0.11
 
 
 def test_what_took_too_little_to_tell_is_counted_with_what_follows() -> None:

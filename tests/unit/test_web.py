@@ -20,8 +20,8 @@ from appliance.cli import boot_set as boot_set_words
 from appliance.client import connect
 from appliance.errors import NotReady, Refused
 from appliance.host import netlink, notify
-from appliance.model import MIB, Health, Histogram, Protocol
-from appliance.web import app, main, metrics, page, template_metrics
+from appliance.model import MIB, Health, Histogram, Problem, Protocol
+from appliance.web import app, main, metrics, page, shapes, template_metrics
 from tests.unit.service_harness import Box, box
 
 CONNECTIONS = "hatchery_client_connections"
@@ -56,7 +56,10 @@ def web(reading: Path) -> Iterator[httpx.Client]:
         yield client
 
 
-def values(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def values(text: str) -> Series:
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -130,18 +133,131 @@ def test_latencies_of_attached_clones_are_a_histogram_unless_these_are_too_many(
     filled(appliance)
     appliance.service.clones.detach("web-1", force=False)
     thin_id = appliance.service.core.catalog.clone("web-2").thin_id
-    appliance.store.latencies[thin_id] = Histogram((1, 0, 5, *(0,) * 21, 2))
+    appliance.store.latencies[thin_id] = Histogram((1, 0, 5, *(0,) * 21, 2), 40.5)
     found = values(web.get("/metrics").text)
-    buckets = {
-        dict(labels)["le"]: value
-        for (name, labels), value in found.items()
-        if name == "hatchery_clone_latency_seconds_bucket" and dict(labels)["clone"] == "web-2"
-    }
+    buckets = histogram(found, "hatchery_clone_latency_seconds", clone="web-2")
     assert [buckets[le] for le in ("2e-06", "4e-06", "8e-06", "16.777216", "+Inf")] == [1, 1, 6, 6, 8]
     assert len(buckets) == 25
+    assert found["hatchery_clone_latency_seconds_sum", (("clone", "web-2"),)] == 40.5
+    assert found["hatchery_clone_latency_seconds_count", (("clone", "web-2"),)] == 8
     assert not any(dict(labels).get("clone") == "web-1" and "latency" in name for name, labels in found)
-    monkeypatch.setattr(app, "MOST_LATENCIES", 0)
+    appliance.service.clones.attach("web-1", "local")
+    monkeypatch.setattr(app, "MOST_LATENCIES", 1)
     assert not any("clone_latency" in name for name, _ in values(web.get("/metrics").text))
+
+
+def histogram(found: Series, name: str, **labels: str) -> dict[str, float]:
+    """The buckets of one histogram, by their limits."""
+    return {
+        dict(every)["le"]: value
+        for (series, every), value in found.items()
+        if series == f"{name}_bucket" and {key: text for key, text in every if key != "le"} == labels
+    }
+
+
+def done(thin_id: int, device: str, reads: int) -> schema.DeviceCounters:
+    return schema.DeviceCounters(
+        name=device, reads=reads, read_bytes=4096 * reads, writes=thin_id, write_bytes=0, discards=0
+    )
+
+
+class Whole:
+    """What a template's and a client's clones have done together, scrape by scrape."""
+
+    def __init__(self, web: httpx.Client) -> None:
+        self._web = web
+
+    def look(self) -> tuple[float, float, float, float]:
+        """Reads and timed requests of the template's clones, the same of the client's."""
+        found = values(self._web.get("/metrics").text)
+        template, client = (("template", "debian@1"),), (("client", "local"),)
+        return (
+            found["hatchery_template_reads_total", template],
+            found["hatchery_template_latency_seconds_count", template],
+            found["hatchery_client_reads_total", client],
+            found["hatchery_client_latency_seconds_count", client],
+        )
+
+
+def test_templates_and_clients_count_what_their_clones_do_together(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    one, two = (appliance.service.core.catalog.clone(name).thin_id for name in ("web-1", "web-2"))
+    work, latencies, whole = appliance.store.work, appliance.store.latencies, Whole(web)
+    work[one], work[two] = done(one, "dm-1", 1000), done(two, "dm-2", 500)
+    latencies[one] = Histogram((1000,), 1.0)
+    assert whole.look() == (0, 0, 0, 0), "what was done before is no burst of now"
+    work[one] = done(one, "dm-1", 1010)
+    latencies[one] = Histogram((1000, 10), 1.5)
+    assert whole.look() == (10, 10, 10, 10)
+    found = values(web.get("/metrics").text)
+    assert found["hatchery_template_latency_seconds_sum", (("template", "debian@1"),)] == 0.5
+    assert found["hatchery_template_read_bytes_total", (("template", "debian@1"),)] == 40960
+    buckets = histogram(found, "hatchery_client_latency_seconds", client="local")
+    assert (buckets["2e-06"], buckets["4e-06"], buckets["+Inf"]) == (0, 10, 10)
+
+    appliance.service.clones.detach("web-1", force=False)
+    assert whole.look() == (10, 10, 10, 10), "a clone that goes takes nothing with it"
+    appliance.service.clones.attach("web-1", "local")
+    work[one], latencies[one] = done(one, "dm-9", 2000), Histogram((2000,), 1.0)
+    assert whole.look() == (2010, 2010, 2010, 2010), "a device that is new counts from zero"
+
+
+def test_many_clones_latencies_are_looked_at_in_turns(
+    appliance: Box, web: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance.add_template("debian")
+    appliance.service.create_clones(schema.CloneCreate(name="web", template="debian", count=5))
+    ids = [appliance.service.core.catalog.clone(f"web-{n}").thin_id for n in range(1, 6)]
+    monkeypatch.setattr(app, "MOST_LATENCIES", 2)
+    asked: list[int] = []
+    counts = {thin_id: Histogram((0,) * 25, 0.0) for thin_id in ids}
+
+    def latencies(thin_id: int) -> Histogram:
+        asked.append(thin_id)
+        return counts[thin_id]
+
+    monkeypatch.setattr(appliance.store, "clone_latencies", latencies)
+    whole = Whole(web)
+    for _ in range(3):
+        whole.look()
+    assert asked == ids, "a scrape asks for so many, and all have their turn"
+    counts.update({thin_id: Histogram((3, *(0,) * 24), 0.0) for thin_id in ids})
+    assert [whole.look()[1] for _ in range(4)] == [6, 12, 15, 15]
+    assert not any("clone_latency" in name for name, _ in values(web.get("/metrics").text))
+
+
+def test_who_has_gone_is_not_told_any_more(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    appliance.service.put_client("hv1", schema.ClientSpec(transport="unix"))
+    key = ("hatchery_client_reads_total", (("client", "hv1"),))
+    assert values(web.get("/metrics").text)[key] == 0
+    appliance.service.clients.remove("hv1")
+    assert key not in values(web.get("/metrics").text)
+
+
+def test_both_pools_have_their_requests(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    found = values(web.get("/metrics").text)
+    assert {dict(labels)["pool"] for name, labels in found if name == "hatchery_pool_reads_total"} == {
+        "durable",
+        "fast",
+    }
+    assert ("hatchery_device_reads_total", (("device", "dm-900"), ("role", "fast"))) in found
+
+
+def test_alarms_are_told_by_part_and_rule(appliance: Box, web: httpx.Client) -> None:
+    filled(appliance)
+    appliance.store.problems = (
+        Problem(Health.DEGRADED, "4096 bytes went past the cache", "find out", 1, "cache"),
+        Problem(Health.FAILED, "something else", "see"),
+    )
+    appliance.units.kill("local")
+    found = values(web.get("/metrics").text)
+    alarms = {labels: value for (name, labels), value in found.items() if name == "hatchery_alarms"}
+    raised = {tuple(text for _, text in labels): value for labels, value in alarms.items() if value}
+    assert raised == {("cache", "1", "degraded"): 1, ("", "", "failed"): 1, ("client", "", "failed"): 1}
+    assert {dict(labels)["part"] for labels in alarms} == {*schema.PARTS, ""}
+    assert found["hatchery_problems", (("severity", "failed"),)] == 2
 
 
 def test_metrics_say_when_a_clients_last_certificate_ends(appliance: Box, web: httpx.Client) -> None:
@@ -168,7 +284,7 @@ def test_every_metric_has_help_and_a_conventional_name(appliance: Box, web: http
 
 
 def test_a_disks_histogram_is_cumulative_and_in_seconds() -> None:
-    assert metrics._buckets((1, 0, 3)) == [("2e-06", 1), ("4e-06", 1), ("8e-06", 4), ("+Inf", 4)]
+    assert shapes.buckets((1, 0, 3), 5) == [("2e-06", 1), ("4e-06", 1), ("8e-06", 4), ("+Inf", 5)]
 
 
 def test_arrays_cache_and_pools_are_told(appliance: Box) -> None:
@@ -268,6 +384,8 @@ def test_a_boot_sets_map_covers_what_it_reads_and_no_more() -> None:
     assert shown[-1] == 1
     assert sum(map(bool, shown)) == 3
     assert page.cells([(0, length)], length) == (page.SHADES,) * page.CELLS
+    assert page.map_words(shown, length) == "in 3 of 240 stretches of 1.0 MiB, from 0 B to 240.0 MiB"
+    assert page.map_words((0, 0), length) == "nowhere"
 
 
 def test_the_heat_maps_darkest_cell_is_the_fullest() -> None:

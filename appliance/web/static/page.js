@@ -6,6 +6,7 @@
   const STEPS = Array.from({ length: 45 }, (_, power) => 2 ** power); // bytes between two lines
   const looks = [];
   const drawn = new Set(); // charts of uPlot that are on the page
+  const browsed = new Map(); // where the reader is in each chart that he went through by keys: the number of a point
   const byId = (id) => document.getElementById(id);
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
   const numbers = (root) => JSON.parse(root.getElementById("numbers").textContent);
@@ -34,6 +35,46 @@
     if (!width) return;
     const chart = new uPlot({ width, height: 190, series, axes, scales, cursor: { drag: { x: false, y: false } } }, data, place);
     drawn.add(chart);
+    // What each line has at a point, in words: all that a pointer finds out, a keyboard and a screen reader do too.
+    const words = data[0].map((x, at) => [series[0].value(chart, x),
+      ...series.slice(1).map((each, row) => `${each.label} ${each.value(chart, data[row + 1][at])}`)].join(", "));
+    // A chart that was just made knows its scales after its own microtask.
+    browse(place, words, (at) => queueMicrotask(() => {
+      chart.setCursor({ left: chart.valToPos(data[0][at], "x"), top: chart.over.clientHeight / 2 });
+    }));
+  }
+
+  // A chart is a slider over its points: arrows go from one to the next, Home to the first, End to the newest and on with it.
+  function browse(place, words, show) {
+    const name = place.dataset.boots || place.dataset.disk || place.id;
+    if (!place.browse) {
+      place.tabIndex = 0;
+      place.setAttribute("role", "slider");
+      place.addEventListener("keydown", (event) => {
+        const last = place.browse.words.length - 1, at = Math.min(browsed.get(name) ?? last, last);
+        const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+        if (to === undefined || last < 0) return;
+        event.preventDefault();
+        if (event.key === "End") browsed.delete(name); else browsed.set(name, Math.min(last, Math.max(0, to)));
+        tell(place, name, last);
+      });
+      const said = document.createElement("p");
+      said.className = "soft said";
+      place.after(said);
+    }
+    place.browse = { words, show };
+    tell(place, name, browsed.has(name) ? words.length - 1 : -1);
+  }
+
+  // Says what is at the reader's point, or at the newest; and marks it, if there is a ``last`` one to mark.
+  function tell(place, name, last) {
+    const { words, show } = place.browse, newest = words.length - 1;
+    const at = Math.min(browsed.get(name) ?? newest, newest), text = words[at] || "nothing yet";
+    for (const [key, value] of [["min", 1], ["max", Math.max(1, words.length)], ["now", Math.max(1, at + 1)], ["text", text]]) {
+      place.setAttribute(`aria-value${key}`, value);
+    }
+    place.nextElementSibling.textContent = text;
+    if (last >= 0 && at >= 0) show(at);
   }
 
   function line(label, name, dash, format) {
@@ -82,10 +123,10 @@
         row.dataset.disk = disk;
         row.append(document.createElement("span"), document.createElement("canvas"));
         row.lastChild.className = "rows";
-        row.lastChild.setAttribute("role", "img");
+        row.lastChild.dataset.disk = disk;
         heats.append(row);
       }
-      drawHeat(disk, row.firstChild, row.lastChild);
+      drawHeat(disk, row.firstChild, row.querySelector("canvas"));
     }
   }
 
@@ -95,6 +136,8 @@
       const then = shown[at].disks[disk] || [];
       return (now.disks[disk] || []).map((count, bucket) => Math.max(0, count - (then[bucket] || 0)));
     });
+    const words = columns.map((column, at) => `${new Date(1000 * shown[at + 1].at).toLocaleTimeString()}, ` +
+      (column.flatMap((count, bucket) => (count ? [`${count} within ${micros(2 ** (bucket + 1))}`] : [])).join(", ") || "no request"));
     const used = columns.flatMap((column) => column.flatMap((count, bucket) => (count ? [bucket] : [])));
     const least = used.length ? Math.min(...used) : 0, most = used.length ? Math.max(...used) : 0;
     const top = Math.max(1, ...columns.flat());
@@ -102,6 +145,11 @@
     title.textContent = `${disk}: ${range}`;
     title.className = "soft";
     canvas.setAttribute("aria-label", `Latencies of ${disk}, ${range}`);
+    paint(canvas, columns, least, most, top);
+    browse(canvas, words, (at) => paint(canvas, columns, least, most, top, at));
+  }
+
+  function paint(canvas, columns, least, most, top, marked = -1) {
     const scale = window.devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight;
     canvas.width = width * scale;
     canvas.height = height * scale;
@@ -115,6 +163,10 @@
       pen.globalAlpha = 0.2 + 0.8 * Math.log(count + 1) / Math.log(top + 1);
       pen.fillRect(width - (columns.length - at) * wide, height - (bucket - least + 1) * high, wide - 1, high - 1);
     }));
+    if (marked < 0) return;
+    pen.globalAlpha = 1;
+    pen.strokeStyle = colour("ink");
+    pen.strokeRect(width - (columns.length - marked) * wide, 0.5, wide - 1, height - 1);
   }
 
   function draw() {
@@ -133,9 +185,12 @@
     for (const part of fresh.querySelectorAll("[data-part]")) {
       const old = document.querySelector(`[data-part="${part.dataset.part}"]`);
       if (!old) continue;
-      const places = (root) => [...root.querySelectorAll("a, [tabindex]")];
+      const places = (root) => [...root.querySelectorAll("a, summary, [tabindex], [data-boots]")];
+      const open = [...old.querySelectorAll("details")].map((each) => each.open);
       const focus = places(old).indexOf(document.activeElement), scrolled = places(old).map((each) => each.scrollLeft);
       old.replaceWith(document.adoptNode(part));
+      part.querySelectorAll("details").forEach((each, at) => { each.open = open[at] || false; });
+      for (const chart of part.querySelectorAll("[data-boots]")) chart.tabIndex = 0;
       places(part).forEach((each, at) => { each.scrollLeft = scrolled[at] || 0; });
       if (focus >= 0 && places(part)[focus]) places(part)[focus].focus({ preventScroll: true });
     }

@@ -12,14 +12,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="script/reference",
         description="Write the files that are made from the code: docs/openapi.json from the API, docs/man from the "
-        "commands. Run it when one of the two changed; the tests compare.",
+        "commands, docs/metrics.md from the metrics, docs/settings.md from the settings. Run it when one of them "
+        "changed; the tests compare.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; status 1 when a file is not as it should be"
     )
     words = parser.parse_args(argv)
     old = [path for path, text in made().items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
-    old += [path for path in (ROOT / "docs/man").glob("*.1") if path not in made()]
+    old += [path for path in (ROOT / "docs/man").glob("*.[18]") if path not in made()]
     for path in old:
         sys.stdout.write(f"{path.relative_to(ROOT)}\n")
         if words.check:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from appliance.api.app import make_app
 from appliance.service.service import Service
-from reference.manual import pages
+from reference import manual, programs, tables
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -14,8 +14,12 @@ ROOT = Path(__file__).resolve().parents[3]
 @cache
 def made() -> dict[Path, str]:
     """Every file that is made from the code, with its text."""
-    manual = {ROOT / "docs/man" / name: text for name, text in pages().items()}
-    return {ROOT / "docs/openapi.json": openapi(), **manual}
+    pages = {**manual.pages(), **programs.pages()}
+    docs = {"openapi.json": openapi(), "metrics.md": tables.metrics_page(), "settings.md": tables.settings_page()}
+    return {
+        **{ROOT / "docs" / name: text for name, text in docs.items()},
+        **{ROOT / "docs/man" / name: text for name, text in pages.items()},
+    }
 
 
 def openapi() -> str:

@@ -4,17 +4,16 @@ Tools that do it read click's own classes, which newer releases of typer do not 
 all of them.
 """
 
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import typer.main
 
 from appliance.cli.main import EXIT_STATUS, INTERRUPTED, READER_GONE, WRONG_COMMAND_LINE, app
+from reference.roff import escaped, head, wrapped
 
 PROGRAM = "hatchery"
 
-_GENERATED = '.\\" Made by script/reference from the commands; do not edit.\n'
 _TYPERS_OWN = {"install_completion", "show_completion"}
 """Options whose words differ between releases of typer."""
 
@@ -37,7 +36,7 @@ def pages() -> dict[str, str]:
 
 def _root(root: Any, first: dict[str, Any]) -> str:
     lines = [
-        *_head(PROGRAM, _sentence(root)),
+        *head(PROGRAM, _sentence(root)),
         ".SH SYNOPSIS",
         f".B {PROGRAM}",
         "[\\fIOPTION\\fR]... \\fICOMMAND\\fR [\\fIARGUMENT\\fR]...",
@@ -47,7 +46,7 @@ def _root(root: Any, first: dict[str, Any]) -> str:
         ".SH COMMANDS",
     ]
     for word, command in first.items():
-        lines += [".TP", f"\\fB{PROGRAM}\\-{_escaped(word)}\\fR(1)", _escaped(_sentence(command))]
+        lines += [".TP", f"\\fB{PROGRAM}\\-{escaped(word)}\\fR(1)", escaped(_sentence(command))]
     lines += [".SH OPTIONS", *_options(root)]
     lines += [".TP", "\\fB\\-\\-install\\-completion\\fR, \\fB\\-\\-show\\-completion\\fR"]
     lines += ["Make the shell complete commands and options, or print what makes it."]
@@ -59,16 +58,16 @@ def _root(root: Any, first: dict[str, Any]) -> str:
 
 def _page(word: str, command: Any) -> str:
     title = f"{PROGRAM}-{word}"
-    lines = [*_head(title, _sentence(command)), ".SH SYNOPSIS"]
+    lines = [*head(title, _sentence(command)), ".SH SYNOPSIS"]
     every = list(_leaves(command, (PROGRAM, word)))
     for path, leaf in every:
-        lines += [".PP", f"\\fB{_escaped(' '.join(path))}\\fR{_usage(leaf)}"]
+        lines += [".PP", f"\\fB{escaped(' '.join(path))}\\fR{_usage(leaf)}"]
     for path, leaf in every:
         if len(every) > 1:
-            lines += [f'.SH "{_escaped(" ".join(path)).upper()}"']
+            lines += [f'.SH "{escaped(" ".join(path)).upper()}"']
         else:
             lines += [".SH DESCRIPTION"]
-        lines += [*_wrapped(leaf.help or ""), *_options(leaf)]
+        lines += [*wrapped(leaf.help or ""), *_options(leaf)]
     lines += [".SH SEE ALSO", f".BR {PROGRAM} (1)"]
     return "\n".join(lines) + "\n"
 
@@ -81,16 +80,6 @@ def _leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         yield from _leaves(child, (*path, name))
 
 
-def _head(title: str, sentence: str) -> list[str]:
-    heading = f'.TH {_escaped(title.upper())} 1 "" "Hatchery" "Hatchery"'
-    return [
-        _GENERATED + heading,
-        ".nh",
-        ".SH NAME",
-        f"{_escaped(title)} \\- {_escaped(sentence[:1].lower() + sentence[1:-1])}",
-    ]
-
-
 def _sentence(command: Any) -> str:
     """The first sentence of what a command says of itself."""
     text = " ".join((command.help or "").split())
@@ -101,7 +90,7 @@ def _usage(command: Any) -> str:
     words = " [\\fIOPTION\\fR]..." if any(_is_option(each) for each in command.params) else ""
     for each in command.params:
         if not _is_option(each):
-            name = _escaped(each.metavar or each.name.upper())
+            name = escaped(each.metavar or each.name.upper())
             words += f" \\fI{name}\\fR" if each.required or name.startswith("[") else f" [\\fI{name}\\fR]"
     return words
 
@@ -113,13 +102,13 @@ def _options(command: Any) -> Iterator[str]:
         if getattr(each, "hidden", False) or each.name in _TYPERS_OWN or not words:
             continue
         if _is_option(each):
-            names = ", ".join(f"\\fB{_escaped(name)}\\fR" for name in (*each.opts, *each.secondary_opts))
-            value = "" if each.is_flag else f" \\fI{_escaped(each.metavar or each.name.upper())}\\fR"
+            names = ", ".join(f"\\fB{escaped(name)}\\fR" for name in (*each.opts, *each.secondary_opts))
+            value = "" if each.is_flag else f" \\fI{escaped(each.metavar or each.name.upper())}\\fR"
         else:
-            names, value = f"\\fI{_escaped(each.metavar or each.name.upper())}\\fR", ""
+            names, value = f"\\fI{escaped(each.metavar or each.name.upper())}\\fR", ""
         yield ".TP"
         yield names + value
-        yield from _wrapped(words + (" It is required." if _is_option(each) and each.required else ""))
+        yield from wrapped(words + (" It is required." if _is_option(each) and each.required else ""))
 
 
 def _is_option(parameter: Any) -> bool:
@@ -135,17 +124,4 @@ def _statuses() -> Iterator[str]:
     known |= {status: f"an error with the code {' or '.join(names)}" for status, names in codes.items()}
     yield ".SH EXIT STATUS"
     for status, words in sorted(known.items()):
-        yield from (".TP", f".B {status}", _escaped(words))
-
-
-def _wrapped(text: str) -> list[str]:
-    lines = textwrap.wrap(" ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False)
-    return [_escaped(line) for line in lines]
-
-
-def _escaped(text: str) -> str:
-    """Text as roff shows it: a line must not begin with a control character, and hyphens are to be copied."""
-    safe = (
-        text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq").replace("~", "\\(ti")
-    )
-    return f"\\&{safe}" if safe.startswith(".") else safe
+        yield from (".TP", f".B {status}", escaped(words))
