@@ -124,6 +124,8 @@ def two_writers(clients: Iterable[ClientView], reading: Collection[str]) -> Iter
                 " a clone has more than one host",
                 hint="have one of them shut its guest down, and give each host a client of its own;"
                 " `hatchery client show` says since when each is connected",
+                part="client",
+                rule=6,
             )
 
 

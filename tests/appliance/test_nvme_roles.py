@@ -71,7 +71,7 @@ class Roles:
         assert planned.changed == done.changed == 1, planned.said + done.said
         for words in ((*what, "--check"), what):
             assert run(*words).changed == 0
-        return Play(done.ok, done.changed, done.failed, planned.said + done.said)
+        return Play(done.ok, done.changed, done.failed, planned.said + done.said, done.seconds)
 
     def key(self, verb: str) -> str:
         """Have a key of the client's host made, and its file written, as an operator does."""
