@@ -6,7 +6,7 @@ from appliance.schema import CloneCreate
 from appliance.wait import until
 from tests.appliance.conftest import BOOT_DEADLINE
 from tests.appliance.site import TEMPLATE, Site
-from tests.appliance.test_life import serves
+from tests.appliance.users import serves
 
 CLONE = "looked-into"
 UNIT = f"hatchery-attach@{CLONE}.service"

@@ -19,8 +19,8 @@ from appliance.schema import CloneCreate, NbdSource, TemplateCreate
 from appliance.wait import until
 from bench.vm import LOOPBACK
 from tests.appliance.site import CLIENT, Play, Site
-from tests.appliance.test_life import qemu_io
 from tests.appliance.test_privileges import GATEWAY
+from tests.appliance.users import qemu_io
 
 MIB = 1 << 20
 LENGTH = 48

@@ -15,7 +15,7 @@ from bench.vm import LOOPBACK
 from tests.appliance.conftest import BOOT_DEADLINE
 from tests.appliance.site import CLIENT, NBD_PORT, TEMPLATE, Play, Site
 from tests.appliance.stack import at_rest
-from tests.appliance.test_life import serves
+from tests.appliance.users import serves
 
 EXPORT = "early"
 OURS_AT_MOST = 0.25

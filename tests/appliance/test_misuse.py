@@ -11,7 +11,7 @@ from appliance.model import GIB, MIB, ImageFormat
 from appliance.schema import ClientSpec, CloneCreate, TemplateCreate, UploadSource
 from appliance.wait import until
 from tests.appliance.site import CLIENT, TEMPLATE, Play, Site
-from tests.appliance.test_life import writing
+from tests.appliance.users import writing
 from tests.kernel.inside.hostile import bomb
 
 GREEDY, PORT = "greedy", 10898

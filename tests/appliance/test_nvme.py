@@ -19,7 +19,7 @@ from appliance.wait import until
 from bench.vm import VM, Hardware
 from tests.appliance.conftest import BOOT_DEADLINE
 from tests.appliance.site import ADDRESS, NVME_TCP_PORT, Play, Site
-from tests.appliance.test_life import serves
+from tests.appliance.users import serves
 
 MIB = 1 << 20
 TEMPLATE, CLONE = "small", "fabric"

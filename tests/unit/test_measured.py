@@ -18,7 +18,7 @@ from appliance.web import metrics
 from tests.unit.service_harness import Box
 from tests.unit.service_harness import box as make_box
 from tests.unit.test_cli import Appliance, appliance, image
-from tests.unit.test_web import values
+from tests.unit.web_server import values
 
 __all__ = ["appliance", "image"]
 
