@@ -128,7 +128,9 @@ def _is_connected(roles: Roles, nvme: NvmeView) -> bool:
 def test_the_roles_make_a_clone_a_disk_of_its_clients_host(site: Site, roles: Roles) -> None:
     said = roles.once(roles.door, PORT).said
     assert f"+client {CLIENT}: NVMe/TCP at {ADDRESS} port {PORT} for host {HOST_NQN}" in said
-    said += roles.once(roles.door, OTHER_PORT).said
+    changed = roles.door(OTHER_PORT)
+    assert changed.changed == 1
+    said += changed.said
     with site.api() as api:
         door = api.client(CLIENT).nvme
     assert door is not None
@@ -168,7 +170,10 @@ def test_the_roles_make_a_clone_a_disk_of_its_clients_host(site: Site, roles: Ro
 
     other = roles.key("rotate")
     assert other != key
-    said += roles.once(roles.host).said
+    renewed = roles.host()
+    assert renewed.changed == 1
+    assert roles.host("--check").changed == 0
+    said += renewed.said
     assert "another key" in said
     assert roles.look("cat", f"{before}/dhchap_secret") == other
     assert roles.controller(nvme.nqn) == before, "whoever uses the disk is not disturbed"
@@ -186,7 +191,7 @@ def test_the_roles_make_a_clone_a_disk_of_its_clients_host(site: Site, roles: Ro
     with site.api() as api:
         until(lambda: not getattr(api.client(CLIENT).nvme, "connections", None), "it to go", deadline=60)
         api.detach(CLONE)
-    roles.once(roles.door, None)
+    assert roles.door(None).changed == 1
     with site.api() as api:
         assert api.client(CLIENT).nvme is None
     assert site.failed_units() == ""
