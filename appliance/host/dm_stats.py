@@ -3,6 +3,8 @@
 Source: ``Documentation/admin-guide/device-mapper/statistics.rst`` of Linux 6.12. Reads and writes are counted together.
 """
 
+from collections.abc import Callable
+
 from appliance.errors import CannotTell
 from appliance.host.dm import Dm
 from appliance.model import Histogram
@@ -24,6 +26,17 @@ def create(dm: Dm, name: str) -> None:
         dm.message(name, f"@stats_create - /1 2 precise_timestamps histogram:{nanoseconds} {PROGRAM}")
 
 
+def read(dm: Dm, name: str, find: Callable[[Dm, str], int | None] | None = None) -> Histogram:
+    """Requests by latency: one number for each limit and one for what took longer. Raises CannotTell.
+
+    ``find`` tells where the device keeps them, if that is known to somebody.
+    """
+    region = (find or _region)(dm, name)
+    if region is None:
+        raise CannotTell(f"{name} keeps no latency histogram", hint="deactivate and activate it again")
+    return parse_print(dm.message(name, f"@stats_print {region}"))
+
+
 MOST_REMEMBERED = 4096
 
 
@@ -34,23 +47,17 @@ class Regions:
         self._known: dict[tuple[str, str], int] = {}
 
     def read(self, dm: Dm, name: str, number: str) -> Histogram:
-        """Requests by latency: one number for each limit and one for what took longer. Raises CannotTell.
+        """See ``read``. ``number`` is the device's: another one of the same name is asked anew."""
 
-        ``number`` is the device's: another one of the same name is asked anew.
-        """
-        region = self._known.get((name, number))
-        if region is None:
-            region = _region(dm, name)
-            if region is None:
-                raise CannotTell(
-                    f"{name} keeps no latency histogram",
-                    why="it was activated without one",
-                    hint="deactivate and activate it again",
-                )
-            if len(self._known) >= MOST_REMEMBERED:
-                self._known.clear()  # most of these devices have gone
-            self._known[name, number] = region
-        return parse_print(dm.message(name, f"@stats_print {region}"))
+        def find(dm: Dm, name: str) -> int | None:
+            region = self._known.get((name, number))
+            if region is None and (region := _region(dm, name)) is not None:
+                if len(self._known) >= MOST_REMEMBERED:
+                    self._known.clear()  # most of these devices have gone
+                self._known[name, number] = region
+            return region
+
+        return read(dm, name, find)
 
 
 def clear(dm: Dm, name: str) -> None:

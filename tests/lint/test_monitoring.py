@@ -191,6 +191,13 @@ def test_the_dashboard_is_one() -> None:
             assert panel["datasource"]["uid"] == "$datasource", panel["title"]
 
 
+def test_every_metric_is_listed() -> None:
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+    parts = re.compile(r"_(bucket|sum|count)$")
+    assert {name if name in listed else parts.sub("", name) for name in told()} == listed
+
+
 def test_a_wrong_query_is_seen() -> None:
     series = told()
     assert unknown("hatchery_pool_data_used_bytes / hatchery_pool_size", series) == {"hatchery_pool_size"}

@@ -39,6 +39,7 @@ def healthy(minutes: int) -> metrics.Answers:
     client = schema.ClientView(
         name="local", transport="unix", address=None, port=None, plain=False, state=Health.OK, detail="", uri="",
         clones=(), connections=(),
+        certificates=(schema.CertificateView(serial="1", name="local-1", issued=0, expires=1e9, revoked=None),),
     )  # fmt: skip
     latencies = schema.HistogramView(counts=(0, minutes), seconds=minutes / 1000)
     status = schema.Status(

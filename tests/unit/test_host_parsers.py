@@ -3,12 +3,14 @@
 import binascii
 import struct
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from appliance.errors import CannotTell, Refused, Unhealthy
 from appliance.host import bcache, block, dm_ioctl, dm_stats, kernel, md, md_superblock, mount, partitions, thin
 from appliance.host.block import Signature, Statistics
+from appliance.host.dm import Dm
 from appliance.host.dm_ioctl import Command, Flag, Target
 from appliance.host.partitions import Partition, Table
 from appliance.host.thin import PoolMode
@@ -284,6 +286,20 @@ def test_latency_histograms() -> None:
     assert dm_stats.limits()[:3] == (2, 4, 8)
     with pytest.raises(CannotTell):
         dm_stats.parse_print("0+8 1 2 3 1:2:3")
+
+
+def test_where_a_device_keeps_its_histogram_is_asked_once() -> None:
+    asked: list[str] = []
+
+    class Devices:
+        def message(self, name: str, words: str) -> str:
+            asked.append(f"{name} {words.split()[0]}")
+            return text("dm/6.12-stats-list.txt" if "list" in words else "dm/6.12-stats-print.txt")
+
+    regions = dm_stats.Regions()
+    for number in ("254:1", "254:1", "254:7"):
+        assert regions.read(cast(Dm, Devices()), "web", number).total == 0
+    assert asked == ["web @stats_list", *["web @stats_print"] * 2, "web @stats_list", "web @stats_print"]
 
 
 # --- the kernel

@@ -4,16 +4,17 @@ Tools that do it read click's own classes, which newer releases of typer do not 
 all of them.
 """
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import typer.main
 
 from appliance.cli.main import EXIT_STATUS, INTERRUPTED, READER_GONE, WRONG_COMMAND_LINE, app
-from reference.roff import escaped, head, wrapped
 
 PROGRAM = "hatchery"
 
+_GENERATED = '.\\" Made by script/reference from the commands; do not edit.\n'
 _TYPERS_OWN = {"install_completion", "show_completion"}
 """Options whose words differ between releases of typer."""
 
@@ -80,6 +81,17 @@ def _leaves(command: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ..
         yield from _leaves(child, (*path, name))
 
 
+def head(title: str, sentence: str, section: int = 1) -> list[str]:
+    """A page's beginning: its title, and what it is about."""
+    heading = f'.TH {escaped(title.upper())} {section} "" "Hatchery" "Hatchery"'
+    return [
+        _GENERATED + heading,
+        ".nh",
+        ".SH NAME",
+        f"{escaped(title)} \\- {escaped(sentence[:1].lower() + sentence[1:-1])}",
+    ]
+
+
 def _sentence(command: Any) -> str:
     """The first sentence of what a command says of itself."""
     text = " ".join((command.help or "").split())
@@ -125,3 +137,17 @@ def _statuses() -> Iterator[str]:
     yield ".SH EXIT STATUS"
     for status, words in sorted(known.items()):
         yield from (".TP", f".B {status}", escaped(words))
+
+
+def wrapped(text: str) -> list[str]:
+    """A paragraph in lines."""
+    lines = textwrap.wrap(" ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False)
+    return [escaped(line) for line in lines]
+
+
+def escaped(text: str) -> str:
+    """Text as roff shows it: a line must not begin with a control character, and hyphens are to be copied."""
+    safe = (
+        text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("'", "\\(aq").replace("~", "\\(ti")
+    )
+    return f"\\&{safe}" if safe.startswith(".") else safe

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from appliance.attach import main as attach
 from appliance.rescue import main as store
 from appliance.update import main as update
-from reference.roff import escaped, head, wrapped
+from reference.manual import escaped, head, wrapped
 
 
 @dataclass(frozen=True, slots=True)
