@@ -55,7 +55,7 @@ def cloud_init(uri: str) -> dict[str, str]:
         run(["hatchery-attach", "--detach", device])
     return {
         "hostname": run(["hostname"]).stdout.strip(),
-        "keys": _text(Path("/home/debian/.ssh/authorized_keys")),
+        "keys": _text(Path("~debian/.ssh/authorized_keys").expanduser()),
         "script": _text(Path("/run/seed-was-here")),
         "instance": _text(Path("/var/lib/cloud/data/instance-id")),
         "source": _text(Path("/run/cloud-init/cloud-id")),
