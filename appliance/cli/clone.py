@@ -156,6 +156,8 @@ def detach(
         str | None, typer.Option("--client", help="Of two clients that share it, the one that lets go of it.")
     ] = None,
     force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop exporting a clone; its data stays."""
@@ -164,6 +166,12 @@ def detach(
     if client is not None:
         check_name(client, "client name")
     with run.connect() as connection:
+        # Unforced, nobody is cut off.
+        found = clone_loss.exports(connection, [name], force=force, of=client) if dry_run or force else []
+        if dry_run:
+            losing.show(run, found)
+            return
+        losing.ask(run, found, yes=yes)
         view = connection.detach(name, client=client, force=force)
     clone_output.print_one(run, view)
 
@@ -174,6 +182,8 @@ def move(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The clones to move.")],
     client: Annotated[str, typer.Option("--client", help="The client that may attach them from now on.")],
     force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give clones to another client in one step: all of them or none. What was written to them stays."""
@@ -182,6 +192,11 @@ def move(
         check_name(name, "clone name")
     check_name(client, "client name")
     with run.connect() as connection:
+        found = clone_loss.exports(connection, names, force=force, to=client) if dry_run or force else []
+        if dry_run:
+            losing.show(run, found)
+            return
+        losing.ask(run, found, yes=yes)
         views = connection.move_clones(names, client, force=force)
     if len(views) == 1 and not run.as_json:
         clone_output.print_one(run, views[0])

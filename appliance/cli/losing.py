@@ -1,7 +1,7 @@
 """Commands that lose data: they say what would be lost with ``--dry-run``, and ask before, at a terminal.
 
-Only what cannot be had back is asked about. A script is not asked: it has no terminal, and what it says is meant. Nor is
-``--json`` at a terminal, which is refused without ``--yes``: what a program reads there must not hide a question.
+Only what cannot be had back is asked about. A script is not asked: it has no terminal, and what it says is meant.
+With ``--json`` at a terminal, what would ask is refused without ``--yes``: a program reads there, and answers nothing.
 """
 
 import sys
