@@ -16,6 +16,12 @@ from appliance.words import size
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
 app.add_typer(seed.app, name="seed")
 
+AT_ONCE = 8
+"""So many clones are made within one request; more take long, and have a bar."""
+
+CREATE_DEADLINE = 3600.0
+"""Seconds after which the making of many counts as hung."""
+
 PROMOTE_DEADLINE = 4 * 3600.0
 """Seconds after which a promotion counts as hung: an ephemeral clone is copied to slow disks."""
 
@@ -79,7 +85,13 @@ def create(
         seed=seed.wanted(user_data, hostname, ssh_key),
     )
     with run.connect() as connection:
-        views = connection.create_clones(wanted)
+        if count is None or count <= AT_ONCE:
+            views = connection.create_clones(wanted)
+        else:
+            follow(connection, connection.begin_clones(wanted), deadline=CREATE_DEADLINE, show=not run.as_json)
+            names = {f"{name}-{number}" for number in range(1, count + 1)}
+            found = {view.name: view for view in connection.clones() if view.name in names}
+            views = tuple(found[each] for each in sorted(found, key=lambda each: int(each.rpartition("-")[2])))
     if count is None and not run.as_json:
         clone_output.print_one(run, views[0])
     else:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from appliance import progress
 from appliance.cli import losing
 from appliance.cli.options import JsonOption, session
 from appliance.cli.output import print_removals
@@ -35,7 +36,11 @@ def remove(
             losing.show(run, list(losses(connection, names, absent_is_error=True)))
             return
         losing.ask(run, list(losses(connection, names)), yes=yes)
-        done = [connection.remove_clone(name, force=force) for name in names]
+        done = []
+        with progress.bar("removing", len(names), "clones", show=len(names) > 1 and not run.as_json) as display:
+            for name in names:
+                done.append(connection.remove_clone(name, force=force))
+                display.add()
     print_removals(done, "clone", as_json=run.as_json)
 
 

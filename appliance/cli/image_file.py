@@ -8,16 +8,18 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from appliance.errors import BadImage, InvalidInput, NoSpace
 from appliance.model import MIB, ImageFormat
+from appliance.progress import Bar
 from appliance.unpack import DAMAGES, UNPACK, Bytes, stated
 
 STDIN = "-"
@@ -66,9 +68,37 @@ def stated_format(name: str) -> ImageFormat:
     return SUFFIXES[suffix]
 
 
+class _Watched:
+    """Bytes of a file, each told of as it is read."""
+
+    def __init__(self, raw: IO[bytes], read: Sent) -> None:
+        self._raw = raw
+        self._read = read
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See Bytes."""
+        block = self._raw.read(size)
+        self._read(len(block))
+        return block
+
+    def readinto(self, target: bytearray, /) -> int:
+        """As that; hashing wants it so."""
+        count: int = self._raw.readinto(target)  # type: ignore[attr-defined]  # a buffered one has it
+        self._read(count)
+        return count
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is read from its beginning to its end."""
+        return False
+
+
 @contextmanager
-def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
-    """The image in a file, or in the standard input when ``source`` is ``-``.
+def opened(source: str, sha256: str | None, bar: Bar) -> Iterator[Image]:
+    """The image in a file, or in the standard input when ``source`` is ``-``. What is read meanwhile moves the bar.
 
     Raises InvalidInput when it cannot be read, BadImage when it is damaged or has another checksum, NoSpace.
     """
@@ -77,13 +107,17 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
     with contextlib.ExitStack() as stack:
         try:
             raw = sys.stdin.buffer if source == STDIN else stack.enter_context(Path(source).open("rb"))
+            whole = _length(raw)
             if packed is not None and sha256 is not None:
-                _compare(raw, title, sha256)
+                bar.begin(f"comparing {title}", whole)
+                _compare(raw, title, sha256, bar)
             if packed is None and source != STDIN:
                 file = raw
             else:
                 file = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-image-"))
-                _spool(raw if packed is None else UNPACK[packed](raw), file, unpacked)
+                bar.begin(f"reading {title}" if packed is None else f"unpacking {title}", whole)
+                watched = cast(IO[bytes], _Watched(raw, bar.add))  # as much of a file as unpacking asks for
+                _spool(watched if packed is None else UNPACK[packed](watched), file)
         except DAMAGES as error:
             hint = "fetch it once more, or unpack it yourself"
             raise BadImage(f"{title} cannot be unpacked", why=str(error), hint=hint) from error
@@ -98,21 +132,28 @@ def opened(source: str, sha256: str | None, unpacked: Sent) -> Iterator[Image]:
         yield Image(file, title, length, checked=packed is not None and sha256 is not None)
 
 
-def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:
+def _length(raw: IO[bytes]) -> int | None:
+    """Bytes of a file; None of what is none, a pipe above all, which does not know it."""
+    try:
+        found = os.fstat(raw.fileno())
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _spool(source: Bytes, target: IO[bytes]) -> None:
     while block := source.read(BLOCK):
         if block.count(0) == len(block):
             target.seek(len(block), os.SEEK_CUR)
         else:
             target.write(block)
-        unpacked(len(block))
     # A hole at the end is part of it too.
     target.truncate(target.tell())
     target.seek(0)
 
 
-def _compare(raw: IO[bytes], title: str, sha256: str) -> None:
-    # Its type wants methods of files that it does not call.
-    digest = hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
+def _compare(raw: IO[bytes], title: str, sha256: str, bar: Bar) -> None:
+    digest = hashlib.file_digest(_Watched(raw, bar.add), "sha256").hexdigest()
     if digest != sha256.lower():
         raise BadImage(f"{title} is not the image that was meant", why=f"its SHA-256 is {digest}", hint="fetch it anew")
     raw.seek(0)

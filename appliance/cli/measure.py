@@ -1,12 +1,14 @@
 """``hatchery measure``: boots of real guests, one by one or at once, or recorded ones. Runs where the guests run."""
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from appliance import progress
 from appliance.bootset.trace import parse_trace
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import err, print_json
@@ -101,11 +103,10 @@ def boot(
         deadline=deadline,
         keep_clones=keep_clones,
     )
-    console = err()
-    with run.connect() as connection:
-        measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+    with run.connect() as connection, _bar(run) as bar:
+        measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=_say, bar=bar)
         result = measuring.run()
-        told.tell(connection, result, console.print)
+        told.tell(connection, result, _say)
     _keep(report.to_json(result), history_folder)
     if json_file is not None:
         json_file.write_text(report.to_json(result), encoding="utf-8")
@@ -114,6 +115,16 @@ def boot(
     if text_file is not None:
         text_file.write_text(report.text(result), encoding="utf-8")
     typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
+
+
+def _bar(run: Session) -> AbstractContextManager[progress.Bar]:
+    """Drawn once a second: guests and replays may need the processor."""
+    return progress.bar("preparing", show=not run.as_json, often=1.0)
+
+
+def _say(words: str) -> None:
+    """A line of what happens, above the bar."""
+    typer.echo(words, err=True)
 
 
 def _check_files(html_file: Path | None, *others: Path | None) -> None:
@@ -173,9 +184,8 @@ def storm(
     _check_files(html_file)
     hardware = guest.Hardware(memory_mib=memory, cpus=cpus)
     plan = storm.Plan(template, clones, cache, name, Access(client, nbd, certificates), hardware, deadline)
-    console = err()
-    with run.connect() as connection:
-        done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+    with run.connect() as connection, _bar(run) as bar:
+        done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=_say, bar=bar)
     _give(run, done, done.text(), html_file, history_folder)
 
 
@@ -230,6 +240,6 @@ def replay(
         raise InvalidInput(f"{trace} cannot be read", why=str(error)) from error
     _check_files(html_file)
     plan = replaying.Plan(template, clones, cache, name, trace.name, Access(client, nbd, certificates))
-    with run.connect() as connection:
-        done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=err().print)
+    with run.connect() as connection, _bar(run) as bar:
+        done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=_say, bar=bar)
     _give(run, done, done.text(), html_file, history_folder)

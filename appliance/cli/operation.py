@@ -103,6 +103,9 @@ def cancel(context: typer.Context, operation: IdArgument, as_json: JsonOption = 
 
 
 def _done(operation: schema.Operation) -> str:
+    if operation.counts:
+        of = "" if operation.total_count is None else f" of {operation.total_count}"
+        return f"{operation.done_count}{of} {operation.counts}"
     if operation.total_bytes:
         return share(operation.done_bytes, operation.total_bytes)
     return size(operation.done_bytes) if operation.done_bytes else "-"

@@ -159,6 +159,10 @@ class Client(Requests):
         """Make clones, all or none; returns the new ones."""
         return self._send("POST", "/clones", schema.CloneList, wanted).clones
 
+    def begin_clones(self, wanted: schema.CloneCreate) -> schema.Operation:
+        """Begin to make many clones, all or none: what may take longer than a request."""
+        return self._send("POST", "/creations", schema.Operation, wanted)
+
     def remove_clone(self, name: str, *, force: bool = False) -> schema.Removal:
         """Remove a clone. Raises InUse while somebody is connected, unless forced."""
         return self._send("DELETE", f"/clones/{name}", schema.Removal, force=force)

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from appliance import config
+from appliance import config, progress
 from appliance.rescue import backup, bundle, repair, restore, stream
 from appliance.store import main as store
 from appliance.store.machine import Machine
@@ -37,7 +37,8 @@ def _add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 def _repair(arguments: argparse.Namespace) -> int:
     source: str | None = arguments.from_dump
     wish = repair.Wish(arguments.copy_to, source is not None, source or "", bool(arguments.yes))
-    repair.run(Machine(config.load()), wish, _say)
+    with progress.bar("looking at the metadata") as bar:
+        repair.run(Machine(config.load()), wish, _say, bar)
     return store.OK
 
 
@@ -56,12 +57,14 @@ def _say(line: str) -> None:
 def _backup(arguments: argparse.Namespace) -> int:
     machine = Machine(config.load())
     if arguments.to is None:
-        made = backup.local(machine, deadline=arguments.deadline)
+        with progress.bar("copying the catalog") as bar:
+            made = backup.local(machine, deadline=arguments.deadline, bar=bar)
         sys.stderr.write(f"{made.folder}\n")
         return store.OK
     where = None if arguments.to == "-" else Path(arguments.to)
     with tempfile.TemporaryDirectory(dir=where, prefix="hatchery-") as folder:
-        made = backup.elsewhere(machine, Path(folder), deadline=arguments.deadline)
+        with progress.bar("copying the catalog") as bar:
+            made = backup.elsewhere(machine, Path(folder), deadline=arguments.deadline, bar=bar)
         if where is None:
             bundle.write_tar(made, sys.stdout.buffer)
         else:
