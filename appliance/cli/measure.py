@@ -70,9 +70,11 @@ def boot(
     prefetched: Annotated[
         bool, typer.Option("--prefetched/--no-prefetched", help="One more a run, after its boot set was fetched.")
     ] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json-file", metavar="FILE", help="Write the results here as JSON.")
+    ] = None,
     html_file: HtmlOption = None,
-    text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
+    text_file: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The same as text.")] = None,
     client: ClientOption = None,
     nbd: NbdOption = None,
     certificates: CertificatesOption = FOLDER,
@@ -82,13 +84,14 @@ def boot(
     deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="A boot may take this long.")] = 300,
     keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Leave the clones afterwards.")] = False,
     history_folder: HistoryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Boot fresh clones, cold, prefetched and warm, and print what it cost: seconds, requests, hits, latencies."""
     # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
     from appliance.measure import guest, report, told
     from appliance.measure import session as boots
 
-    run = session(context)
+    run = session(context, as_json)
     TemplateRef.parse(template)
     check_name(name, "clone name")
     _check_files(html_file, json_file, text_file)

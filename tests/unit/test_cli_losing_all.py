@@ -150,6 +150,12 @@ def test_every_command_says_what_it_loses_or_is_known_to_lose_nothing() -> None:
     assert yes - NOTHING.keys() == (dry - {"cache cold", "store reconcile"})
 
 
+def test_every_command_speaks_to_programs_but_for_those_that_write_a_file() -> None:
+    found = commands(typer.main.get_command(app))
+    mute = {name for name, each in found if not any("--json" in option.opts for option in each.params)}
+    assert mute == {"template boot-set export", "template boot-set trace"}
+
+
 @pytest.mark.parametrize("command", ASKED)
 def test_what_is_lost_for_good_is_shown_and_asked_about(
     full: Appliance, terminal: list[str], tmp_path: Path, command: str
