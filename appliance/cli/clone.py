@@ -9,18 +9,13 @@ from appliance.cli import clone_loss, clone_output, image_export, losing, seed
 from appliance.cli.clone_loss import ForceOption, losses
 from appliance.cli.options import JsonOption, duration, follow, parse_size, session
 from appliance.cli.output import out, print_json
+from appliance.client.client import AT_ONCE, CREATE_DEADLINE
 from appliance.errors import InvalidInput
 from appliance.model import CloneKind, Protocol, TemplateRef, check_name
 from appliance.words import size
 
 app = typer.Typer(no_args_is_help=True, help="Clones: writable disks made from templates.")
 app.add_typer(seed.app, name="seed")
-
-AT_ONCE = 8
-"""So many clones are made within one request; more take long, and have a bar."""
-
-CREATE_DEADLINE = 3600.0
-"""Seconds after which the making of many counts as hung."""
 
 PROMOTE_DEADLINE = 4 * 3600.0
 """Seconds after which a promotion counts as hung: an ephemeral clone is copied to slow disks."""
@@ -89,9 +84,7 @@ def create(
             views = connection.create_clones(wanted)
         else:
             follow(connection, connection.begin_clones(wanted), deadline=CREATE_DEADLINE, show=not run.as_json)
-            names = {f"{name}-{number}" for number in range(1, count + 1)}
-            found = {view.name: view for view in connection.clones() if view.name in names}
-            views = tuple(found[each] for each in sorted(found, key=lambda each: int(each.rpartition("-")[2])))
+            views = connection.made_clones(wanted)
     if count is None and not run.as_json:
         clone_output.print_one(run, views[0])
     else:

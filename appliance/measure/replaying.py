@@ -102,7 +102,7 @@ def run(
         note(NOT_DROPPED)
     # A trace may be of any template, and no clone boots here.
     wanted = CloneCreate(name=plan.name, template=template.ref, count=plan.clones, client=chosen, learn=False)
-    clones = client.create_clones(wanted)
+    clones = client.make_clones(wanted)
     try:
         prefetch = prepare(client, template.ref, plan.begin, tell, emptied=drop_page_cache)
         with all_reachable(clones, plan.access, host, runner) as targets, recording(client, LONGEST, recorded.append):

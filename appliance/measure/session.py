@@ -142,7 +142,7 @@ class Session:
         check_cold(f"the boot of {boot.clone}", asked=asked, backend=boot.backend_bytes, known=known)
 
     def _create(self, wanted: CloneCreate) -> tuple[CloneView, ...]:
-        clones = self._client.create_clones(wanted)
+        clones = self._client.make_clones(wanted)
         self._made.extend(clones)
         return clones
 

@@ -177,7 +177,7 @@ def run(
         note(NOT_DROPPED)
     chosen = choose_client(client, plan.access, host, note)
     wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
-    clones = client.create_clones(wanted)
+    clones = client.make_clones(wanted)
     try:
         prefetch = prepare(client, template, plan.begin, tell, emptied=lambda: drop_host_caches(runner))
         with all_reachable(clones, plan.access, host, runner) as targets:

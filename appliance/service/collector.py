@@ -165,6 +165,7 @@ class Collector:
                 try:
                     if self._reclaim(each.thin_id, each.pool, unwanted, far):
                         gone.append(each.thin_id)
+                        far.left(0)
                 except HatcheryError as error:
                     failures.append(f"volume {each.thin_id}: {error}")
                 if self._ended.is_set() or unwanted():

@@ -1,14 +1,19 @@
 """Many clones are made by an operation: all or none, also when it is cancelled."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from appliance import client
 from appliance.errors import InvalidInput, NotFound
 from appliance.schema import CloneCreate
 from tests.unit.service_harness import Box, box
+from tests.unit.test_cli import Appliance, appliance, image
+
+__all__ = ["appliance", "image"]
 
 
 @pytest.fixture
@@ -83,3 +88,36 @@ def test_what_cannot_be_is_said(ready: Box) -> None:
     assert job.finished.wait(20)
     assert job.operation.error is not None
     assert job.operation.error.code == NotFound.code
+
+
+def test_the_client_makes_many_and_who_is_interrupted_has_none(
+    appliance: Appliance, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    appliance.json("template", "add", "debian", str(image))
+    with client.connect(socket=appliance.socket) as api:
+        few = api.make_clones(CloneCreate(name="few", template="debian", count=2))
+        many = api.make_clones(CloneCreate(name="many", template="debian", count=11))
+        assert [view.name for view in few] == ["few-1", "few-2"]
+        assert [view.name for view in many] == [f"many-{number}" for number in range(1, 12)]
+        assert [view.name for view in api.make_clones(CloneCreate(name="one", template="debian"))] == ["one"]
+        kinds = [each.kind for each in api.operations()]
+        assert kinds.count("create") == 1, "few are made within the request"
+        begun, go_on = threading.Event(), threading.Event()
+
+        def step(_: str) -> None:
+            begun.set()
+            assert go_on.wait(10)
+
+        def interrupted(*_: object, **__: object) -> None:
+            assert begun.wait(10)
+            raise KeyboardInterrupt
+
+        appliance.box.pool.step = step
+        monkeypatch.setattr(api, "finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            api.make_clones(CloneCreate(name="more", template="debian", count=11))
+        go_on.set()
+        [job, _] = [each for each in api.operations() if each.kind == "create"]
+        assert appliance.box.service.operations.job(job.id).finished.wait(10)
+        assert api.operation(job.id).state == "cancelled"
+        assert len(api.clones()) == 14
