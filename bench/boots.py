@@ -38,7 +38,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
 
 
 def report(measured: Mapping[str, Any]) -> Report:
-    """Rows of the results of ``hatchery measure boot --json``. Pure."""
+    """Rows of the results of ``hatchery measure boot --json-file``. Pure."""
     boots = {phase: [boot for boot in measured["boots"] if boot["phase"] == phase] for phase in PHASES}
     facts = measured["facts"]
     host = {name: str(facts[name]) for name in ("taken", "host", "guests", "appliance")}

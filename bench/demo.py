@@ -124,7 +124,7 @@ def demo(chosen: argparse.Namespace) -> int:
                 sys.executable, "-m", "appliance.cli.main", "--host", vm.destination, "measure", "boot",
                 "--template", TEMPLATE, "--runs", str(chosen.runs), "--clones", str(chosen.clones),
                 "--client", CLIENT, "--name", "demo", "--nbd", f"{LOOPBACK}:{vm.port(NBD_PORT)}", "--deadline", "600",
-                "--json", output / "results.json", "--html", output / "results.html",
+                "--json-file", output / "results.json", "--html", output / "results.html",
                 "--text", output / "results.txt", "--history", output / "history",
                 *(["--keep-clones"] if chosen.keep else []),
             ]  # fmt: skip

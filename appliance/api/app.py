@@ -214,6 +214,11 @@ def _clones(service: Service) -> APIRouter:
         """Make clones: all or none."""
         return service.create_clones(request)
 
+    @router.post("/creations", status_code=status.HTTP_202_ACCEPTED)
+    def begin_clones(request: schema.CloneCreate) -> schema.Operation:
+        """Begin to make many clones: all or none."""
+        return service.creations.begin(request).operation
+
     @router.get("/clones/{name}")
     def clone(name: str) -> schema.CloneView:
         """One clone."""

@@ -7,6 +7,7 @@ import typer
 from pydantic import SecretStr
 
 from appliance import schema
+from appliance.cli import client_loss, losing
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import out, print_fields, print_json, when
 from appliance.errors import InvalidInput
@@ -40,6 +41,8 @@ def use(
     ] = None,
     server_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that.")] = None,
     force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Have an authority of your own.
@@ -56,15 +59,32 @@ def use(
         server_key=None if server_key is None else SecretStr(read(server_key)),
     )
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, list(client_loss.of_authority(connection, wanted.certificate)))
+            return
+        # Unforced, it is refused where anything is lost for good.
+        if force:
+            losing.ask(run, list(client_loss.of_authority(connection, wanted.certificate)), yes=yes)
         view = connection.use_authority(wanted, force=force)
     _print(run, view)
 
 
 @app.command("renew")
-def renew(context: typer.Context, force: ForceOption = False, as_json: JsonOption = False) -> None:
+def renew(
+    context: typer.Context,
+    force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Have a new authority of the appliance's own, in place of one that was stolen, say, or of yours."""
     run = session(context, as_json)
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, list(client_loss.of_authority(connection)))
+            return
+        if force:
+            losing.ask(run, list(client_loss.of_authority(connection)), yes=yes)
         view = connection.renew_authority(force=force)
     _print(run, view)
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from appliance import schema
+from appliance import client, schema
+from appliance.cli import losing
 from appliance.cli.options import JsonOption, TemplateArgument, session
 from appliance.cli.output import out, print_json, print_removals
 from appliance.errors import AlreadyExists, InvalidInput
@@ -71,13 +72,19 @@ def import_(
     context: typer.Context,
     ref: TemplateArgument,
     source: Annotated[str, typer.Argument(metavar="FILE", help="What `export` wrote; - is the standard input.")],
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Give a template a boot set; it is fetched into the cache at once."""
+    """Give a template a boot set, in place of one that it has; it is fetched into the cache at once."""
     run = session(context, as_json)
     TemplateRef.parse(ref)
     content = read(source)
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, _losses(connection, ref, absent_is_error=True))
+            return
+        losing.ask(run, _losses(connection, ref), yes=yes)
         view = connection.import_boot_set(ref, content)
     if run.as_json:
         print_json(view)
@@ -86,13 +93,31 @@ def import_(
 
 
 @app.command("remove")
-def remove(context: typer.Context, ref: TemplateArgument, as_json: JsonOption = False) -> None:
+def remove(
+    context: typer.Context,
+    ref: TemplateArgument,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Forget a template's boot set and the boots that it was learned from; it is learned again."""
     run = session(context, as_json)
     TemplateRef.parse(ref)
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, _losses(connection, ref, absent_is_error=True))
+            return
+        losing.ask(run, _losses(connection, ref), yes=yes)
         done = connection.remove_boot_set(ref)
     print_removals([done], "boot set", as_json=run.as_json)
+
+
+def _losses(connection: client.Client, ref: str, *, absent_is_error: bool = False) -> list[losing.Loss]:
+    """What goes with the boot set that a template has."""
+    view = losing.known(lambda: connection.template(ref), absent_is_error=absent_is_error)
+    if view is None or view.boot_set is None:
+        return []
+    return [losing.Loss(f"the boot set of template {view.ref}", f"{words(view.boot_set)}, and the recordings of these")]
 
 
 def read(source: str) -> str:

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from appliance import schema
-from appliance.cli import authority, certificate_files, client_nvme
+from appliance.cli import authority, certificate_files, client_loss, client_nvme, losing
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import health, out, print_fields, print_json, print_removals, table, when
 from appliance.errors import InvalidInput
@@ -217,6 +217,8 @@ def revoke(
     serials: Annotated[
         list[str] | None, typer.Option("--serial", metavar="SERIAL", help="This one alone; may be repeated.")
     ] = None,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Let certificates in no more, at once: all connections are cut, and who is still let in connects anew."""
@@ -229,17 +231,32 @@ def revoke(
             hint="give either --older or --serial",
         )
     which: schema.RevocationKind = "older" if older else "named" if serials else "all"
+    wanted = schema.Revocation(which=which, serials=tuple(serials or ()))
     with run.connect() as connection:
-        view = connection.revoke(name, schema.Revocation(which=which, serials=tuple(serials or ())))
+        if dry_run:
+            losing.show(run, list(client_loss.of_revocation(connection, name, wanted, absent_is_error=True)))
+            return
+        losing.ask(run, list(client_loss.of_revocation(connection, name, wanted)), yes=yes)
+        view = connection.revoke(name, wanted)
     _print(run, view)
 
 
 @app.command("remove")
-def remove(context: typer.Context, name: NameArgument, as_json: JsonOption = False) -> None:
+def remove(
+    context: typer.Context,
+    name: NameArgument,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Remove a client that has no clones attached."""
     run = session(context, as_json)
     check_name(name, "client name")
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, list(client_loss.of_client(connection, name, absent_is_error=True)))
+            return
+        losing.ask(run, list(client_loss.of_client(connection, name)), yes=yes)
         done = connection.remove_client(name)
     print_removals([done], "client", as_json=run.as_json)
 

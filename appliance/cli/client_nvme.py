@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from appliance import schema
+from appliance.cli import client_loss, losing
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, when
 from appliance.errors import AlreadyExists, InvalidInput, Refused
@@ -39,6 +40,8 @@ def nvme(
         typer.Option("--host-nqn", metavar="NQN", help="The one host that is let in: its /etc/nvme/hostnqn has it."),
     ] = None,
     none: Annotated[bool, typer.Option("--none", help="Reach it over NVMe/TCP no more.")] = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Reach a client over NVMe/TCP, besides NBD: its host alone is let in, by its key. Nothing is encrypted there."""
@@ -52,6 +55,11 @@ def nvme(
                 hint="give either --none, or --listen and --host-nqn",
             )
         with run.connect() as connection:
+            if dry_run:
+                losing.show(run, list(client_loss.of_door(connection.client(name))))
+                return
+            view = losing.known(lambda: connection.client(name))
+            losing.ask(run, [] if view is None else list(client_loss.of_door(view)), yes=yes)
             done = connection.remove_nvme(name)
         print_removals([done], "way over NVMe/TCP of client", as_json=run.as_json)
         return
@@ -65,6 +73,14 @@ def nvme(
     if port < 1024:
         raise InvalidInput(f"the target cannot listen on port {port}", why="it is root's", hint="for example 4420")
     with run.connect() as connection:
+        before = losing.known(lambda: connection.client(name), absent_is_error=dry_run)
+        # Another host has another key.
+        other = before is not None and before.nvme is not None and before.nvme.host_nqn != host_nqn
+        losses = list(client_loss.of_door(before)) if before is not None and other else []
+        if dry_run:
+            losing.show(run, losses)
+            return
+        losing.ask(run, losses, yes=yes)
         view = connection.put_nvme(name, schema.NvmeSpec(address=address, port=port, host_nqn=host_nqn))
     if run.as_json:
         print_json(view)

@@ -9,6 +9,7 @@ from appliance.cli import clone_loss, clone_output, image_export, losing, seed
 from appliance.cli.clone_loss import ForceOption, losses
 from appliance.cli.options import JsonOption, duration, follow, parse_size, session
 from appliance.cli.output import out, print_json
+from appliance.client.client import AT_ONCE, CREATE_DEADLINE
 from appliance.errors import InvalidInput
 from appliance.model import CloneKind, Protocol, TemplateRef, check_name
 from appliance.words import size
@@ -79,7 +80,11 @@ def create(
         seed=seed.wanted(user_data, hostname, ssh_key),
     )
     with run.connect() as connection:
-        views = connection.create_clones(wanted)
+        if count is None or count <= AT_ONCE:
+            views = connection.create_clones(wanted)
+        else:
+            follow(connection, connection.begin_clones(wanted), deadline=CREATE_DEADLINE, show=not run.as_json)
+            views = connection.made_clones(wanted)
     if count is None and not run.as_json:
         clone_output.print_one(run, views[0])
     else:
@@ -164,6 +169,8 @@ def detach(
         str | None, typer.Option("--client", help="Of two clients that share it, the one that lets go of it.")
     ] = None,
     force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stop exporting a clone; its data stays."""
@@ -172,6 +179,12 @@ def detach(
     if client is not None:
         check_name(client, "client name")
     with run.connect() as connection:
+        # Unforced, nobody is cut off.
+        found = clone_loss.exports(connection, [name], force=force, of=client) if dry_run or force else []
+        if dry_run:
+            losing.show(run, found)
+            return
+        losing.ask(run, found, yes=yes)
         view = connection.detach(name, client=client, force=force)
     clone_output.print_one(run, view)
 
@@ -182,6 +195,8 @@ def move(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="The clones to move.")],
     client: Annotated[str, typer.Option("--client", help="The client that may attach them from now on.")],
     force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give clones to another client in one step: all of them or none. What was written to them stays."""
@@ -190,6 +205,11 @@ def move(
         check_name(name, "clone name")
     check_name(client, "client name")
     with run.connect() as connection:
+        found = clone_loss.exports(connection, names, force=force, to=client) if dry_run or force else []
+        if dry_run:
+            losing.show(run, found)
+            return
+        losing.ask(run, found, yes=yes)
         views = connection.move_clones(names, client, force=force)
     if len(views) == 1 and not run.as_json:
         clone_output.print_one(run, views[0])

@@ -1,16 +1,18 @@
-"""``hatchery clone remove`` and ``reset``: what was written to a clone is gone afterwards."""
+"""``hatchery clone remove``, and what it, ``reset``, ``detach`` and ``move`` lose."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
+from appliance import progress
 from appliance.cli import losing
 from appliance.cli.options import JsonOption, session
 from appliance.cli.output import print_removals
 from appliance.client import Client
 from appliance.errors import NotFound
-from appliance.model import check_name
+from appliance.model import Protocol, check_name
+from appliance.schema import ClientView, CloneView
 from appliance.words import size
 
 NamesArgument = Annotated[list[str], typer.Argument(metavar="NAME...", help="The clones to remove.")]
@@ -34,8 +36,45 @@ def remove(
             losing.show(run, list(losses(connection, names, absent_is_error=True)))
             return
         losing.ask(run, list(losses(connection, names)), yes=yes)
-        done = [connection.remove_clone(name, force=force) for name in names]
+        done = []
+        with progress.bar("removing", len(names), "clones", show=len(names) > 1 and not run.as_json) as display:
+            for name in names:
+                done.append(connection.remove_clone(name, force=force))
+                display.add()
     print_removals(done, "clone", as_json=run.as_json)
+
+
+def exports(
+    connection: Client, names: Sequence[str], *, force: bool, of: str | None = None, to: str | None = None
+) -> list[losing.Loss]:
+    """What goes when clones are taken from their clients, or from that ``of`` two, or given ``to`` one: not their data.
+
+    Unforced, they are taken from nobody who is connected. Raises NotFound.
+    """
+    found: list[losing.Loss] = []
+    clients: dict[str, ClientView] = {}
+    for view in map(connection.clone, names):
+        holder = of or _holder(view, to)
+        if holder is None:
+            continue
+        if holder not in clients:
+            clients[holder] = connection.client(holder)
+        has = clients[holder]
+        by_nvme = None if has.nvme is None else has.nvme.connections
+        connected = has.connections if view.protocol is Protocol.NBD else by_nvme
+        cut_off = force and connected != ()
+        many = "whoever is connected" if connected is None else f"{len(connected)} connection(s)"
+        more = f"; its guest is cut off, if it runs there ({many})" if cut_off else ""
+        detail = f"to client {holder}{more}; its data stays"
+        found.append(losing.Loss(f"the export of clone {view.name}", detail, for_good=cut_off))
+    return found
+
+
+def _holder(view: CloneView, to: str | None) -> str | None:
+    """The client that a clone is taken from so that one has it; of two that share it, the other one."""
+    if view.client != to:
+        return view.client
+    return None if view.shared is None else view.shared.client
 
 
 def losses(connection: Client, names: Sequence[str], *, absent_is_error: bool = False) -> Iterator[losing.Loss]:

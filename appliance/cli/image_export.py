@@ -21,9 +21,9 @@ from typing import IO, Annotated
 
 import typer
 
-from appliance import client, schema
+from appliance import client, progress, schema
 from appliance.cli import image_file
-from appliance.cli.options import Session, progress_bar
+from appliance.cli.options import Session
 from appliance.cli.output import out, print_json
 from appliance.errors import AlreadyExists, HatcheryError, InvalidInput, NoSpace, NotReady
 from appliance.measure.guest import NbdTarget
@@ -93,7 +93,7 @@ def export(run: Session, wanted: Wanted, begin: Begin) -> None:
         if wanted.target == STDOUT:
             with _scratch() as file:
                 _convert(uri, file, wanted, still, show=not run.as_json)
-                _pour(file, sys.stdout.buffer)
+                _pour(file, sys.stdout.buffer, still, show=not run.as_json)
             return
         with _beside(Path(wanted.target), force=wanted.force) as file:
             _convert(uri, file, wanted, still, show=not run.as_json)
@@ -187,11 +187,11 @@ def _convert(uri: str, file: Path, wanted: Wanted, still: schema.StillView, *, s
     """Have qemu-img write the image, whole and on the disk when this returns."""
     # Formats are stated, nothing is probed. What is zero becomes a hole.
     words = ["qemu-img", "convert", "-p", "-f", "raw", "-O", wanted.kind.value, uri, str(file)]
-    with tempfile.TemporaryFile() as errors, progress_bar(show=show) as display:
-        task = display.add_task(f"{still.subject}: writing {Path(wanted.target).name}", total=still.size)
+    title = f"{still.subject}: writing {Path(wanted.target).name}"
+    with tempfile.TemporaryFile() as errors, progress.bar(title, still.size, show=show) as display:
         with Runner().start(words, stdout=subprocess.PIPE, stderr=errors) as process:
             for percent in _percents(process.popen.stdout):
-                display.update(task, completed=round(still.size * percent / 100))
+                display.tell(title, round(still.size * percent / 100), still.size)
             status = process.popen.wait()
         if status != 0:
             errors.seek(0)
@@ -235,9 +235,12 @@ def _judged(said: str, file: Path, wanted: Wanted, still: schema.StillView) -> H
     )
 
 
-def _pour(file: Path, stream: IO[bytes]) -> None:
-    with file.open("rb") as source:
-        shutil.copyfileobj(source, stream, 1 * MIB)
+def _pour(file: Path, stream: IO[bytes], still: schema.StillView, *, show: bool) -> None:
+    title = f"{still.subject}: writing to the standard output"
+    with file.open("rb") as source, progress.bar(title, file.stat().st_size, show=show) as display:
+        while block := source.read(1 * MIB):
+            stream.write(block)
+            display.add(len(block))
     stream.flush()
 
 

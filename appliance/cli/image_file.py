@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,11 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from appliance import schema
 from appliance.errors import BadImage, InvalidInput, NoSpace
 from appliance.model import MIB, Compression, ImageFormat
+from appliance.progress import Bar
 from appliance.unpack import DAMAGES, HEAD, UNPACK, Bytes, kind_of, stated
 
 if TYPE_CHECKING:
@@ -93,9 +95,38 @@ def stated_format(name: str) -> ImageFormat:
     return SUFFIXES[suffix]
 
 
+class _Watched:
+    """Bytes of a file, each told of as it is read."""
+
+    def __init__(self, raw: IO[bytes], read: Sent) -> None:
+        self._raw = raw
+        self._read = read
+
+    def read(self, size: int = -1, /) -> bytes:
+        """See Bytes."""
+        block = self._raw.read(size)
+        self._read(len(block))
+        return block
+
+    def readinto(self, target: bytearray, /) -> int:
+        """As that; hashing wants it so."""
+        count: int = self._raw.readinto(target)  # type: ignore[attr-defined]  # a buffered one has it
+        self._read(count)
+        return count
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is read from its beginning to its end."""
+        return False
+
+
 @contextmanager
-def opened(source: str, sha256: str | None, unpacked: Sent, said: Packed = Packed.AUTO) -> Iterator[Image]:
-    """The image in a file, or in the standard input when ``source`` is ``-``; packed as it is ``said``.
+def opened(source: str, sha256: str | None, bar: Bar, said: Packed = Packed.AUTO) -> Iterator[Image]:
+    """The image in a file, or in the standard input when ``source`` is ``-``; packed as it is ``said``. What is read
+    meanwhile moves the bar.
 
     Raises InvalidInput when it cannot be read, BadImage when it is damaged or has another checksum, NoSpace.
     """
@@ -103,6 +134,7 @@ def opened(source: str, sha256: str | None, unpacked: Sent, said: Packed = Packe
     with contextlib.ExitStack() as stack:
         try:
             raw = sys.stdin.buffer if source == STDIN else stack.enter_context(Path(source).open("rb"))
+            length = _length(raw)
             head = raw.read(HEAD)
             packed = said.kind(head, source)
             whole: IO[bytes] = io.BufferedReader(_Behind(head, raw), BLOCK)
@@ -117,9 +149,12 @@ def opened(source: str, sha256: str | None, unpacked: Sent, said: Packed = Packe
                         # The checksum is that of what is packed, and is to be known before that is unpacked.
                         raw = stack.enter_context(tempfile.TemporaryFile(prefix="hatchery-packed-"))
                         shutil.copyfileobj(whole, raw, BLOCK)
-                    _compare(raw, title, sha256)
+                    bar.begin(f"comparing {title}", length)
+                    _compare(raw, title, sha256, bar)
                     whole = raw
-                _spool(whole if packed is None else UNPACK[packed](whole), file, unpacked)
+                bar.begin(f"reading {title}" if packed is None else f"unpacking {title}", length)
+                watched = cast(IO[bytes], _Watched(whole, bar.add))  # as much of a file as unpacking asks for
+                _spool(watched if packed is None else UNPACK[packed](watched), file)
         except DAMAGES as error:
             hint = "fetch it once more, or unpack it yourself"
             raise BadImage(f"{title} cannot be unpacked", why=str(error), hint=hint) from error
@@ -159,22 +194,29 @@ class _Behind(io.RawIOBase):
         return len(chunk)
 
 
-def _spool(source: Bytes, target: IO[bytes], unpacked: Sent) -> None:
+def _length(raw: IO[bytes]) -> int | None:
+    """Bytes of a file; None of what is none, a pipe above all, which does not know it."""
+    try:
+        found = os.fstat(raw.fileno())
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _spool(source: Bytes, target: IO[bytes]) -> None:
     while block := source.read(BLOCK):
         if block.count(0) == len(block):
             target.seek(len(block), os.SEEK_CUR)
         else:
             target.write(block)
-        unpacked(len(block))
     # A hole at the end is part of it too.
     target.truncate(target.tell())
     target.seek(0)
 
 
-def _compare(raw: IO[bytes], title: str, sha256: str) -> None:
+def _compare(raw: IO[bytes], title: str, sha256: str, bar: Bar) -> None:
     raw.seek(0)
-    # Its type wants methods of files that it does not call.
-    digest = hashlib.file_digest(raw, "sha256").hexdigest()  # type: ignore[arg-type]
+    digest = hashlib.file_digest(_Watched(raw, bar.add), "sha256").hexdigest()
     if digest != sha256.lower():
         raise BadImage(f"{title} is not the image that was meant", why=f"its SHA-256 is {digest}", hint="fetch it anew")
     raw.seek(0)

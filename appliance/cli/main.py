@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.logging import RichHandler
@@ -33,6 +33,7 @@ from appliance.errors import HatcheryError, NotReady
 
 EXIT_STATUS = {
     "error": 1,
+    "wrong-command-line": 2,
     "invalid-input": 3,
     "bad-image": 3,
     "not-found": 4,
@@ -48,9 +49,6 @@ EXIT_STATUS = {
     "cancelled": 14,
 }
 """Exit status of each error code."""
-
-WRONG_COMMAND_LINE = 2
-"""Exit status of click's own errors."""
 
 INTERRUPTED = 130
 READER_GONE = 141
@@ -118,10 +116,22 @@ def root(
     context.obj = Session(host=host, as_json=as_json, socket=socket)
 
 
-def wants_json(words: Sequence[str]) -> bool:
-    """Whether errors are wanted as JSON. After ``measure boot``, ``--json`` names a file for the results."""
-    at = words.index("measure") if "measure" in words else len(words)
-    return "--json" in (words[:at] if words[at + 1 : at + 2] == ["boot"] else words)
+class WrongCommandLine(HatcheryError):
+    """What was typed is no command line of this program. click finds that, and its words say what is wrong."""
+
+    code = "wrong-command-line"
+    next_step = "`hatchery --help` shows the commands, and `--help` after one what it takes"
+
+
+def _wrong(error: Any) -> WrongCommandLine:
+    """One of click's errors as ours."""
+    where = error.ctx.command_path if error.ctx is not None else "hatchery"
+    why = error.format_message()
+    return WrongCommandLine("the command line is wrong", why=why, hint=f"`{where} --help` shows what it takes")
+
+
+_USAGE: Any = typer.BadParameter.__bases__[0]
+"""What click raises for all wrong command lines; newer versions of typer carry a click of their own."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,12 +140,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Told to end, it ends as by Ctrl-C: a measurement removes its clones and its guests.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     words = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in words
     command = typer.main.get_command(app)
     try:
-        result = command.main(words, prog_name="hatchery", standalone_mode=True)
+        # For people, click says itself what is wrong with a command line, in colours.
+        result = command.main(words, prog_name="hatchery", standalone_mode=not as_json)
     except HatcheryError as error:
-        print_error(error, as_json=wants_json(words))
+        print_error(error, as_json=as_json)
         return EXIT_STATUS.get(error.code, 1)
+    except _USAGE as error:
+        # A group alone was answered by its help.
+        if type(error).__name__ != "NoArgsIsHelpError":
+            print_error(_wrong(error), as_json=True)
+        return EXIT_STATUS[WrongCommandLine.code]
+    except typer.Abort:
+        return EXIT_STATUS[HatcheryError.code]
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
     except KeyboardInterrupt:

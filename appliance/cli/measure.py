@@ -1,12 +1,14 @@
 """``hatchery measure``: boots of real guests, one by one or at once, or recorded ones. Runs where the guests run."""
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from appliance import progress
 from appliance.bootset.trace import parse_trace
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import err, print_json
@@ -68,9 +70,11 @@ def boot(
     prefetched: Annotated[
         bool, typer.Option("--prefetched/--no-prefetched", help="One more a run, after its boot set was fetched.")
     ] = True,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here as JSON.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json-file", metavar="FILE", help="Write the results here as JSON.")
+    ] = None,
     html_file: HtmlOption = None,
-    text_file: Annotated[Path | None, typer.Option("--text", help="Write the results here as text.")] = None,
+    text_file: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The same as text.")] = None,
     client: ClientOption = None,
     nbd: NbdOption = None,
     certificates: CertificatesOption = FOLDER,
@@ -80,13 +84,14 @@ def boot(
     deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="A boot may take this long.")] = 300,
     keep_clones: Annotated[bool, typer.Option("--keep-clones", help="Leave the clones afterwards.")] = False,
     history_folder: HistoryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Boot fresh clones, cold, prefetched and warm, and print what it cost: seconds, requests, hits, latencies."""
     # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
     from appliance.measure import guest, report, told
     from appliance.measure import session as boots
 
-    run = session(context)
+    run = session(context, as_json)
     TemplateRef.parse(template)
     check_name(name, "clone name")
     _check_files(html_file, json_file, text_file)
@@ -101,11 +106,10 @@ def boot(
         deadline=deadline,
         keep_clones=keep_clones,
     )
-    console = err()
-    with run.connect() as connection:
-        measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+    with run.connect() as connection, _bar(run) as bar:
+        measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=_say, bar=bar)
         result = measuring.run()
-        told.tell(connection, result, console.print)
+        told.tell(connection, result, _say)
     _keep(report.to_json(result), history_folder)
     if json_file is not None:
         json_file.write_text(report.to_json(result), encoding="utf-8")
@@ -114,6 +118,16 @@ def boot(
     if text_file is not None:
         text_file.write_text(report.text(result), encoding="utf-8")
     typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
+
+
+def _bar(run: Session) -> AbstractContextManager[progress.Bar]:
+    """Drawn once a second: guests and replays may need the processor."""
+    return progress.bar("preparing", show=not run.as_json, often=1.0)
+
+
+def _say(words: str) -> None:
+    """A line of what happens, above the bar."""
+    typer.echo(words, err=True)
 
 
 def _check_files(html_file: Path | None, *others: Path | None) -> None:
@@ -177,9 +191,8 @@ def storm(
     _check_files(html_file)
     hardware = guest.Hardware(memory_mib=memory, cpus=cpus)
     plan = storm.Plan(template, clones, cache, name, Access(client, nbd, certificates), hardware, deadline)
-    console = err()
-    with run.connect() as connection:
-        done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=console.print)
+    with run.connect() as connection, _bar(run) as bar:
+        done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=_say, bar=bar)
     _give(run, done, done.text(), html_file, history_folder)
 
 
@@ -240,6 +253,6 @@ def replay(
         ) from error
     _check_files(html_file)
     plan = replaying.Plan(template, clones, cache, name, trace.name, Access(client, nbd, certificates))
-    with run.connect() as connection:
-        done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=err().print)
+    with run.connect() as connection, _bar(run) as bar:
+        done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=_say, bar=bar)
     _give(run, done, done.text(), html_file, history_folder)

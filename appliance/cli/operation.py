@@ -85,8 +85,8 @@ def follow_(context: typer.Context, operation: IdArgument, as_json: JsonOption =
 def cancel(context: typer.Context, operation: IdArgument, as_json: JsonOption = False) -> None:
     """Have an operation break off, and wait until what it did is taken back.
 
-    Imports, promotions, warming, learning and collections can be cancelled; the emptying of the
-    cache cannot. One that has ended stays as it is.
+    Imports, promotions, warming, learning, collections and the making of many clones can be cancelled; the emptying of
+    the cache cannot. One that has ended stays as it is.
     """
     run = session(context, as_json)
     with run.connect() as connection:
@@ -103,6 +103,9 @@ def cancel(context: typer.Context, operation: IdArgument, as_json: JsonOption = 
 
 
 def _done(operation: schema.Operation) -> str:
+    if operation.counts:
+        of = "" if operation.total_count is None else f" of {operation.total_count}"
+        return f"{operation.done_count}{of} {operation.counts}"
     if operation.total_bytes:
         return share(operation.done_bytes, operation.total_bytes)
     return size(operation.done_bytes) if operation.done_bytes else "-"

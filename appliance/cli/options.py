@@ -8,18 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-from appliance import client, schema
+from appliance import client, progress, schema
 from appliance.cli.output import err
 from appliance.errors import Cancelled, HatcheryError, InvalidInput
 from appliance.model import GIB, KIB, MIB
@@ -79,24 +69,6 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Result and errors as J
 """``--json`` after a command's name."""
 
 
-def progress_bar(*, show: bool) -> Progress:
-    """A progress display on standard error; silent where nobody watches."""
-    console = err()
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (show and console.is_terminal),
-    )
-
-
 CANCEL_PATIENCE = 120.0
 """Seconds in which a job that was cancelled has taken back what it did."""
 
@@ -140,15 +112,16 @@ def _give_up(connection: client.Client, operation: schema.Operation) -> None:
 
 
 def _follow(connection: client.Client, operation: schema.Operation, *, deadline: float, show: bool) -> schema.Operation:
-    with progress_bar(show=show) as display:
-        task = display.add_task(f"{operation.subject}: {operation.phase}", total=operation.total_bytes)
+    with progress.bar(_told(operation), show=show) as display:
 
         def update(state: schema.Operation) -> None:
-            display.update(
-                task,
-                description=f"{state.subject}: {state.phase}",
-                completed=state.done_bytes,
-                total=state.total_bytes,
-            )
+            if state.counts:
+                display.tell(_told(state), state.done_count, state.total_count, state.counts)
+            else:
+                display.tell(_told(state), state.done_bytes, state.total_bytes or None)
 
         return connection.finish(operation, deadline=deadline, progress=update)
+
+
+def _told(operation: schema.Operation) -> str:
+    return f"{operation.subject}: {operation.phase}"

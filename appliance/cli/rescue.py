@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from appliance import remote
-from appliance.cli.options import session
+from appliance.cli.options import JsonOption, session
 from appliance.run import Runner
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it, instead of saying what would be done.")]
@@ -25,9 +25,10 @@ def backup(
             metavar="DIR", help="Into this folder of the appliance, as an archive; - is standard output, here."
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Back up the catalog, the durable pool's metadata and the settings, while everything runs."""
-    _run(context, ["backup", *(["--to", to] if to else [])])
+    _run(context, ["backup", *(["--to", to] if to else [])], as_json=as_json)
 
 
 def restore(
@@ -40,10 +41,11 @@ def restore(
         bool, typer.Option("--without-backup", help="Begin empty: every volume gets a new name.")
     ] = False,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Put a lost catalog back, from a backup and from what the pools hold. Nothing in the pools is deleted."""
     words = [*([source] if source else []), *(["--without-backup"] if without_backup else [])]
-    _run(context, ["restore", *words, *(["--yes"] if yes else [])])
+    _run(context, ["restore", *words, *(["--yes"] if yes else [])], as_json=as_json)
 
 
 def repair(
@@ -53,15 +55,17 @@ def repair(
     ] = None,
     from_dump: Annotated[bool, typer.Option("--from-dump", help="Go back to the newest dump.")] = False,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Repair the durable pool's metadata, step by step; the store must be stopped."""
     words = [*(["--copy-to", copy_to] if copy_to else []), *(["--from-dump"] if from_dump else [])]
-    _run(context, ["repair", *words, *(["--yes"] if yes else [])])
+    _run(context, ["repair", *words, *(["--yes"] if yes else [])], as_json=as_json)
 
 
-def _run(context: typer.Context, words: Sequence[str]) -> NoReturn:
+def _run(context: typer.Context, words: Sequence[str], *, as_json: bool) -> NoReturn:
     """Become the other program: its output and its exit status are this one's."""
-    argv = remote.command_line(
-        session(context).host, ["hatchery-store", *words], terminal=sys.stdin.isatty() and sys.stdout.isatty()
-    )
-    Runner().become(argv)
+    run = session(context, as_json)
+    # A terminal there would mix what it says with its results.
+    terminal = not run.as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    argv = ["hatchery-store", *words, *(["--json"] if run.as_json else [])]
+    Runner().become(remote.command_line(run.host, argv, terminal=terminal))

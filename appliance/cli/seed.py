@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from pydantic import SecretStr
 
-from appliance import schema
+from appliance import client, schema
+from appliance.cli import losing
 from appliance.cli.options import JsonOption, Session, session
 from appliance.cli.output import out, print_fields, print_json
 from appliance.errors import InvalidInput
@@ -85,6 +86,8 @@ def set_(
     hostname: HostnameOption = None,
     ssh_key: KeyOption = None,
     force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Give a clone a seed, in place of one that it has; without options, one with its hostname alone.
@@ -95,21 +98,48 @@ def set_(
     check_name(name, "clone name")
     seed = wanted(user_data, hostname, ssh_key) or schema.SeedSpec()
     with run.connect() as connection:
+        if dry_run:
+            connection.clone(name)  # which is there, whether it has a seed or not
+            losing.show(run, _losses(connection, name))
+            return
+        losing.ask(run, _losses(connection, name), yes=yes)
         view = connection.put_seed(name, seed, force=force)
     _print(run, view)
 
 
 @app.command("remove")
-def remove(context: typer.Context, name: NameArgument, force: ForceOption = False, as_json: JsonOption = False) -> None:
+def remove(
+    context: typer.Context,
+    name: NameArgument,
+    force: ForceOption = False,
+    dry_run: losing.DryRunOption = False,
+    yes: losing.YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
     """Take a clone's seed away; what its guest made of it stays."""
     run = session(context, as_json)
     check_name(name, "clone name")
     with run.connect() as connection:
+        if dry_run:
+            connection.clone(name)
+            losing.show(run, _losses(connection, name))
+            return
+        losing.ask(run, _losses(connection, name), yes=yes)
         done = connection.remove_seed(name, force=force)
     if run.as_json:
         print_json(done)
     else:
         out().print(f"the seed of clone {name} removed" if done.removed else f"clone {name} has no seed")
+
+
+def _losses(connection: client.Client, name: str) -> list[losing.Loss]:
+    """What goes with the seed that a clone has. Only user data cannot be read back, and given again."""
+    view = losing.known(lambda: connection.seed(name))
+    if view is None:
+        return []
+    data = None if view.user_data_bytes is None else f"{size(view.user_data_bytes)} of user data, which nobody shows"
+    detail = f"hostname {view.hostname}, {len(view.ssh_keys)} key(s)" + (f", {data}" if data else "")
+    return [losing.Loss(f"the seed of clone {name}", detail, for_good=data is not None)]
 
 
 def _print(run: Session, view: schema.SeedView) -> None:

@@ -4,7 +4,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from appliance import schema
+from appliance import client, schema
+from appliance.cli import losing
 from appliance.cli.client import clients_table
 from appliance.cli.options import JsonOption, follow, session
 from appliance.cli.output import health, out, print_json, share, table
@@ -94,12 +95,22 @@ def _unknown() -> tuple[Text, str]:
 
 
 @cache_app.command("cold")
-def cold(context: typer.Context, as_json: JsonOption = False) -> None:
+def cold(context: typer.Context, dry_run: losing.DryRunOption = False, as_json: JsonOption = False) -> None:
     """Empty the cache and the appliance's page caches, for a measurement that starts cold."""
     run = session(context, as_json)
     with run.connect() as connection:
+        if dry_run:
+            losing.show(run, [_cached(connection)])
+            return
         done = follow(connection, connection.cold(), deadline=COLD_DEADLINE, show=not run.as_json)
     if run.as_json:
         print_json(done)
     else:
         out().print("the cache is empty")
+
+
+def _cached(connection: client.Client) -> losing.Loss:
+    cache = connection.status().store.cache
+    most = "" if cache is None else f" of {size(cache.size)}"
+    detail = f"what boots and warming read into a cache{most}; it fills again, slowly, or by `hatchery template warm`"
+    return losing.Loss("all that is cached", detail, for_good=False)

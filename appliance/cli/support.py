@@ -15,8 +15,8 @@ from typing import IO, Annotated, TypeAlias
 import typer
 from pydantic import BaseModel
 
-from appliance import client, remote
-from appliance.cli.options import JsonOption, progress_bar, session
+from appliance import client, progress, remote
+from appliance.cli.options import JsonOption, session
 from appliance.cli.output import out, print_json
 from appliance.errors import AlreadyExists, HatcheryError, InvalidInput
 from appliance.redact import redact
@@ -50,6 +50,18 @@ PATIENCE = 120.0
 
 Answer: TypeAlias = BaseModel | Sequence[BaseModel]
 
+LOOKS: Mapping[str, Callable[[client.Client], Answer]] = {
+    "api/status.json": client.Client.status,
+    "api/doctor.json": client.Client.examine,
+    "api/templates.json": client.Client.templates,
+    "api/clones.json": client.Client.clones,
+    "api/clients.json": client.Client.clients,
+    "api/counters.json": client.Client.counters,
+    "api/operations.json": client.Client.operations,
+    "api/plan.json": client.Client.plan,
+}
+"""What is asked of the API, and the file that its answer goes to."""
+
 Ask: TypeAlias = Callable[[Sequence[str]], str]
 """Runs a program on the appliance; what it printed, errors included. Raises HatcheryError."""
 
@@ -72,9 +84,9 @@ def support_bundle(
         ended = "" if done.returncode == 0 else f"\n(ended with status {done.returncode})\n"
         return done.stdout + done.stderr + ended
 
-    with opened(file) as raw, run.connect() as connection, progress_bar(show=not run.as_json) as display:
-        task = display.add_task("collecting", total=None)
-        count = write(raw, name, _told(collect(connection, ask), lambda words: display.update(task, description=words)))
+    showing = progress.bar("collecting", len(LOOKS) + len(PROGRAMS), "files", show=not run.as_json)
+    with opened(file) as raw, run.connect() as connection, showing as display:
+        count = write(raw, name, _told(collect(connection, ask), display))
     if run.as_json:
         print_json({"file": str(file), "files": count, "bytes": file.stat().st_size})
         return
@@ -84,18 +96,8 @@ def support_bundle(
 
 def collect(connection: client.Client, ask: Ask) -> Iterator[tuple[str, str]]:
     """Names and texts of all files, without secrets. What cannot be had is a file that says why."""
-    looks: Mapping[str, Callable[[], Answer]] = {
-        "api/status.json": connection.status,
-        "api/doctor.json": connection.examine,
-        "api/templates.json": connection.templates,
-        "api/clones.json": connection.clones,
-        "api/clients.json": connection.clients,
-        "api/counters.json": connection.counters,
-        "api/operations.json": connection.operations,
-        "api/plan.json": connection.plan,
-    }
-    for name, look in looks.items():
-        yield name, redact(_tried(partial(_answer, look)))
+    for name, look in LOOKS.items():
+        yield name, redact(_tried(partial(_answer, partial(look, connection))))
     for name, argv in PROGRAMS.items():
         yield name, redact(f"$ {' '.join(argv)}\n" + _tried(partial(ask, argv)))
 
@@ -113,9 +115,10 @@ def _answer(look: Callable[[], Answer]) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _told(files: Iterator[tuple[str, str]], tell: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-    for name, text in files:
-        tell(f"collected {name}")
+def _told(files: Iterator[tuple[str, str]], display: progress.Bar) -> Iterator[tuple[str, str]]:
+    whole = len(LOOKS) + len(PROGRAMS)
+    for number, (name, text) in enumerate(files, 1):
+        display.tell(f"collected {name}", number, whole, "files")
         yield name, text
 
 

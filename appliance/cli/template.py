@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 import typer
 from rich.text import Text
 
-from appliance import client, schema
+from appliance import client, progress, schema
 from appliance.cli import boot_set, image_export, image_file, learn, losing, nbd_source, offers
-from appliance.cli.options import JsonOption, Session, TemplateArgument, follow, progress_bar, session
+from appliance.cli.options import JsonOption, Session, TemplateArgument, follow, session
 from appliance.cli.output import out, print_fields, print_json, print_removals, state, table, when
 from appliance.errors import InvalidInput
 from appliance.model import ImageFormat, TemplateRef, check_name
@@ -235,18 +235,13 @@ def _send(
     run: Session, connection: client.Client, wanted: schema.TemplateCreate, source: str, packed: image_file.Packed
 ) -> schema.Operation:
     """Begin an import and send its image. Raises as ``image_file.opened`` and ``Client.upload``."""
-    with progress_bar(show=not run.as_json) as display:
-        task = display.add_task(f"unpacking {source}", total=None)
-
-        def done(count: int) -> None:
-            display.advance(task, count)
-
-        with image_file.opened(source, wanted.sha256, done, packed) as image:
-            # What was compared here is the compressed file's; the appliance gets the image itself.
-            sha256 = None if image.checked else wanted.sha256
-            operation = connection.import_template(wanted.model_copy(update={"size": image.length, "sha256": sha256}))
-            display.reset(task, description=f"sending {image.title}", total=image.length)
-            connection.upload(wanted.name, image.length, image.blocks(done), operation)
+    showing = progress.bar(f"opening {source}", show=not run.as_json)
+    with showing as display, image_file.opened(source, wanted.sha256, display, packed) as image:
+        # What was compared here is the compressed file's; the appliance gets the image itself.
+        sha256 = None if image.checked else wanted.sha256
+        operation = connection.import_template(wanted.model_copy(update={"size": image.length, "sha256": sha256}))
+        display.begin(f"sending {image.title}", image.length)
+        connection.upload(wanted.name, image.length, image.blocks(display.add), operation)
     return operation
 
 

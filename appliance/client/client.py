@@ -1,14 +1,21 @@
 """The verbs of the API, one method each."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import httpx
 
 from appliance import schema
 from appliance.client.answers import operation_error, problem
 from appliance.client.requests import Requests
-from appliance.errors import NotReady
+from appliance.errors import HatcheryError, NotReady
 from appliance.model import Protocol
+
+AT_ONCE = 8
+"""So many clones are made within one request; more may take longer than one may."""
+
+CREATE_DEADLINE = 3600.0
+"""Seconds after which the making of many counts as hung."""
 
 
 class Client(Requests):
@@ -159,6 +166,29 @@ class Client(Requests):
     def create_clones(self, wanted: schema.CloneCreate) -> tuple[schema.CloneView, ...]:
         """Make clones, all or none; returns the new ones."""
         return self._send("POST", "/clones", schema.CloneList, wanted).clones
+
+    def begin_clones(self, wanted: schema.CloneCreate) -> schema.Operation:
+        """Begin to make many clones, all or none: what may take longer than a request."""
+        return self._send("POST", "/creations", schema.Operation, wanted)
+
+    def made_clones(self, wanted: schema.CloneCreate) -> tuple[schema.CloneView, ...]:
+        """Those that were asked for, in their order, once they are there."""
+        numbers = {f"{wanted.name}-{number}": number for number in range(1, (wanted.count or 0) + 1)}
+        names = numbers or {wanted.name: 1}
+        return tuple(sorted((v for v in self.clones() if v.name in names), key=lambda view: names[view.name]))
+
+    def make_clones(self, wanted: schema.CloneCreate) -> tuple[schema.CloneView, ...]:
+        """As ``create_clones``, however long it takes. Who is interrupted meanwhile has none."""
+        if (wanted.count or 1) <= AT_ONCE:
+            return self.create_clones(wanted)
+        begun = self.begin_clones(wanted)
+        try:
+            self.finish(begun, deadline=CREATE_DEADLINE)
+        except BaseException:
+            with suppress(HatcheryError):
+                self.cancel(begun.id)
+            raise
+        return self.made_clones(wanted)
 
     def remove_clone(self, name: str, *, force: bool = False) -> schema.Removal:
         """Remove a clone. Raises InUse while somebody is connected, unless forced."""

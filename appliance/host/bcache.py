@@ -7,7 +7,7 @@ Sources: ``include/uapi/linux/bcache.h``'s former content, now ``drivers/md/bcac
 import re
 import struct
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -202,15 +202,25 @@ def _attached(backing: Device, set_uuid: str) -> bool:
     return found is not None and found.set_uuid == set_uuid and found.state in (State.CLEAN, State.DIRTY)
 
 
-def detach(backing: Device) -> None:
-    """Take the cache away, which empties it; what is dirty is written back first.
+def dirty_bytes(backing: Device) -> int:
+    """What the cache alone has of a backing device, and has to write back; 0 without a cache."""
+    return parse_size(block.read_text_or(backing.sysfs / "bcache/dirty_data", "0"))
+
+
+def detach(backing: Device, look: Callable[[], None] = lambda: None) -> None:
+    """Take the cache away, which empties it; what is dirty is written back first. ``look`` is called meanwhile.
 
     A cache that died is gone already, though the kernel may go on to call the device clean.
     """
     if _state(backing) is State.NO_CACHE or not (backing.sysfs / "bcache/cache").exists():
         return
     block.write_text(backing.sysfs / "bcache/detach", "1")
-    wait.until(lambda: _state(backing) is State.NO_CACHE, "the cache to be detached", deadline=600)
+
+    def gone() -> bool:
+        look()
+        return _state(backing) is State.NO_CACHE
+
+    wait.until(gone, "the cache to be detached", deadline=600)
 
 
 def collect_garbage(set_uuid: str) -> None:

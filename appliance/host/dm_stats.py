@@ -33,7 +33,11 @@ def read(dm: Dm, name: str, find: Callable[[Dm, str], int | None] | None = None)
     """
     region = (find or _region)(dm, name)
     if region is None:
-        raise CannotTell(f"{name} keeps no latency histogram", hint="deactivate and activate it again")
+        raise CannotTell(
+            f"{name} keeps no latency histogram",
+            why="it was activated without one",
+            hint="deactivate and activate it again",
+        )
     return parse_print(dm.message(name, f"@stats_print {region}"))
 
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
@@ -23,8 +23,15 @@ class Login:
     cpu_seconds: float
 
 
-def boot_all(runner: Runner, targets: Sequence[NbdTarget], *, hardware: Hardware, deadline: float) -> tuple[Login, ...]:
-    """Boot the clones at once; returns the logins in their order.
+def boot_all(
+    runner: Runner,
+    targets: Sequence[NbdTarget],
+    *,
+    hardware: Hardware,
+    deadline: float,
+    ended: Callable[[], None] = lambda: None,
+) -> tuple[Login, ...]:
+    """Boot the clones at once; returns the logins in their order. ``ended`` is called with each guest's end.
 
     A guest is ended when it is at its prompt: what it would do next delays no other one's boot, and its memory is free.
     One that the emulator crashed is left out. What else goes wrong with one ends all of them, and is raised as
@@ -42,6 +49,7 @@ def boot_all(runner: Runner, targets: Sequence[NbdTarget], *, hardware: Hardware
                     if error.fault not in guest.EMULATOR_FAULTS:
                         raise
                     fault = error
+                ended()
         except BaseException:
             crowd.end()
             raise

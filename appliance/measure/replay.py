@@ -7,7 +7,7 @@ than they must. libnbd is a package of the system (Debian: python3-libnbd), not 
 
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +20,9 @@ from appliance.errors import InvalidInput, NotReady
 PATIENCE = 120.0
 """Seconds without any answer after which a replay is given up."""
 
+TOLD_SECONDS = 0.5
+"""Seconds from one word of how far it is to the next: each takes processor time that the replay may need."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -30,8 +33,8 @@ class Replay:
     requests: int
 
 
-def replay(uris: Sequence[str], reads: Sequence[Read]) -> Replay:
-    """Connect a client to every export, then let all begin at once.
+def replay(uris: Sequence[str], reads: Sequence[Read], told: Callable[[int], None] = lambda _: None) -> Replay:
+    """Connect a client to every export, then let all begin at once. ``told`` hears now and then of the bytes read.
 
     Raises NotReady when libnbd is missing, an export cannot be reached or stops answering; InvalidInput when the trace
     reads past the end of one.
@@ -42,7 +45,7 @@ def replay(uris: Sequence[str], reads: Sequence[Read]) -> Replay:
     try:
         clients.extend(_Client(nbd, uri, reads, buffers) for uri in uris)
         begin = time.perf_counter()
-        _run(clients)
+        _run(clients, told)
     except nbd.Error as error:
         hint = "is the export there, and nobody else's?"
         raise NotReady("the replay broke off", why=str(error), hint=hint) from error
@@ -66,13 +69,17 @@ def _libnbd() -> ModuleType:
     return module
 
 
-def _run(clients: Sequence["_Client"]) -> None:
+def _run(clients: Sequence["_Client"], told: Callable[[int], None]) -> None:
     poll = select.poll()
     waiting = {client.fd: client for client in clients}
     for client in clients:
         client.ask()
         poll.register(client.fd, client.wanted())
+    look = time.monotonic() + TOLD_SECONDS
     while waiting:
+        if time.monotonic() >= look:
+            told(sum(client.read for client in clients))
+            look = time.monotonic() + TOLD_SECONDS
         found = poll.poll(PATIENCE * 1000)
         if not found:
             raise NotReady("the replay broke off", why=f"no answer came for {PATIENCE:.0f} s")
@@ -83,6 +90,7 @@ def _run(clients: Sequence["_Client"]) -> None:
             else:
                 poll.unregister(fd)
                 del waiting[fd]
+    told(sum(client.read for client in clients))
 
 
 def _buffers(nbd: ModuleType, reads: Sequence[Read]) -> Mapping[int, Any]:
@@ -115,15 +123,19 @@ class _Client:
         self._reads = iter(reads)
         self._buffers = buffers
         self._cookie = 0
+        self._asked = 0
+        self.read = 0
         self.fd: int = self._handle.aio_get_fd()
         self.end = 0.0
 
     def ask(self) -> bool:
         """Send the next request; False when there is none."""
+        self.read += self._asked
         read = next(self._reads, None)
         if read is None:
             self.end = time.perf_counter()
             return False
+        self._asked = read.length
         self._cookie = self._handle.aio_pread(self._buffers[read.length], read.offset)
         return True
 

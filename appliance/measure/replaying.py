@@ -19,6 +19,7 @@ from appliance.measure.replay import replay
 from appliance.measure.result import check_cold, delta, percent
 from appliance.measure.together import Together
 from appliance.model import MIB
+from appliance.progress import QUIET, Bar
 from appliance.run import Runner
 from appliance.schema import CloneCreate, Histograms
 
@@ -81,6 +82,7 @@ def run(
     host: str | None,
     runner: Runner,
     tell: Callable[[str], None],
+    bar: Bar = QUIET,
 ) -> ReplayResult:
     """Replay with fresh clones, which are removed afterwards, also when it fails.
 
@@ -100,13 +102,16 @@ def run(
         note(NOT_DROPPED)
     # A trace may be of any template, and no clone boots here.
     wanted = CloneCreate(name=plan.name, template=template.ref, count=plan.clones, client=chosen, learn=False)
-    clones = client.create_clones(wanted)
+    clones = client.make_clones(wanted)
     try:
         prefetch = prepare(client, template.ref, plan.begin, tell, emptied=drop_page_cache)
         with all_reachable(clones, plan.access, host, runner) as targets, recording(client, LONGEST, recorded.append):
             before = client.counters()
             tell(f"replaying {len(reads)} reads by {len(clones)} clone(s)")
-            done = replay([target.uri for target in targets], reads)
+            whole = sum(read.length for read in reads) * len(targets)
+            words = f"replaying {plan.trace}"
+            bar.begin(words, whole)
+            done = replay([target.uri for target in targets], reads, lambda count: bar.tell(words, count, whole))
             after = client.counters()
     finally:
         for clone in clones:

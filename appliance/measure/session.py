@@ -22,6 +22,7 @@ from appliance.measure.readings import Readings
 from appliance.measure.recorded import recording
 from appliance.measure.result import BootResult, Phase, boot_result, check_cold, known_bytes
 from appliance.measure.serial import MachineFault
+from appliance.progress import QUIET, Bar
 from appliance.run import Runner
 from appliance.schema import BootSetView, CloneCreate, CloneView, Histograms, PrefetchView
 
@@ -66,16 +67,24 @@ def order(number: int, *, prefetched: bool) -> tuple[Phase, ...]:
 
 
 class Session:
-    """One measurement. ``tell`` gets a line for every step."""
+    """One measurement. ``tell`` gets a line for every step, and ``bar`` moves with each boot."""
 
     def __init__(
-        self, client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: Callable[[str], None]
+        self,
+        client: Client,
+        plan: Plan,
+        *,
+        host: str | None,
+        runner: Runner,
+        tell: Callable[[str], None],
+        bar: Bar = QUIET,
     ) -> None:
         self._client = client
         self._plan = plan
         self._host = host
         self._runner = runner
         self._tell = tell
+        self._bar = bar
         self._readings = Readings(client, self._note_once)
         self._boots: list[BootResult] = []
         self._recorded: list[tuple[Phase, Histograms]] = []
@@ -90,6 +99,8 @@ class Session:
         client = choose_client(self._client, self._plan.access, self._host, self._note_once)
         about = facts(self._client.status(), emulator(self._runner))
         self._note_once("" if os.geteuid() == 0 else NOT_DROPPED)
+        each_run = self._plan.clones + self._plan.prefetched
+        self._bar.begin(f"booting clones of {ref}", self._plan.runs * each_run, "boots")
         for number in range(1, self._plan.runs + 1):
             self._run(number, ref, client)
         return Measurement(
@@ -131,7 +142,7 @@ class Session:
         check_cold(f"the boot of {boot.clone}", asked=asked, backend=boot.backend_bytes, known=known)
 
     def _create(self, wanted: CloneCreate) -> tuple[CloneView, ...]:
-        clones = self._client.create_clones(wanted)
+        clones = self._client.make_clones(wanted)
         self._made.extend(clones)
         return clones
 
@@ -171,6 +182,7 @@ class Session:
         if let_learn(self._client, clone):
             self._readings.disturbed()
         self._boots.append(result)
+        self._bar.add()
         return result
 
     def _boot_once(self, number: int, clone: CloneView, phase: Phase) -> BootResult:

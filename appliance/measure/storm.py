@@ -19,6 +19,7 @@ from appliance.measure.recorded import recording
 from appliance.measure.result import PREFETCHED_HITS, accounted, check_cold, delta, known_bytes, percent
 from appliance.measure.together import Together
 from appliance.model import MIB
+from appliance.progress import QUIET, Bar
 from appliance.run import Runner
 from appliance.schema import CloneCreate, Counters, Histograms
 
@@ -149,7 +150,15 @@ def remarks(found: StormResult) -> list[str]:
     return said
 
 
-def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: Callable[[str], None]) -> StormResult:
+def run(
+    client: Client,
+    plan: Plan,
+    *,
+    host: str | None,
+    runner: Runner,
+    tell: Callable[[str], None],
+    bar: Bar = QUIET,
+) -> StormResult:
     """Boot fresh clones at once; they are removed afterwards, also when it fails.
 
     Raises as ``boot_all``, ``storm_result`` and the API.
@@ -168,14 +177,15 @@ def run(client: Client, plan: Plan, *, host: str | None, runner: Runner, tell: C
         note(NOT_DROPPED)
     chosen = choose_client(client, plan.access, host, note)
     wanted = CloneCreate(name=plan.name, template=template, count=plan.clones, client=chosen)
-    clones = client.create_clones(wanted)
+    clones = client.make_clones(wanted)
     try:
         prefetch = prepare(client, template, plan.begin, tell, emptied=lambda: drop_host_caches(runner))
         with all_reachable(clones, plan.access, host, runner) as targets:
             before = readings.before()
             tell(f"booting {len(clones)} clones of {template} at once")
             with recording(client, plan.deadline, recorded.append):
-                logins = boot_all(runner, targets, hardware=plan.hardware, deadline=plan.deadline)
+                bar.begin(f"booting clones of {template}", len(targets), "guests")
+                logins = boot_all(runner, targets, hardware=plan.hardware, deadline=plan.deadline, ended=bar.add)
                 after = readings.after(before)
     finally:
         for clone in clones:

@@ -21,6 +21,7 @@ from appliance.errors import CommandFailed, DeadlineExceeded, HatcheryError, InU
 from appliance.host import thin
 from appliance.host.thin import PoolLine
 from appliance.model import MIB
+from appliance.progress import QUIET, Bar
 from appliance.rescue import bundle, stream
 from appliance.rescue.bundle import Backup, Manifest
 from appliance.store import durable, metadata, mirror, names
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 KEEP = 3
 """Backups that are kept on the state file system."""
+
+SNAPSHOT = ("--metadata-snap",)
+"""thin_dump's option for a pool that runs."""
 
 _TRIES = 5
 _SPARE = 16 * MIB
@@ -50,7 +54,7 @@ def room(folder: Path) -> int:
     return max(0, min(total // 5, free - max(total // 4, _SPARE)))
 
 
-def local(machine: Machine, *, deadline: float = stream.FOREVER) -> Backup:
+def local(machine: Machine, *, deadline: float = stream.FOREVER, bar: Bar = QUIET) -> Backup:
     """Make a backup on the state file system and remove the oldest. How it went is remembered for the status.
 
     Raises NoSpace, DeadlineExceeded, CommandFailed when it is there without the dump; all else leaves no backup.
@@ -61,7 +65,7 @@ def local(machine: Machine, *, deadline: float = stream.FOREVER) -> Backup:
     folder = place(machine.config.paths)
     folder.mkdir(mode=0o700, exist_ok=True)
     try:
-        made, trouble = make(machine, folder, room=room(folder), deadline=deadline)
+        made, trouble = make(machine, folder, room=room(folder), deadline=deadline, bar=bar)
     except HatcheryError as error:
         metadata.record_backup(state, str(error))
         raise
@@ -73,7 +77,7 @@ def local(machine: Machine, *, deadline: float = stream.FOREVER) -> Backup:
     return made
 
 
-def elsewhere(machine: Machine, folder: Path, *, deadline: float = stream.FOREVER) -> Backup:
+def elsewhere(machine: Machine, folder: Path, *, deadline: float = stream.FOREVER, bar: Bar = QUIET) -> Backup:
     """Make a backup in another folder, on another file system as a rule. Nothing there is removed. Raises as above."""
     if not folder.is_dir():
         raise NotReady(
@@ -82,14 +86,14 @@ def elsewhere(machine: Machine, folder: Path, *, deadline: float = stream.FOREVE
     found = os.statvfs(folder)
     # Half of what is free: it becomes an archive next.
     space = found.f_bavail * found.f_frsize // 2
-    made, trouble = make(machine, folder, room=space, deadline=deadline, keep=None)
+    made, trouble = make(machine, folder, room=space, deadline=deadline, keep=None, bar=bar)
     if trouble is not None:
         raise trouble
     return made
 
 
 def make(
-    machine: Machine, folder: Path, *, room: int, deadline: float, keep: int | None = KEEP
+    machine: Machine, folder: Path, *, room: int, deadline: float, keep: int | None = KEEP, bar: Bar = QUIET
 ) -> tuple[Backup, HatcheryError | None]:
     """Make a backup; with the reason why it has no dump, if it has none. Raises InUse, Unhealthy, NoSpace."""
     now = time.time()
@@ -100,7 +104,7 @@ def make(
         unfinished = final.with_name(final.name + bundle.UNFINISHED)
         unfinished.mkdir(mode=0o700)
         try:
-            found, catalog_id, trouble = _collect(machine, unfinished, room, deadline)
+            found, catalog_id, trouble = _collect(machine, unfinished, room, deadline, bar)
             _settings(machine.config.paths, unfinished)
         except OSError as error:
             shutil.rmtree(unfinished)
@@ -128,7 +132,7 @@ def make(
 
 
 def _collect(
-    machine: Machine, target: Path, room: int, deadline: float
+    machine: Machine, target: Path, room: int, deadline: float, bar: Bar
 ) -> tuple[PoolLine | None, int | None, HatcheryError | None]:
     """Catalog and dump, of one moment when it can be.
 
@@ -137,13 +141,13 @@ def _collect(
     if machine.dm.find(durable.POOL) is None:
         catalog_id = _catalog(machine.config.paths, target)
         device = mirror.part(machine, names.PART_POOL_META).path
-        return None, catalog_id, _dump(machine, target, device, (), room, deadline)
+        return None, catalog_id, _dump(machine, target, device, (), room, deadline, bar)
     for attempt in range(_TRIES):
         with metadata.snapshot(machine.dm, durable.POOL) as device:
             found = thin.parse_pool_status(machine.dm.status(durable.POOL)[0].params)
             catalog_id = _catalog(machine.config.paths, target)
             if catalog_id in (found.transaction_id, None) or attempt == _TRIES - 1:
-                return found, catalog_id, _dump(machine, target, device, ("--metadata-snap",), room, deadline)
+                return found, catalog_id, _dump(machine, target, device, SNAPSHOT, room, deadline, bar)
     raise AssertionError("the last attempt returns")
 
 
@@ -158,14 +162,23 @@ def _catalog(paths: Paths, target: Path) -> int | None:
 
 
 def _dump(
-    machine: Machine, target: Path, device: Path, options: tuple[str, ...], room: int, deadline: float
+    machine: Machine, target: Path, device: Path, options: tuple[str, ...], room: int, deadline: float, bar: Bar
 ) -> HatcheryError | None:
     try:
         words = ["thin_dump", *options, str(device)]
-        stream.compress(machine.runner, words, target / bundle.DUMP, room=room, deadline=deadline)
+        bar.begin("packing the pool's metadata, about as much as the last time", _last_dump(machine.config.paths))
+        stream.compress(machine.runner, words, target / bundle.DUMP, room=room, deadline=deadline, bar=bar)
     except (NoSpace, DeadlineExceeded, CommandFailed) as error:
         log.warning("the backup has no dump of the pool's metadata: %s", error)
         return error
+    return None
+
+
+def _last_dump(paths: Paths) -> int | None:
+    """Bytes of the newest dump here, from which one made now differs little; None when there is none."""
+    with contextlib.suppress(HatcheryError, OSError):
+        found = newest_dump(paths).dump
+        return None if found is None else found.stat().st_size
     return None
 
 

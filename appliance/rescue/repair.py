@@ -25,6 +25,7 @@ from appliance.errors import CommandFailed, NoSpace, NotReady, Refused, Unhealth
 from appliance.host import block, mount, thin
 from appliance.host.thin import METADATA_BLOCK, Check
 from appliance.model import KIB, MIB, SECTOR, PoolName
+from appliance.progress import QUIET, Bar
 from appliance.rescue import backup, bundle, stream
 from appliance.rescue.bundle import Backup
 from appliance.store import durable, marks, mirror, names, start
@@ -50,8 +51,10 @@ class Wish:
     sure: bool = False
 
 
-def run(machine: Machine, wish: Wish, say: Say) -> bool:
+def run(machine: Machine, wish: Wish, say: Say, bar: Bar = QUIET) -> bool:
     """Repair; True when the metadata is sound afterwards, False when it was only said what would be done.
+
+    ``bar`` moves with what is read and written.
 
     Raises Refused, NotReady, NoSpace, Unhealthy.
     """
@@ -60,16 +63,18 @@ def run(machine: Machine, wish: Wish, say: Say) -> bool:
     machine.runner.run(["blockdev", "--flushbufs", metadata])
     if (paths.state / durable.REPAIRING).exists():
         say("An earlier repair was cut off while it wrote the new metadata: going on with that.")
-        return _write_back(machine, metadata, say)
+        return _write_back(machine, metadata, say, bar)
+    bar.begin("thin_check reads the metadata")
     if not wish.from_dump and _sound(machine, metadata, say):
         return True
     folder = wish.work or paths.state / "repair"
     folder.mkdir(mode=0o700, exist_ok=True)
-    say(f"A copy of the metadata as it is: {_keep(machine, metadata, folder)}")
+    say(f"A copy of the metadata as it is: {_keep(machine, metadata, folder, bar)}")
     image = folder / "new-metadata.img"
     with contextlib.ExitStack() as undo:
         undo.callback(image.unlink, missing_ok=True)
         size = block.get(metadata).size
+        bar.begin("making new metadata")
         if wish.from_dump:
             chosen = bundle.load(Path(wish.source)) if wish.source else backup.newest_dump(paths)
             _restore(machine, chosen, image, size, say)
@@ -83,7 +88,7 @@ def run(machine: Machine, wish: Wish, say: Say) -> bool:
         durable.mark_unclean(paths.state)
         _write_notes(paths, notes)
         undo.pop_all()
-    return _write_back(machine, metadata, say)
+    return _write_back(machine, metadata, say, bar)
 
 
 def _stopped(machine: Machine) -> Path:
@@ -108,18 +113,22 @@ def _sound(machine: Machine, metadata: Path, say: Say) -> bool:
     return True
 
 
-def _keep(machine: Machine, metadata: Path, folder: Path) -> Path:
+def _keep(machine: Machine, metadata: Path, folder: Path, bar: Bar) -> Path:
     """The copy of the damaged metadata, made unless it is there."""
     found = hashlib.sha256()
+    bar.begin("reading the damaged metadata", block.get(metadata).size)
     with metadata.open("rb") as file:
         while piece := file.read(_PIECE):
             found.update(piece)
+            bar.add(len(piece))
     copy = folder / f"damaged-{found.hexdigest()[:16]}.img.zst"
     if not copy.exists():
         unfinished = copy.with_suffix(".new")
         room = shutil.disk_usage(folder).free - _SPARE
+        bar.begin("packing a copy of it")
+        words: list[str | Path] = ["cat", metadata]
         try:
-            stream.compress(machine.runner, ["cat", metadata], unfinished, room=room, deadline=stream.FOREVER)
+            stream.compress(machine.runner, words, unfinished, room=room, deadline=stream.FOREVER, bar=bar)
         except NoSpace as error:
             hint = "name a folder on another file system with --copy-to"
             raise NoSpace(f"{folder} has no room for the copy", why=error.why, hint=hint) from error
@@ -234,7 +243,7 @@ def _write_notes(paths: Paths, notes: str) -> None:
     stream.sync_folder(paths.state)
 
 
-def _write_back(machine: Machine, metadata: Path, say: Say) -> bool:
+def _write_back(machine: Machine, metadata: Path, say: Say, bar: Bar) -> bool:
     """Write the file that the notes name over the metadata. Raises Unhealthy."""
     paths = machine.config.paths
     path = paths.state / durable.REPAIRING
@@ -252,10 +261,11 @@ def _write_back(machine: Machine, metadata: Path, say: Say) -> bool:
             hint=f"remove {path} to begin a repair anew",
         )
     try:
-        copy_over(image, metadata)
+        copy_over(image, metadata, bar)
     except OSError as error:
         raise Unhealthy(f"cannot write to {metadata}", why=error.strerror or str(error)) from error
     machine.runner.run(["blockdev", "--flushbufs", metadata])
+    bar.begin("thin_check reads the new metadata")
     machine.runner.run(["thin_check", metadata], timeout=stream.FOREVER)
     marks.remove(path)
     image.unlink()
@@ -263,19 +273,24 @@ def _write_back(machine: Machine, metadata: Path, say: Say) -> bool:
     return True
 
 
-def copy_over(image: Path, device: Path) -> None:
+def copy_over(image: Path, device: Path, bar: Bar = QUIET) -> None:
     """Write a sparse file's content over a device; the first block, which makes it valid, last. Raises OSError."""
     source = os.open(image, os.O_RDONLY | os.O_CLOEXEC)
     target = os.open(device, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.pwrite(target, bytes(METADATA_BLOCK), 0)
         os.fsync(target)
-        for begin, end in _extents(source):
-            for at in range(max(begin, METADATA_BLOCK), end, _PIECE):
-                _write(target, os.pread(source, min(_PIECE, end - at), at), at)
+        extents = [(max(begin, METADATA_BLOCK), end) for begin, end in _extents(source) if end > METADATA_BLOCK]
+        bar.begin("writing the new metadata", METADATA_BLOCK + sum(end - begin for begin, end in extents))
+        for begin, end in extents:
+            for at in range(begin, end, _PIECE):
+                piece = os.pread(source, min(_PIECE, end - at), at)
+                _write(target, piece, at)
+                bar.add(len(piece))
         os.fsync(target)
         _write(target, os.pread(source, METADATA_BLOCK, 0), 0)
         os.fsync(target)
+        bar.add(METADATA_BLOCK)
     finally:
         os.close(source)
         os.close(target)

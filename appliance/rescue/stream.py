@@ -17,14 +17,19 @@ from typing import IO
 
 from appliance.errors import CommandFailed, DeadlineExceeded, NoSpace, Unhealthy
 from appliance.model import MIB
+from appliance.progress import QUIET, Bar
 from appliance.run import Process, Runner
 
 FOREVER = 24 * 3600.0
 """Seconds; for work that somebody waits for."""
 
 
-def compress(runner: Runner, argv: Sequence[str | Path], target: Path, *, room: int, deadline: float) -> None:
+def compress(
+    runner: Runner, argv: Sequence[str | Path], target: Path, *, room: int, deadline: float, bar: Bar = QUIET
+) -> None:
     """Write what a command prints, compressed by zstd, to ``target``: at most ``room`` bytes within ``deadline`` s.
+
+    ``bar`` moves with what is written.
 
     The file is on stable storage afterwards; it is gone when anything failed. Raises NoSpace, DeadlineExceeded,
     CommandFailed, Unhealthy.
@@ -41,7 +46,7 @@ def compress(runner: Runner, argv: Sequence[str | Path], target: Path, *, room: 
             pipe.close()
         try:
             with target.open("wb") as file:
-                _copy(packer, file.fileno(), target, room, end)
+                _copy(packer, file.fileno(), target, room, end, bar)
                 for process, words in ((source, argv), (packer, ["zstd"])):
                     _ended(process, " ".join(map(str, words)), said, end)
                 os.fsync(file.fileno())
@@ -60,7 +65,7 @@ def _ended(process: Process, command: str, said: IO[bytes], end: float) -> None:
         raise CommandFailed(command, status, said.read().decode(errors="replace"))
 
 
-def _copy(packer: Process, output: int, target: Path, room: int, end: float) -> None:
+def _copy(packer: Process, output: int, target: Path, room: int, end: float, bar: Bar) -> None:
     pipe = packer.popen.stdout
     if pipe is None:
         raise Unhealthy("the compression has no output", why="zstd was started without a pipe")
@@ -78,6 +83,7 @@ def _copy(packer: Process, output: int, target: Path, room: int, end: float) -> 
                 f"{target.name} does not fit", why=f"it takes more than {room // MIB} MiB", hint="write it elsewhere"
             )
         _write(output, chunk)
+        bar.add(len(chunk))
 
 
 def _write(output: int, data: bytes) -> None:

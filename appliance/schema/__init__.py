@@ -38,6 +38,7 @@ HTTP over a unix socket, everything below ``/v1``. Sizes and offsets are bytes, 
     POST   /gc                              -> Operation (202)
     GET    /clones?brief=BOOL               -> CloneList; briefly, without words for QEMU, libvirt and what was written
     POST   /clones             CloneCreate  -> CloneList (201), exactly the new ones
+    POST   /creations          CloneCreate  -> Operation (202): the same for many, which takes long
     GET    /clones/{name}                   -> CloneView
     DELETE /clones/{name}?force=BOOL        -> Removal; in-use while somebody is connected, unless forced
     PUT    /clones/{name}/attachment  Attachment -> CloneView; in-use when another client has it, unless shared

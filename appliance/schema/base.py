@@ -39,7 +39,7 @@ class OperationError(Model):
     hint: str = ""
 
 
-OperationKind = Literal["import", "warm", "learn", "cold", "promote", "gc", "fetch"]
+OperationKind = Literal["import", "warm", "learn", "cold", "promote", "gc", "fetch", "create"]
 OperationState = Literal["running", "succeeded", "failed", "cancelled"]
 
 
@@ -53,6 +53,9 @@ class Operation(Model):
     phase: str = Field(description="What it is doing now, in words")
     done_bytes: int = 0
     total_bytes: int | None = Field(default=None, description="None while unknown")
+    counts: str = Field(default="", description="What is counted instead of bytes, for example boots; else empty")
+    done_count: int = 0
+    total_count: int | None = Field(default=None, description="None while unknown, and where bytes are counted")
     started: float
     finished: float | None = None
     cancellable: bool = Field(default=False, description="Whether a cancel would be taken now")

@@ -22,5 +22,6 @@ class Asked:
         said = (
             f"recording {', '.join(each.clone.name for each in booting)}" if booting else "waiting for a clone to boot"
         )
-        self.job.phase(f"{said}, {self.done} of {self.runs} boots recorded")
+        words = f"{said}, {self.done} of {self.runs} boots recorded"
+        self.job.at(words, self.done, self.runs, "boots")
         self.job.progress(sum(each.total for each in booting))

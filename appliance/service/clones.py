@@ -10,6 +10,7 @@ from appliance.model import NO_LIMITS, CloneKind, CloneState, Limits, Protocol, 
 from appliance.reconcile.volumes import Devices, FoundDevice, Volume
 from appliance.service.core import Core
 from appliance.service.exports import Exports
+from appliance.service.operations import Job
 from appliance.service.wanted import of_clone
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,40 @@ def names_of(name: str, count: int | None) -> tuple[str, ...]:
     if count is None:
         return (check_name(name, "clone name"),)
     return tuple(check_name(f"{name}-{number}", "clone name") for number in range(1, count + 1))
+
+
+class _HowFar:
+    """How far the making of clones is, in clones; raises Cancelled when they are not wanted any more.
+
+    None of them is whole before all are, so it is the share of the work that is done, of which making and exporting
+    them are taken for one half each.
+    """
+
+    def __init__(self, job: Job | None, clones: int, *, exported: bool) -> None:
+        self._job = job
+        self._clones = clones
+        self._parts = 2 if exported else 1
+        self._offered = 0
+
+    def stepped(self, done: int, whole: int) -> None:
+        """So many of all steps of the pools are done."""
+        self._tell("making them, all or none", self._clones * done / whole / self._parts)
+
+    def offered(self) -> None:
+        """One more is about to be exported."""
+        self._tell("exporting them", (self._clones + min(self._offered, self._clones)) / self._parts)
+        self._offered += 1
+
+    def ended(self) -> None:
+        """All are there: from now on they stay."""
+        self._tell("exporting them", self._clones)
+        if self._job is not None:
+            self._job.settle()
+
+    def _tell(self, words: str, done: float) -> None:
+        if self._job is not None:
+            self._job.check()
+            self._job.at(words, int(done), self._clones, "clones")
 
 
 class Clones:
@@ -42,13 +77,14 @@ class Clones:
         limits: Limits = NO_LIMITS,
         learn: bool = True,
         seed: Callable[[str, int | None], NewSeed] | None = None,
+        job: Job | None = None,
     ) -> tuple[Clone, ...]:
         """Make a clone, or ``count`` of them, exported to ``client``: all or none; for ``lease`` seconds.
 
         Each is held to ``limits``, for itself. Their boots are not learned from unless ``learn``. ``seed`` makes the
-        seed of each, by its name and its number.
+        seed of each, by its name and its number. A ``job`` hears how far it is, and can be cancelled.
 
-        Raises InvalidInput, NotFound, NotReady, AlreadyExists, NoSpace.
+        Raises InvalidInput, NotFound, NotReady, AlreadyExists, NoSpace, Cancelled.
         """
         wanted = names_of(name, count)
         ref = TemplateRef.parse(template)
@@ -60,15 +96,18 @@ class Clones:
             now = self._core.now()
             expires = None if lease is None else now + lease
             new = [NewClone(each, client, now, kind, expires, limits, given) for each, given in seeds.items()]
+            far = _HowFar(job, len(wanted), exported=client is not None)
+            far.stepped(0, 1)
             clones = catalog.add_clones(ref, new)
             if not learn:
                 self._core.untaught |= {clone.thin_id for clone in clones}
             try:
                 origin = catalog.template_of_id(clones[0].template)
-                advanced = self._core.carry_out([of_clone(clone, origin) for clone in clones])
+                advanced = self._core.carry_out([of_clone(clone, origin) for clone in clones], stepped=far.stepped)
                 catalog.finish_clones([clone.thin_id for clone in clones], advanced[kind.pool], kind.pool)
                 if client is not None:
-                    self._exports.offer(client, clones)
+                    self._exports.offer(client, clones, far.offered)
+                far.ended()
             except BaseException:
                 log.warning("clones %s were not made, taking back what was", ", ".join(wanted))
                 self._take_back(clones)

@@ -13,17 +13,18 @@ touch any while catalog and pool have disagreed, unless an operator says so.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from appliance.catalog import Garbage
 from appliance.errors import HatcheryError, NotFound
 from appliance.model import PoolName
 from appliance.reconcile.volumes import Found
 from appliance.service.core import SMALL, Core
 from appliance.service.gc import Entry, State, Use, inventory
-from appliance.service.ports import Pool
+from appliance.service.ports import Pool, Tell
 from appliance.service.wanted import everything, observe
 
 log = logging.getLogger(__name__)
@@ -138,10 +139,10 @@ class Collector:
     def collect(
         self,
         asked: Asked,
-        tell: Callable[[str], None] = lambda _words: None,
+        tell: Tell = lambda *_: None,
         unwanted: Callable[[], bool] = lambda: False,
     ) -> Collected:
-        """Give back what can go now; ``tell`` hears what is done. Raises CannotTell, NotReady.
+        """Give back what can go now; ``tell`` hears what is done, to an operator in bytes. Raises CannotTell, NotReady.
 
         It ends between two pieces of a volume once it is ``unwanted``; the collector goes on there by itself.
         """
@@ -151,19 +152,20 @@ class Collector:
         try:
             if unwanted():
                 return Collected()
-            tell("ending leases")
+            tell("ending leases", 0, 0, "")
             leases = self._end_leases()
             with self._core.lock:
                 self._core.count_leases(len(leases))
             self._condemn_orphans(asked)
             gone, failures = [], []
-            for each in self._core.catalog.garbage():
-                if each.thin_id in self._core.stills:
-                    continue
-                tell(f"emptying volume {each.thin_id}: {each.why}")
+            garbage = [each for each in self._core.catalog.garbage() if each.thin_id not in self._core.stills]
+            far = _HowFar(tell, self._sizes(garbage) if asked is Asked.BY_OPERATOR else {})
+            for each in garbage:
+                far.begin(each)
                 try:
-                    if self._reclaim(each.thin_id, each.pool, unwanted):
+                    if self._reclaim(each.thin_id, each.pool, unwanted, far):
                         gone.append(each.thin_id)
+                        far.left(0)
                 except HatcheryError as error:
                     failures.append(f"volume {each.thin_id}: {error}")
                 if self._ended.is_set() or unwanted():
@@ -228,7 +230,12 @@ class Collector:
         elif entry.thin_id in found.devices:
             pool.deactivate(entry.thin_id)
 
-    def _reclaim(self, thin_id: int, name: PoolName, unwanted: Callable[[], bool]) -> bool:
+    def _sizes(self, garbage: Sequence[Garbage]) -> dict[int, int]:
+        """Bytes that volumes hold, by their ids; those of a pool that is not there are left out."""
+        pools = self._core.pools
+        return {each.thin_id: _held(pools[each.pool], each.thin_id) for each in garbage if each.pool in pools}
+
+    def _reclaim(self, thin_id: int, name: PoolName, unwanted: Callable[[], bool], far: "_HowFar") -> bool:
         """Empty and delete a volume of the garbage; false when it is to go on another time."""
         core = self._core
         with core.lock:
@@ -240,7 +247,14 @@ class Collector:
             core.collecting.add(thin_id)
         try:
             held = _held(pool, thin_id)
-            if held > SMALL and not pool.empty(thin_id, Pacer(pool.requests, self._ended, unwanted).go_on):
+            pacer = Pacer(pool.requests, self._ended, unwanted)
+
+            def go_on() -> bool:
+                if far.wanted:
+                    far.left(_held(pool, thin_id))
+                return pacer.go_on()
+
+            if held > SMALL and not pool.empty(thin_id, go_on):
                 return False
             with core.lock:
                 core.discard([thin_id])
@@ -248,6 +262,29 @@ class Collector:
             return True
         finally:
             core.collecting.discard(thin_id)
+
+
+class _HowFar:
+    """How far a collection is, in bytes that volumes hold; nobody wants to know it where no ``sizes`` are."""
+
+    def __init__(self, tell: Tell, sizes: Mapping[int, int]) -> None:
+        self.wanted = bool(sizes)
+        self._tell = tell
+        self._sizes = sizes
+        self._total = sum(sizes.values())
+        self._before = self._size = 0
+        self._words = ""
+
+    def begin(self, volume: Garbage) -> None:
+        """The next volume's turn."""
+        self._before += self._size
+        self._size = self._sizes.get(volume.thin_id, 0)
+        self._words = f"emptying volume {volume.thin_id}: {volume.why}"
+        self.left(self._size)
+
+    def left(self, held: int) -> None:
+        """The volume whose turn it is holds so much now."""
+        self._tell(self._words, self._before + max(0, self._size - held), self._total, "")
 
 
 def _held(pool: Pool, thin_id: int) -> int:

@@ -78,15 +78,19 @@ class Core:
         volumes: Iterable[Volume] = (),
         doomed: Iterable[Doomed] = (),
         devices: Mapping[int, FoundDevice] | None = None,
+        stepped: Callable[[int, int], None] = lambda _done, _whole: None,
     ) -> Mapping[PoolName, int]:
         """Make volumes what they should be and delete others: what an operation does once its intent is recorded.
 
-        ``devices`` are those that the volumes have now. Returns the pools' new transaction ids, which the caller
-        records with the result. Raises what the first step that fails raises; NoSpace, InUse, Unhealthy above all.
+        ``devices`` are those that the volumes have now. ``stepped`` hears after each step how many of how many are
+        done, and may raise to end it there. Returns the pools' new transaction ids, which the caller records with the
+        result. Raises what the first step that fails raises; NoSpace, InUse, Unhealthy above all.
         """
         wanted = Wanted(tuple(volumes), tuple(doomed), transactions(self.catalog))
         made = plan(wanted, presumed(wanted, self.pools, devices or {}))
-        apply(made.steps, self)
+        for number, step in enumerate(made.steps, 1):
+            apply([step], self)
+            stepped(number, len(made.steps))
         return made.advances
 
     def discard(self, thin_ids: Iterable[int]) -> None:

@@ -7,7 +7,7 @@ back with what the catalog says or is about to say.
 import contextlib
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -47,6 +47,19 @@ def export_of(clone: Clone) -> Export:
 @lru_cache(maxsize=8192)
 def _export(kind: CloneKind, thin_id: int, name: str, limits: Limits) -> Export:
     return Export(node=f"{_CLONE}{thin_id}", name=name, device=device(kind, thin_id), limits=limits)
+
+
+class _Told:
+    """Exports, each told of before it is taken."""
+
+    def __init__(self, exports: Sequence[Export], each: Callable[[], None]) -> None:
+        self._exports = exports
+        self._each = each
+
+    def __iter__(self) -> Iterator[Export]:
+        for export in self._exports:
+            self._each()
+            yield export
 
 
 class Exports:
@@ -125,12 +138,15 @@ class Exports:
         if self._catalog.owes_cut(client.name):
             self.expel(client)
 
-    def offer(self, client: str, clones: Iterable[Clone]) -> None:
-        """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy."""
+    def offer(self, client: str, clones: Iterable[Clone], each: Callable[[], None] = lambda: None) -> None:
+        """Export active clones that the catalog attaches to ``client``. Raises NotReady, Unhealthy.
+
+        ``each`` is called before each export, and may raise to end it there.
+        """
         clones = tuple(clones)
         self.before_offer(clones)
         self.let_in(clones)
-        self._add(client, [export for clone in clones for export in self._all_of(client, clone)])
+        self._add(client, _Told([export for clone in clones for export in self._all_of(client, clone)], each))
         if by_nvme := [clone for clone in clones if clone.by_nvme]:
             self.nvme.offer(by_nvme)
 
@@ -183,7 +199,7 @@ class Exports:
         seed = self.seeds.export(client, clone)
         self._add(client, [] if seed is None else [seed])
 
-    def _add(self, client: str, exports: Sequence[Export]) -> None:
+    def _add(self, client: str, exports: Iterable[Export]) -> None:
         self._write(self._catalog.client(client))
         daemon = self._daemon(client)
         try:

@@ -19,6 +19,7 @@ from appliance.schema import (
     PoolView,
     StoreView,
 )
+from appliance.service.ports import Tell
 from appliance.store import clone_counters, drives, examine, health, start
 from appliance.store.drives import Drives
 from appliance.store.flow import Flow
@@ -59,9 +60,9 @@ class KernelStore:
         """See Store."""
         return examine.rules(self._machine)
 
-    def cold(self) -> None:
+    def cold(self, tell: Tell) -> None:
         """See Store."""
-        self._store.cold()
+        self._store.cold(tell)
 
     def drives(self) -> Mapping[str, bool]:
         """See Store."""

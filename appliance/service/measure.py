@@ -86,7 +86,7 @@ class Measure:
             self._cold_marks += 1
             try:
                 self.before_cold()
-                self._store.cold()
+                self._store.cold(job.at)
             finally:
                 self._cold_marks += 1
                 self._cooling.release()

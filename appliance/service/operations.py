@@ -55,11 +55,18 @@ class Job:
 
     def phase(self, words: str, total_bytes: int | None = None) -> None:
         """A new phase begins; its progress counts from zero."""
-        self._update(phase=words, done_bytes=0, total_bytes=total_bytes)
+        self._update(phase=words, done_bytes=0, total_bytes=total_bytes, counts="", done_count=0, total_count=None)
 
     def progress(self, done_bytes: int) -> None:
         """So many bytes of the phase are done."""
         self._update(done_bytes=done_bytes)
+
+    def at(self, words: str, done: int, total: int, things: str = "") -> None:
+        """It stands so now: ``done`` bytes, or ``things`` where these are counted."""
+        if things:
+            self._update(phase=words, counts=things, done_count=done, total_count=total)
+        else:
+            self._update(phase=words, done_bytes=done, total_bytes=total, counts="", done_count=0, total_count=None)
 
     def subject(self, words: str) -> None:
         """What it works on, once that is known better."""

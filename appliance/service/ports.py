@@ -142,6 +142,9 @@ class Pool(Protocol):
         """Bytes mapped in an active volume. Raises NotFound when it is not active."""
 
 
+Tell = Callable[[str, int, int, str], None]
+"""Is told how far something is: in words, what is done of what in all, and what is counted if it is not bytes."""
+
 Pools = Mapping[PoolName, Pool]
 """The pools that are there. The durable one always is."""
 
@@ -155,7 +158,7 @@ class Store(Protocol):
     def examine(self) -> Mapping[int, tuple[Problem, ...] | None]:
         """What is looked at when it is asked for alone, by the rule that it concerns; None: could not tell."""
 
-    def cold(self) -> None:
+    def cold(self, tell: Tell) -> None:
         """Empty the cache and drop page caches; verified. Raises HatcheryError when it cannot be shown."""
 
     def drives(self) -> Mapping[str, bool]:

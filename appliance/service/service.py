@@ -60,6 +60,7 @@ from appliance.service.clones import Clones
 from appliance.service.collector import Asked, Collector
 from appliance.service.connected import Connections
 from appliance.service.core import Core
+from appliance.service.creations import Creations
 from appliance.service.doctor import Doctor
 from appliance.service.exports import Exports
 from appliance.service.fast_pool import FastPool, Find
@@ -140,6 +141,7 @@ class Service:
         self._exports.before_offer = self.learning.offered
         self._exports.after_withdrawal = self.learning.withdrawn
         self.clones = Clones(self.core, self._exports)
+        self.creations = Creations(self.clones, self.operations)
         self.stills = Stills(self.core, self.clones, units, paths)
         self.fetches = Fetches(self.core, self.operations, store, sources or NbdRemotes(units, paths))
         self.templates = Templates(
@@ -274,7 +276,7 @@ class Service:
         job.cancellable(lambda: None)  # it asks between two pieces
 
         def work(job: Job) -> None:
-            done = self.collector.collect(Asked.BY_OPERATOR, job.phase, lambda: job.unwanted)
+            done = self.collector.collect(Asked.BY_OPERATOR, job.at, lambda: job.unwanted)
             self._know(recovery.problems(recovery.look(self.core)))
             job.settle()
             job.succeed(str(done))
@@ -346,17 +348,7 @@ class Service:
 
     def create_clones(self, request: CloneCreate) -> CloneList:
         """Make clones. Raises as ``Clones.create``."""
-        made = self.clones.create(
-            request.name,
-            request.template,
-            request.count,
-            request.client,
-            kind=request.kind,
-            lease=request.expires_in,
-            limits=request.limits.value(),
-            learn=request.learn,
-            seed=None if request.seed is None else wish(request.seed).checked().of,
-        )
+        made = self.creations.make(request)
         return self._clone_views.of(made, {clone.name: 0 for clone in made if clone.client is not None})
 
     def show_seed(self, name: str) -> SeedView:

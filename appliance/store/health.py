@@ -123,8 +123,10 @@ class Store:
             last_backup=metadata.last_backup(self._config.paths.state),
         )
 
-    def cold(self) -> None:
+    def cold(self, tell: Callable[[str, int, int, str], None] = lambda *_: None) -> None:
         """Empty the cache and the page caches. Raises NotReady, Unhealthy, DeadlineExceeded.
+
+        ``tell`` hears how far it is: in words, how much of how much, and of what if that is not bytes.
 
         The cache set forgets the backing device when it is detached, so nothing that it held can be found again; that
         this happened is seen in the device's state, and the settings are set and verified afterwards.
@@ -134,12 +136,23 @@ class Store:
         if set_uuid is None:
             raise Unhealthy("the cache cannot be emptied", why="it is not attached", hint="see `hatchery-store status`")
         mode = cache.mode_for(self._machine, self._config.require_store().cache_mode)
+        dirty = sum(bcache.dirty_bytes(found.backing) for found in every)
+        steps = 2 * len(every) + 2
+
+        def written_back() -> None:
+            left = sum(bcache.dirty_bytes(found.backing) for found in every)
+            tell("writing back what the cache alone has", max(0, dirty - left), dirty, "")
+
         try:
-            for found in every:
-                bcache.detach(found.backing)
+            for number, found in enumerate(every):
+                if not dirty:
+                    tell("taking the cache away", number, steps, "steps")
+                bcache.detach(found.backing, written_back if dirty else lambda: None)
+            tell("emptying the cache", len(every), steps, "steps")
             bcache.collect_garbage(set_uuid)
         finally:
-            for found in every:
+            for number, found in enumerate(every):
+                tell("giving the cache back", len(every) + 1 + number, steps, "steps")
                 bcache.attach(found.backing, set_uuid)
                 bcache.apply_settings(found.backing, set_uuid, mode)
             bypass.forgive(self._config.paths)
@@ -148,7 +161,9 @@ class Store:
                 raise Unhealthy(
                     "the cache did not come back", why=f"it is {again.state}", hint="run `hatchery-store up`"
                 )
+        tell("dropping the page caches", steps - 1, steps, "steps")
         block.write_text(Path("/proc/sys/vm/drop_caches"), "3")
+        tell("the cache is empty", steps, steps, "steps")
 
     def remember_loss(self) -> None:
         """Leave word where a start finds it when the cache died. Raises NotReady, Unhealthy.

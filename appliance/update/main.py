@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from appliance import reconcile
+from appliance import progress, reconcile
 from appliance.catalog import form
 from appliance.config import Part, Paths
 from appliance.errors import HatcheryError, NotFound, NotReady, Unhealthy
@@ -178,9 +179,10 @@ def _change(arguments: argparse.Namespace, runner: Runner, paths: Paths, box: Bo
                     if made.uki.exists():
                         secure_boot.check(made.uki)
                 elif steps:
-                    offered.complete()
-                    secure_boot.check(made.uki)
-                    _apply(steps, box)
+                    with progress.bar("fetching the bundle", show=not arguments.json) as bar:
+                        offered.complete(bar)
+                        secure_boot.check(made.uki)
+                        _apply(steps, replace(box, bar=bar))
     _say(steps, done=not checking, as_json=arguments.json, waits=seen.next() != seen.running)
     return OK
 

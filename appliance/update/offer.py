@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from appliance.errors import InvalidInput, NoSpace, NotReady, Refused, Unhealthy
 from appliance.images.sources import Manner, Opener, check_url
+from appliance.progress import QUIET, Bar
 from appliance.run import Runner
 from appliance.update import bundle, spool
 from appliance.update.bundle import SUMS, Bundle, Contents
@@ -28,7 +29,7 @@ class Offer(Protocol):
     def check(self) -> None:
         """See that all of it can be had. Raises HatcheryError."""
 
-    def complete(self) -> None:
+    def complete(self, bar: Bar = QUIET) -> None:
         """Have all of it in the bundle's folder, verified. Raises HatcheryError."""
 
 
@@ -49,7 +50,7 @@ class Folder:
     def check(self) -> None:
         """See Offer. It is here."""
 
-    def complete(self) -> None:
+    def complete(self, bar: Bar = QUIET) -> None:
         """See Offer. It is here."""
 
 
@@ -82,12 +83,13 @@ class Web:
         """See Offer. Asks how large the files are, and sees whether there is room for them."""
         self._kept.check_room(self._sizes())
 
-    def complete(self) -> None:
+    def complete(self, bar: Bar = QUIET) -> None:
         """See Offer."""
         with self._asking():
             wanted = self._sizes()
             self._kept.check_room(wanted)
-            self._kept.fetch(self._place, wanted, self._sums(), self._patience)
+            self._kept.fetch(self._place, wanted, self._sums(), self._patience, bar)
+        bar.begin("verifying what was fetched")
         bundle.read(self._folder, self._allowed, self._runner, Contents.VERIFY)
 
     @contextmanager

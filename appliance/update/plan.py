@@ -3,14 +3,17 @@
 The planner is pure. It never lets go of a way back: what runs was found good, and can open what the new one leaves.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 from appliance.errors import HatcheryError, InUse, NoSpace, NotFound, NotReady, Refused, Unhealthy
-from appliance.host import partitions
+from appliance.host import block, partitions
 from appliance.host.partitions import Partition
+from appliance.progress import QUIET, Bar
 from appliance.reconcile import Description, Step
 from appliance.run import Runner
 from appliance.update import slots
@@ -25,6 +28,9 @@ DEADLINE = 3600.0
 
 WENT_BACK = "an operator went back from it"
 """The reason that is kept for a version which was not given up by the appliance itself."""
+
+LOOK_SECONDS = 0.5
+"""From one look at how far that is to the next."""
 
 EMPTY = "_empty"
 """What systemd-sysupdate calls a partition that it may write to (sysupdate.d(5))."""
@@ -55,6 +61,7 @@ class Box:
     runner: Runner
     boot: Path
     record: Record
+    bar: Bar = QUIET
 
 
 Steps: TypeAlias = tuple[Step[Box], ...]
@@ -80,6 +87,30 @@ class Empty:
             partitions.rename(box.runner, slots.system_disk(), half, EMPTY)
 
 
+@contextmanager
+def _watched(bar: Bar, words: str, size: int) -> Iterator[None]:
+    """Move the bar with what is written to the system disk: systemd-sysupdate says nothing that can be relied upon."""
+    if bar is QUIET:
+        yield
+        return
+    disk = slots.system_disk()
+    begin, ended = block.statistics(disk).write_bytes, threading.Event()
+    bar.begin(words, size)
+
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(HatcheryError):
+                bar.tell(words, min(size, block.statistics(disk).write_bytes - begin), size)
+
+    thread = threading.Thread(target=look, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 @dataclass(frozen=True, slots=True)
 class Install:
     """Write a bundle to the slot that does not run, and put its version on trial."""
@@ -97,9 +128,9 @@ class Install:
         box.record.set_forms({self.running: self.known, self.bundle.version: self.bundle.catalog})
         box.record.set_trial(Trial(str(self.bundle.version), str(self.running)))
         source = f"--transfer-source={self.bundle.folder}"
-        box.runner.run(
-            [SYSUPDATE, "--no-pager", "--verify=no", source, "update", str(self.bundle.version)], timeout=DEADLINE
-        )
+        words, made = [SYSUPDATE, "--no-pager", "--verify=no", source, "update", str(self.bundle.version)], self.bundle
+        with _watched(box.bar, f"writing version {made.version}", made.usr_size + made.verity_size + made.uki_size):
+            box.runner.run(words, timeout=DEADLINE)
         there = [uki for file in box.boot.iterdir() if (uki := parse_uki(file.name))]
         if not any(uki.version == self.bundle.version and uki.tries_left == TRIES for uki in there):
             raise Unhealthy(

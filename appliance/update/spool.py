@@ -18,6 +18,7 @@ from typing import BinaryIO
 from appliance.errors import BadImage, DeadlineExceeded, InvalidInput, NoSpace, NotFound, NotReady
 from appliance.images.sources import Manner, Opener
 from appliance.model import MIB
+from appliance.progress import QUIET, Bar
 from appliance.update.bundle import ABOUT, SIGNATURE, SUMS, Bundle
 
 DESCRIPTION = (SUMS, SIGNATURE, ABOUT)
@@ -176,8 +177,10 @@ class Spool:
                 hint=f"make room on the file system of {self.folder}",
             )
 
-    def fetch(self, place: Place, wanted: Mapping[str, int], sums: Mapping[str, str], patience: Patience) -> None:
-        """Fetch what is not here, or not whole: files of these sizes and digests.
+    def fetch(
+        self, place: Place, wanted: Mapping[str, int], sums: Mapping[str, str], patience: Patience, bar: Bar = QUIET
+    ) -> None:
+        """Fetch what is not here, or not whole: files of these sizes and digests. ``bar`` moves with their bytes.
 
         Raises NotReady when the server does not give a file whole, after which this can be done again; InvalidInput
         when it is not what was signed; NoSpace.
@@ -187,13 +190,16 @@ class Spool:
             if file.name not in known:
                 file.unlink()
         end = time.monotonic() + patience.deadline
+        whole, before = sum(wanted.values()), 0
         for name, size in wanted.items():
             if not (self.folder / name).exists():
                 log.info("fetching %s, %d MiB", name, -(-size // MIB))
-                self._whole(place, name, size, patience, end)
+                far = _Far(bar, f"fetching {name}", before, whole)
+                self._whole(place, name, size, patience, end, far)
                 self._keep(name, sums[name])
+            before += size
 
-    def _whole(self, place: Place, name: str, size: int, patience: Patience, end: float) -> None:
+    def _whole(self, place: Place, name: str, size: int, patience: Patience, end: float, far: "_Far") -> None:
         """Connect until all of a file is here."""
         part = self._part(name)
         part.touch(mode=0o600)
@@ -203,7 +209,7 @@ class Spool:
         while _size(part) < size:
             why = "the connection ended"
             try:
-                self._more(place, name, size, end)
+                self._more(place, name, size, end, far)
             except (NotReady, BadImage, DeadlineExceeded) as error:
                 why = error.why or error.what
             idle = 0 if _size(part) > most else idle + 1
@@ -218,7 +224,7 @@ class Spool:
                 log.warning("%s broke off after %d of %d bytes: %s", name, _size(part), size, why)
                 time.sleep(patience.pause if idle else 0)
 
-    def _more(self, place: Place, name: str, size: int, end: float) -> None:
+    def _more(self, place: Place, name: str, size: int, end: float, far: "_Far") -> None:
         """Take what one connection brings. Raises NotReady, BadImage, DeadlineExceeded when that is not all."""
         part = self._part(name)
         there = _size(part)
@@ -236,6 +242,7 @@ class Spool:
                 file.seek(begins)
                 for chunk in source.chunks():
                     _append(file, chunk, size)
+                    far.at(file.tell())
                     if time.monotonic() >= end:
                         raise DeadlineExceeded("the bundle was not fetched in time", why="the server is too slow")
         finally:
@@ -257,6 +264,20 @@ class Spool:
 
     def _part(self, name: str) -> Path:
         return self.folder / (name + _PART)
+
+
+@dataclass(frozen=True, slots=True)
+class _Far:
+    """How far the fetching of all files is while one comes; ``before`` are the bytes of those before it."""
+
+    bar: Bar
+    words: str
+    before: int
+    whole: int
+
+    def at(self, done: int) -> None:
+        """So much of the file is here."""
+        self.bar.tell(self.words, self.before + done, self.whole)
 
 
 def _append(file: BinaryIO, chunk: bytes, size: int) -> None:

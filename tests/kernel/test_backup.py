@@ -48,6 +48,9 @@ def test_a_backup_holds_the_metadata_and_the_catalog_of_one_moment(daemon: Daemo
     assert len(lab.run(["ls", BACKUPS]).stdout.split()) == 3
     assert first.rpartition("/")[2] not in lab.run(["ls", BACKUPS]).stdout
     assert lab.call(inside.status)["problems"] == []
+    said = json.loads(lab.run(["hatchery", "store", "backup", "--json"]).stdout)
+    assert said["path"].startswith(BACKUPS)
+    assert (said["catalog"], said["dump"], said["transaction_id"]) == (True, True, found["transaction_id"])
     # An archive for elsewhere holds the same.
     lab.run(["hatchery-store", "backup", "--to", "/run"])
     assert "metadata.xml.zst" in lab.run(["sh", "-c", "tar -tf /run/hatchery-*.tar"]).stdout
@@ -96,6 +99,8 @@ def test_a_lost_catalog_is_not_replaced_by_an_empty_one_and_comes_back(daemon: D
         assert "hatchery-store restore" in done.stderr, loss
     shown = lab.run(["hatchery-store", "restore"]).stdout
     assert "--yes" in shown
+    told = json.loads(lab.run(["hatchery", "--json", "store", "restore"]).stdout)
+    assert told == {"restored": False, "said": shown.splitlines()}
     assert lab.run(["hatcheryd"], check=False, timeout=60).returncode != 0
     said = lab.run(["hatchery-store", "restore", "--yes"]).stdout
     assert f"recovered-{ids['late']}" in said

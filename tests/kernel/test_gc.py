@@ -91,5 +91,8 @@ def test_orphans_are_told_with_their_bytes_and_go_when_an_operator_asks(daemon: 
     assert dry["reclaimable_bytes"] == LARGE + 2 * MIB
     assert sorted(lab.call(service.volumes))[-2:] == [4711, 4712], "a dry run changes nothing"
     assert lab.call(inside.collect) == "2 volume(s) given back"
+    found_jobs = json.loads(lab.run(["hatchery", "--json", "operation", "list"]).stdout)
+    [done] = [each for each in found_jobs if each["kind"] == "gc"]
+    assert done["done_bytes"] == done["total_bytes"] == LARGE + 2 * MIB
     assert lab.call(inside.used) == before
     assert lab.call(service.status)["problems"] == []

@@ -1,5 +1,7 @@
 """Damaged metadata: the pool is not activated; ``hatchery-store repair`` brings it back, also when it is cut off."""
 
+import json
+
 import pytest
 
 from tests.kernel.inside import rescue, setup, volumes
@@ -62,6 +64,9 @@ def test_a_destroyed_superblock_is_repaired_on_a_second_word_and_a_copy_is_kept(
     store.run(["hatchery-store", "up"], timeout=120)
     check(store, digests)
     assert "sound" in _after_down(store)
+    told = json.loads(store.run(["hatchery", "store", "repair", "--json"], timeout=PATIENCE).stdout)
+    assert told["sound"] is True
+    assert "systemctl start hatchery.target" in told["said"][-1]
 
 
 def _after_down(lab: Lab) -> str:

@@ -7,7 +7,7 @@ import pytest
 from reference.files import ROOT, made
 
 from appliance.api.problems import TYPES, status_of
-from appliance.cli.main import EXIT_STATUS, INTERRUPTED, READER_GONE, WRONG_COMMAND_LINE
+from appliance.cli.main import EXIT_STATUS, INTERRUPTED, READER_GONE
 from tests.lint.files import short
 
 
@@ -34,4 +34,4 @@ def test_every_exit_status_is_described() -> None:
     rows = table("docs/cli.md", "## Exit status")
     described = {code: int(row[0]) for row in rows for code in re.findall(r"`([a-z-]+)`", row[1])}
     assert described == EXIT_STATUS
-    assert {int(row[0]) for row in rows if not row[1]} == {0, WRONG_COMMAND_LINE, INTERRUPTED, READER_GONE}
+    assert {int(row[0]) for row in rows if not row[1]} == {0, INTERRUPTED, READER_GONE}

@@ -111,7 +111,7 @@ class Appliance:
             cache_stats=CacheCounters(hits=self.reads, misses=0, bypass_hits=0, bypass_misses=0, bypassed_bytes=0),
         )  # fmt: skip
 
-    def create_clones(self, wanted: CloneCreate) -> tuple[SimpleNamespace, ...]:
+    def make_clones(self, wanted: CloneCreate) -> tuple[SimpleNamespace, ...]:
         self.made.append(wanted)
         names = [wanted.name] if wanted.count is None else [f"{wanted.name}-{n + 1}" for n in range(wanted.count)]
         for name in names:

@@ -15,6 +15,7 @@ from appliance.host.thin import Usage
 from appliance.model import GIB, KIB, MIB, Access, Extent, Histogram, Problem
 from appliance.reconcile.volumes import Devices, FoundDevice
 from appliance.schema import CacheCounters, Counters, DeviceCounters, StoreView
+from appliance.service.ports import Tell
 
 
 class Crash(BaseException):
@@ -279,7 +280,10 @@ class ModelStore:
     def look(self) -> tuple[StoreView, tuple[Problem, ...]]:
         return StoreView(backend=None, meta=None, cache=None, pool=None), self.problems
 
-    def cold(self) -> None:
+    def cold(self, tell: Tell) -> None:
+        tell("writing back what the cache alone has", 1 * MIB, 4 * MIB, "")
+        tell("dropping the page caches", 3, 4, "steps")
+        tell("the cache is empty", 4, 4, "steps")
         self.cold_calls += 1
 
     def drives(self) -> Mapping[str, bool]:

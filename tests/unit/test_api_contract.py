@@ -37,7 +37,7 @@ EXAMPLES = 6
 ENDLESS = "/v1/events"
 """Its answer has an end if it is asked for one, and is asked for one here."""
 
-ENDING = {"cold", "gc", "promote", "warm"}
+ENDING = {"cold", "create", "gc", "promote", "warm"}
 """Operations that end by themselves; the others wait for an upload, or for boots."""
 
 

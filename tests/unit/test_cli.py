@@ -244,15 +244,65 @@ def test_a_wrong_command_line_is_status_2(appliance: Appliance) -> None:
     assert appliance.run("nonsense")[0] == 2
 
 
-def test_the_file_of_a_measurement_does_not_ask_for_errors_as_json(appliance: Appliance, tmp_path: Path) -> None:
-    words = ["measure", "boot", "--template", "missing", "--json", str(tmp_path / "results.json")]
-    status, out, err = appliance.run(*words)
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("clone", "create", "web"), "'--template'"),
+        (("nonsense",), "nonsense"),
+        (("clone", "list", "--colour"), "--colour"),
+        (("clone", "create", "web", "-t", "debian", "--count", "many"), "--count"),
+        (("template", "show"), "'NAME[@VERSION]'"),
+    ],
+)
+def test_a_wrong_command_line_is_an_error_for_programs_too(
+    appliance: Appliance, words: tuple[str, ...], why: str
+) -> None:
+    for line in (("--json", *words), (*words, "--json")):
+        status, out, err = appliance.run(*line)
+        error = json.loads(out)["error"]
+        assert (status, error["code"], err) == (2, "wrong-command-line", "")
+        assert why in error["why"]
+        assert "--help" in error["hint"]
+
+
+def test_a_group_alone_is_answered_by_its_help(appliance: Appliance) -> None:
+    status, out, err = appliance.run("--json", "clone")
+    assert (status, "Usage" in out + err, "wrong" in out) == (2, True, False)
+
+
+def test_what_is_asked_for_is_no_error_with_json(appliance: Appliance) -> None:
+    assert appliance.run("--json", "--version")[0] == 0
+    assert "Usage" in appliance.run("--json", "clone", "list", "--help")[1]
+
+
+def test_measurements_say_errors_in_json_as_everything_does(appliance: Appliance, tmp_path: Path) -> None:
+    words = ["measure", "boot", "--template", "missing"]
+    status, out, err = appliance.run(*words, "--json-file", str(tmp_path / "results.json"))
     assert (status, out) == (4, "")
     assert "missing" in err
-    status, out, err = appliance.run("--json", *words)
-    assert json.loads(out)["error"]["code"] == "not-found"
-    status, out, err = appliance.run("measure", "storm", "--template", "missing", "--json")
-    assert (status, json.loads(out)["error"]["code"]) == (4, "not-found"), "there it names none"
+    for name in ("boot", "storm"):
+        status, out, err = appliance.run("measure", name, "--template", "missing", "--json")
+        assert (status, json.loads(out)["error"]["code"]) == (4, "not-found")
+
+
+@pytest.mark.parametrize(
+    ("words", "argv"),
+    [
+        (("backup",), ["backup"]),
+        (("backup", "--to", "/srv"), ["backup", "--to", "/srv"]),
+        (("restore", "/srv/x.tar", "--yes"), ["restore", "/srv/x.tar", "--yes"]),
+        (("repair", "--from-dump"), ["repair", "--from-dump"]),
+    ],
+)
+def test_verbs_for_bad_days_are_asked_for_json(
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], argv: list[str]
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr("appliance.run.Runner.become", lambda _, line: became.append(list(line)))
+    appliance.run("store", *words)
+    appliance.run("store", *words, "--json")
+    appliance.run("--json", "store", *words)
+    assert became == [["hatchery-store", *argv], *[["hatchery-store", *argv, "--json"]] * 2]
 
 
 def test_a_recorded_boot_comes_as_a_trace(appliance: Appliance, image: Path, tmp_path: Path) -> None:

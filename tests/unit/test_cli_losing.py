@@ -1,5 +1,6 @@
 """What loses data says so, and asks at a terminal alone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,43 @@ def test_somebody_at_a_terminal_is_asked(web: Appliance, terminal: list[str]) ->
 def test_a_script_is_not_asked(web: Appliance) -> None:
     assert web.run("clone", "remove", "web-1", "web-2")[0] == 0
     assert web.run("template", "remove", "debian")[0] == 0
+
+
+def test_somebody_is_asked_before_orphans_go(web: Appliance, terminal: list[str]) -> None:
+    pool = web.box.pool
+    assert web.run("gc")[0] == 0, "without orphans there is nothing to ask about"
+    pool.create_thin(700)
+    terminal += ["n"]
+    status, _, err = web.run("gc")
+    assert (status, "nothing was done" in err) == (14, True)
+    assert "This loses volume 700 of the durable pool: the catalog does not know it" in " ".join(err.split())
+    assert pool.exists(700)
+    assert any(volume["state"] == "orphaned" for volume in web.json("gc", "--dry-run")["volumes"])
+    terminal += ["y"]
+    assert web.run("gc")[0] == 0
+    assert not pool.exists(700)
+    pool.create_thin(701)
+    assert web.run("gc", "--yes")[0] == 0
+    assert not pool.exists(701)
+    assert terminal == []
+
+
+def test_a_script_collects_orphans_as_it_is_told(web: Appliance) -> None:
+    web.box.pool.create_thin(700)
+    assert "1 volume(s) given back" in web.json("gc")["phase"]
+    assert not web.box.pool.exists(700)
+
+
+@pytest.mark.parametrize("words", [("gc",), *LOSING[:3]], ids=" ".join)
+def test_at_a_terminal_json_does_nothing_without_yes(
+    web: Appliance, terminal: list[str], words: tuple[str, ...]
+) -> None:
+    web.box.pool.create_thin(700)
+    before = web.json("clone", "list"), web.json("template", "list"), web.json("gc", "--dry-run")
+    status, out, _ = web.run(*words, "--json")
+    error = json.loads(out)["error"]
+    assert (status, error["code"]) == (7, "refused")
+    assert "--yes" in error["hint"]
+    assert "this loses" in error["why"]
+    assert (web.json("clone", "list"), web.json("template", "list"), web.json("gc", "--dry-run")) == before
+    assert terminal == [], "no question was put"

@@ -1,7 +1,7 @@
 """Replays: what they ask of the appliance, what they leave, and what is said of them. libnbd is not needed here."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -23,12 +23,13 @@ TRACE = (Read(0, READ // 2, 0), Read(READ // 2, READ // 2, 700), Read(0, MIB, 90
 
 @pytest.fixture(autouse=True)
 def host(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:
-    def play(uris: Sequence[str], reads: Sequence[Read]) -> Replay:
+    def play(uris: Sequence[str], reads: Sequence[Read], told: Callable[[int], None]) -> Replay:
         """The later ones take longer."""
         assert appliance.recorder, "latencies are recorded"
         for uri in uris:
             appliance.boot(uri.rpartition("/")[2])
         read = sum(each.length for each in reads)
+        told(read * len(uris))
         return Replay(tuple(5.0 - at for at in range(len(uris))), read * len(uris), len(reads) * len(uris))
 
     monkeypatch.setattr(replaying, "replay", play)

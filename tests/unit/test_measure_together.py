@@ -76,7 +76,7 @@ def test_many_clones_lose_their_names_and_are_one_column() -> None:
 def test_what_clones_did_at_once_is_kept_and_compared(
     appliance: Appliance, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaying, "replay", lambda uris, reads: Replay((2.0,) * len(uris), len(reads), 1))
+    monkeypatch.setattr(replaying, "replay", lambda uris, reads, _: Replay((2.0,) * len(uris), len(reads), 1))
     appliance.json("template", "add", "debian", str(image))
     trace, history, page = tmp_path / "boot.trace", tmp_path / "kept", tmp_path / "replay.html"
     trace.write_text("0 4096\n")

@@ -283,7 +283,7 @@ def test_a_collection_ends_between_two_pieces_and_the_rest_is_not_lost(
 
 def test_the_emptying_of_the_cache_says_why_it_cannot_be_cancelled(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
-    monkeypatch.setattr(box.store, "cold", lambda: released.wait(10))
+    monkeypatch.setattr(box.store, "cold", lambda _: released.wait(10))
     job = box.service.measure.cold()
     try:
         with pytest.raises(Refused) as caught:
@@ -347,7 +347,7 @@ def test_ctrl_c_does_not_cancel_what_somebody_else_began_and_says_what_goes_on(
     assert appliance.run("operation", "follow", made.operation.id)[0] == 130
     assert made.operation.state == "running"
     released = threading.Event()
-    monkeypatch.setattr(appliance.box.store, "cold", lambda: released.wait(10))
+    monkeypatch.setattr(appliance.box.store, "cold", lambda _: released.wait(10))
     try:
         status, _, err = appliance.run("cache", "cold")
     finally:

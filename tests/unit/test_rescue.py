@@ -6,11 +6,13 @@ import json
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance import config
 from appliance.catalog import Catalog, Client, NewClone, NewTemplate
 from appliance.catalog import condition as conditions
 from appliance.catalog.condition import Condition
@@ -20,7 +22,8 @@ from appliance.errors import CannotTell, NotFound, Unhealthy
 from appliance.host import thin_dump
 from appliance.host.thin_dump import Run, Superblock, Volume
 from appliance.model import MIB, CloneState, Extent, ImageFormat, PoolName, TemplateRef
-from appliance.rescue import bundle, origins, repair, restore, stream
+from appliance.rescue import backup, bundle, origins, repair, restore, stream
+from appliance.rescue import main as rescue_main
 from appliance.rescue.bundle import Manifest
 from appliance.rescue.restore import Adopted, Known
 
@@ -313,3 +316,48 @@ def test_the_header_of_a_running_pools_dump_gets_the_pools_size() -> None:
     header = b'<superblock transaction="7" nr_data_blocks="0">'
     assert repair.complete(header, 31) == b'<superblock transaction="7" nr_data_blocks="31">'
     assert repair.complete(header.replace(b'"0"', b'"9"'), 31).endswith(b'nr_data_blocks="9">')
+
+
+# --- for programs
+
+
+@pytest.mark.parametrize(("verb", "name"), [("repair", "sound"), ("restore", "restored")])
+@pytest.mark.parametrize("done", [True, False])
+def test_what_a_verb_says_is_one_document_for_programs(
+    verb: str, name: str, done: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*given: Any, **named: Any) -> bool:
+        say = named.get("say") or given[2]
+        say("one")
+        say("two")
+        return done
+
+    monkeypatch.setattr(getattr(rescue_main, verb), "run", run)
+    monkeypatch.setattr(rescue_main, "Machine", lambda _: None)
+    monkeypatch.setattr(config, "load", lambda: None)
+    assert rescue_main.main([verb, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {name: done, "said": ["one", "two"]}
+    assert rescue_main.main([verb]) == 0
+    assert capsys.readouterr().out == "one\ntwo\n"
+
+
+def test_a_backup_says_where_it_is_and_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = bundle.Manifest(7.0, "0.1.0", 12, 12, 0, files={bundle.CATALOG: "x"})
+    made = bundle.Backup(tmp_path / "20261123T031500Z", manifest)
+    monkeypatch.setattr(backup, "local", lambda *_, **__: made)
+    monkeypatch.setattr(rescue_main, "Machine", lambda _: None)
+    monkeypatch.setattr(config, "load", lambda: None)
+    assert rescue_main.main(["backup", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "path": str(made.folder), "created": 7.0, "release": "0.1.0", "transaction_id": 12, "catalog": True,
+        "dump": False,
+    }  # fmt: skip
+    assert rescue_main.main(["backup"]) == 0
+    assert capsys.readouterr() == ("", f"{made.folder}\n")
+
+
+def test_an_archive_is_not_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rescue_main.main(["backup", "--to", "-", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "invalid-input"

@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from appliance import progress
 from appliance.errors import HatcheryError, InvalidInput, NoSpace, NotFound, NotReady, Refused
 from appliance.images.http_source import UrlSource
+from appliance.progress import QUIET, Bar
 from appliance.update import bundle, offer, spool
 from appliance.update.bundle import ABOUT, SIGNATURE, SUMS, Bundle
 from appliance.update.spool import Patience, Place, Spool
 from tests.https_server import Site, serve
+from tests.unit.screen import Screen, screen
+
+__all__ = ["screen"]
 
 IDENTITY = "ab" * 16
 USR = f"hatchery_0.1.1.usr_{IDENTITY}.raw.gz"
@@ -57,13 +62,13 @@ class Fetching:
         self.site = site
         self.spool = Spool(folder / "spool")
 
-    def __call__(self, patience: Patience = AT_ONCE) -> None:
+    def __call__(self, patience: Patience = AT_ONCE, bar: Bar = QUIET) -> None:
         place = where(self.site)
         self.spool.begin(spool.describe(place))
         sums = bundle.parse_sums((self.spool.folder / SUMS).read_text())
         wanted = spool.sizes(place, spool.limits(made(self.spool.folder), sums))
         self.spool.check_room(wanted)
-        self.spool.fetch(place, wanted, sums, patience)
+        self.spool.fetch(place, wanted, sums, patience, bar)
 
     def there(self) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in self.spool.folder.iterdir()}
@@ -127,6 +132,13 @@ def test_what_is_left_of_another_bundle_goes(fetching: Fetching) -> None:
     fetching.site.files = {**files(), SUMS: files()[SUMS] + b"%s  other\n" % (b"0" * 64)}
     fetching.spool.begin(spool.describe(where(fetching.site)))
     assert fetching.there().keys() == {SUMS, SIGNATURE, ABOUT}
+
+
+def test_a_bar_says_how_far_all_of_it_is(fetching: Fetching, screen: Screen) -> None:
+    whole = sum(map(len, CONTENTS.values()))
+    with progress.bar("fetching") as bar:
+        fetching(bar=bar)
+    screen.seen("fetching hatchery_0.1.1", f"{whole / 1024:.1f} KiB of {whole / 1024:.1f} KiB")
 
 
 def test_what_is_no_file_of_the_bundle_goes(fetching: Fetching) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer.main
 
-from appliance.cli.main import EXIT_STATUS, INTERRUPTED, READER_GONE, WRONG_COMMAND_LINE, app
+from appliance.cli.main import EXIT_STATUS, INTERRUPTED, READER_GONE, app
 
 PROGRAM = "hatchery"
 
@@ -131,7 +131,7 @@ def _statuses() -> Iterator[str]:
     codes: dict[int, list[str]] = {}
     for code, status in EXIT_STATUS.items():
         codes.setdefault(status, []).append(code)
-    known = {0: "done", WRONG_COMMAND_LINE: "the command line is wrong", INTERRUPTED: "interrupted"}
+    known = {0: "done", INTERRUPTED: "interrupted"}
     known[READER_GONE] = "who read the output went away"
     known |= {status: f"an error with the code {' or '.join(names)}" for status, names in codes.items()}
     yield ".SH EXIT STATUS"

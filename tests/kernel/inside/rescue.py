@@ -12,6 +12,7 @@ from appliance.host import thin, thin_dump
 from appliance.host.dm import Dm
 from appliance.host.thin import METADATA_BLOCK
 from appliance.model import MIB
+from appliance.progress import QUIET, Bar
 from appliance.rescue import bundle, repair, stream
 from appliance.run import Runner
 from appliance.store import durable, mirror, names, start
@@ -134,8 +135,8 @@ def make_volume(thin_id: int) -> None:
 def repair_cut_off() -> None:
     """A repair that dies in the middle of writing the new metadata back."""
 
-    def cut(image: Path, device: Path) -> None:
-        del image
+    def cut(image: Path, device: Path, bar: Bar = QUIET) -> None:
+        del image, bar
         with device.open("r+b", buffering=0) as file:
             file.write(os.urandom(8 * METADATA_BLOCK))
             os.fsync(file.fileno())

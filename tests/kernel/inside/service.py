@@ -184,7 +184,8 @@ def warm(ref: str) -> str:
 def cold() -> None:
     """Empty the cache."""
     with connect() as client:
-        client.finish(client.cold(), deadline=60)
+        done = client.finish(client.cold(), deadline=60)
+    assert (done.counts, done.done_count) == ("steps", done.total_count), done
 
 
 def status() -> dict[str, object]:
