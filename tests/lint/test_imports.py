@@ -26,7 +26,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "unpack": frozenset({"model"}),
     "pki": frozenset({"errors"}),
     # what the machine can do
-    "host": frozenset({"config", "run", "wait"}),
+    "host": frozenset({"config", "redact", "run", "wait"}),
     "reconcile": frozenset({"host"}),
     "store": frozenset({"reconcile", "fence"}),
     "fence": frozenset({"host"}),

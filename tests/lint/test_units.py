@@ -157,6 +157,7 @@ UNBOUNDED = {
     "hatcheryd.service": "it is alone in having the catalog, and is asked over sockets of this machine",
     "hatchery-retry.service": "it is resident and must never be ended: nobody talks to it",
     "hatchery-attach@.service": "it waits for one server, and its end would be a device's",
+    "hatchery-nvme-connect@.service": "it waits for the kernel alone, on a host that is not ours",
 }
 """Daemons without such bounds, and why."""
 

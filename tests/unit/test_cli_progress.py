@@ -202,7 +202,7 @@ def test_a_backups_dump(screen: Screen, tmp_path: Path) -> None:
     os.write(theirs, bytes(48 * 1024))
     os.close(theirs)
     target = tmp_path / "dump"
-    with open(ours, "rb") as pipe, target.open("wb") as file, progress.bar("packing", 64 * 1024) as bar:  # noqa: PTH123
+    with os.fdopen(ours, "rb") as pipe, target.open("wb") as file, progress.bar("packing", 64 * 1024) as bar:
         packer = cast(Process, SimpleNamespace(popen=SimpleNamespace(stdout=pipe)))
         stream._copy(packer, file.fileno(), target, MIB, time.monotonic() + 10, bar)
     assert target.stat().st_size == 48 * 1024

@@ -11,9 +11,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write what differs, or only say so; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="script/reference",
-        description="Write the files that are made from the code: docs/openapi.json from the API, docs/man from the "
-        "commands, docs/metrics.md from the metrics, docs/settings.md from the settings. Run it when one of them "
-        "changed; the tests compare.",
+        description="Write the files that are made from the code.",
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; status 1 when a file is not as it should be"
