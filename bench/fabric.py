@@ -64,7 +64,7 @@ def measure(log: Path, turns: int, seconds: float) -> Found:
         with on.steps.step("Attach clones of one template over NBD and over NVMe/TCP"):
             targets = _targets(on)
         with on.steps.step("Read what they share into the cache"):
-            until(lambda: _reads_of_backend(on, targets[DEVICE]) == 0, "the clones to be in the cache", deadline=300)
+            until(lambda: _reads_of_backend(on, targets[DEVICE]) == 0, "the clones to be in the cache", deadline=900)
         daemon = on.vm.ssh(["systemctl", "show", f"hatchery-nbd@{demo.CLIENT}", "--property=MainPID", "--value"])
         plan = Plan(targets, DEPTHS, turns, seconds, int(daemon.stdout), SPAN)
         with on.steps.step(f"Read in turns: {', '.join(targets)}"):
@@ -104,7 +104,7 @@ def _targets(on: Deployed) -> dict[str, str]:
     where = ["--transport=tcp", f"--traddr={demo.GUEST_ADDRESS}", f"--trsvcid={PORT}", f"--nqn={view.nqn}"]
     host = [f"--hostnqn={HOST_NQN}", f"--hostid={HOST_NQN.rpartition(':')[2]}", f"--dhchap-secret={key}"]
     ssh(["nvme", "connect", *where, *host], timeout=300)
-    until(lambda: ssh(["test", "-b", view.device], check=False).returncode == 0, view.device, deadline=60, interval=1)
+    until(lambda: ssh(["test", "-b", view.device], check=False).returncode == 0, view.device, deadline=300, interval=1)
     return {DEVICE: clones[DEVICE].device, NBD: nbd, NVME: view.device}
 
 
@@ -183,8 +183,8 @@ def _row(name: str, found: Found, depth: int) -> Row:
         f"4 KiB reads a second that hit, {ask}, of /dev/nvmeXnY over NVMe/TCP against /dev/nbdX of hatchery-attach, the"
         " kernel's own clients both, by TCP on the loopback of the built appliance, of clones of a template; scattered"
         " over 48 MiB, by `qemu-img bench` (the kernel's AIO, O_DIRECT), for it has no fio; they take turns, median of"
-        f" the ratios of the pairs ({found.machine}). What bounds them is the processors and the wake-ups of one after"
-        f" the other: over NVMe/TCP {said(NVME)}; over NBD {said(NBD)}; of the clone's device itself"
+        f" the ratios of the pairs ({found.machine}). Where the processors are not idle, their time bounds it, else"
+        f" the wait for wake-ups and the drive: over NVMe/TCP {said(NVME)}; over NBD {said(NBD)}; of the clone's device itself"
         f" {median(rates(found, DEVICE, depth)):.0f} a second, {said(DEVICE)}",
         None,
         {
