@@ -184,8 +184,8 @@ def _row(name: str, found: Found, depth: int) -> Row:
         " kernel's own clients both, by TCP on the loopback of the built appliance, of clones of a template; scattered"
         " over 48 MiB, by `qemu-img bench` (the kernel's AIO, O_DIRECT), for it has no fio; they take turns, median of"
         f" the ratios of the pairs ({found.machine}). Where the processors are not idle, their time bounds it, else"
-        f" the wait for wake-ups and the drive: over NVMe/TCP {said(NVME)}; over NBD {said(NBD)}; of the clone's device itself"
-        f" {median(rates(found, DEVICE, depth)):.0f} a second, {said(DEVICE)}",
+        f" the wait for wake-ups and the drive: over NVMe/TCP {said(NVME)}; over NBD {said(NBD)}; of the clone's device"
+        f" itself {median(rates(found, DEVICE, depth)):.0f} a second, {said(DEVICE)}",
         None,
         {
             **{f"{each}, requests/s": rates(found, each, depth) for each in (DEVICE, NBD, NVME)},
