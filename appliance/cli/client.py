@@ -76,14 +76,22 @@ def add(
 
 def _spec(address: str | None, tcp: str | None, plain: bool) -> schema.ClientSpec:
     if address is not None and tcp is not None:
-        raise InvalidInput("where it listens is said twice", hint="give either --address or --tcp")
+        raise InvalidInput(
+            "where it listens is said twice",
+            why="--address is by itself, and part of --tcp",
+            hint="give either --address or --tcp",
+        )
     if address is not None:
         return schema.ClientSpec(transport="tcp", address=address.strip("[]"), plain=plain)
     if tcp is not None:
         address, port = client_nvme.parse_listen(tcp, "192.0.2.1:10809")
         return schema.ClientSpec(transport="tcp", address=address, port=port, plain=plain)
     if plain:
-        raise InvalidInput("a unix socket is always plain", hint="give --address, or leave out --plain")
+        raise InvalidInput(
+            "a unix socket is always plain",
+            why="without an address the client is on this machine",
+            hint="give --address, or leave out --plain",
+        )
     return schema.ClientSpec(transport="unix")
 
 

@@ -146,7 +146,9 @@ def test_the_updates_commands_are_written_down_without_what_opens_a_url(
     url = ["https://me:hush@updates.example:8443/1.0?signature=hush#hush"] if verb == "apply" else []
     assert update.main([verb, *url], told.append) == update.REFUSED
     assert "another update is under way" in capsys.readouterr().err
-    said = " ".join(["hatchery-update", verb, *(["https://updates.example:8443/1.0"] if url else [])])
+    said = " ".join(
+        ["hatchery-update", verb, *(["'https://[left out]@updates.example:8443/1.0?[left out]'"] if url else [])]
+    )
     assert the_line(told) == (said, "refused", "in-use: another update is under way")
     assert "hush" not in str(told)
 
