@@ -83,8 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def update_docs(report: Report, docs: Path) -> None:
-    """Write the bench's page, and its rows into the page of results."""
+    """Write the bench's page, and its rows into the page of results; and what another run may take from it, as JSON."""
     (docs / f"bench-{report.bench}.md").write_text(report.page(), encoding="utf-8")
+    if report.figures:
+        (docs / f"bench-{report.bench}.json").write_text(json.dumps(report.as_json()) + "\n", encoding="utf-8")
     results = docs / "results.md"
     page = sections.put(results.read_text(encoding="utf-8"), report.bench, report.section())
     results.write_text(page, encoding="utf-8")

@@ -213,7 +213,8 @@ def test_the_exit_status_tells_of_a_missed_figure(
 def test_docs_are_written_from_a_run_and_the_page_of_results_keeps_the_rest(tmp_path: Path) -> None:
     results = tmp_path / "results.md"
     results.write_text("# Results\n\nOf the demo.\n", encoding="utf-8")
-    for report in (Report("store", {"taken": "today"}, (SLOW,)), Report("peers", {}, (LIGHT,))):
+    kept = {"hatchery": {"a trace": {"first": {"seconds": [1.5]}}}}
+    for report in (Report("store", {"taken": "today"}, (SLOW,)), Report("peers", {}, (LIGHT,), figures=kept)):
         suite.update_docs(report, tmp_path)
         suite.update_docs(report, tmp_path)
     page = results.read_text(encoding="utf-8")
@@ -222,6 +223,8 @@ def test_docs_are_written_from_a_run_and_the_page_of_results_keeps_the_rest(tmp_
     assert "| slow | 1.3 |" in page
     assert "`script/bench store --update-docs` repeats it" in page
     assert (tmp_path / "bench-store.md").read_text(encoding="utf-8").startswith("# Bench: store")
+    assert json.loads((tmp_path / "bench-peers.json").read_text())["figures"] == kept
+    assert not (tmp_path / "bench-store.json").exists()
 
 
 def test_lvm_snapshots_are_copied_with_ids_of_their_own() -> None:
