@@ -62,9 +62,6 @@ class Peer(ABC):
 class Creating(ABC):
     """A peer whose clones can be counted: what one costs where there are many."""
 
-    most = 1000
-    """More are not made."""
-
     @abstractmethod
     def reach(self, present: int) -> None:
         """Make clones, in whatever way is quick, until so many are there; nobody uses them."""

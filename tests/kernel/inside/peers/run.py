@@ -198,8 +198,6 @@ def creation(peer: Creating, plan: Plan) -> Figures:
     with disks.unhurried():
         empty = peer.space()
     for present in plan.present:
-        if present > peer.most:
-            continue
         print(f"{peer_name}: making clones with {present} present", flush=True)
         with disks.unhurried():
             peer.reach(present)
