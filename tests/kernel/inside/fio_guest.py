@@ -45,7 +45,7 @@ def load(socket: Path, out: Path, offset: int = 0) -> list[str]:
     return [
         *("fio", "--name=guest", "--ioengine=nbd", f"--uri=nbd+unix:///disk?socket={socket}", "--rw=randrw"),
         *("--bs=4k", "--iodepth=8", f"--offset={offset}", f"--size={SPAN}", "--serialize_overlap=1"),
-        *("--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1"),
+        *("--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1", "--verify_state_save=0"),
         *("--time_based", "--runtime=3600", "--output-format=json", f"--output={out}"),
     ]
 
