@@ -41,11 +41,13 @@ _REFUSALS = (
 """What a caller is told before anything was done; all other errors are failures, as in the API."""
 
 
-def write(message: str, result: str, fields: Mapping[str, str], tell: Tell = journal.send) -> None:
-    """Write a line; where there is no journal, into the program's own log."""
+def write(
+    message: str, result: str, fields: Mapping[str, str], tell: Tell = journal.send, level: int = logging.INFO
+) -> None:
+    """Write a line; where there is no journal, into the program's own log, with that ``level``."""
     known = {"MESSAGE": message, "PRIORITY": "5" if result == "done" else "4", "SYSLOG_IDENTIFIER": TAG}
     if not tell({**known, "HATCHERY_RESULT": result, **fields}):
-        log.info("%s", message)
+        log.log(level, "%s", message)
 
 
 def commanded(program: str, words: Sequence[str], body: Callable[[], int], tell: Tell = journal.send) -> int:
@@ -71,7 +73,8 @@ def commanded(program: str, words: Sequence[str], body: Callable[[], int], tell:
     finally:
         said = f"{who_in_words(who)}: {command}: {result}" + (f", {problem}" if problem else "")
         told = {**who, "HATCHERY_COMMAND": command, "HATCHERY_STATUS": status, "HATCHERY_PROBLEM": problem}
-        write(said, result, told, tell)
+        # Who called it sees its end himself.
+        write(said, result, told, tell, logging.DEBUG)
 
 
 def caller() -> dict[str, str]:
