@@ -139,6 +139,10 @@ def test_what_was_begun_is_ended(running: ModelDaemon, files: Files) -> None:
     running.filters["clone-2-limit"] = "clone-2"
     daemon.remove(DB)
     assert (running.limits, running.filters) == ({}, {})
+    running.limits["clone-2"] = dict(FREE)
+    running.filters["clone-2-limit"] = "clone-2"
+    daemon.add([DB])
+    assert (running.exports["clone-2"], held(running)["clone-2"]) == ("db", HELD)
 
 
 def test_what_cannot_be_opened_leaves_no_group(running: ModelDaemon, files: Files) -> None:

@@ -96,14 +96,20 @@ class StorageDaemon:
                 try:
                     qmp.execute("blockdev-add", export.blockdev(self._aio))
                 except QmpError:
-                    if export.node not in _nodes(qmp):
+                    nodes = _nodes(qmp)
+                    if export.node in nodes:
+                        present = _exports(qmp) if present is None else present
+                        self._limit(qmp, export, held=_has_group(qmp, export.node))
+                        if export.node in present:
+                            continue
+                    elif export.filter in nodes:
+                        # Whoever removed the node was killed before its filter went.
+                        _remove_node(qmp, export.filter)
+                        qmp.execute("blockdev-add", export.blockdev(self._aio))
+                    else:
                         if export.limited:
                             qmp.execute("object-del", {"id": export.node})
                         raise
-                    present = _exports(qmp) if present is None else present
-                    self._limit(qmp, export, held=_has_group(qmp, export.node))
-                    if export.node in present:
-                        continue
                 qmp.execute("block-export-add", export.export())
             except QmpError as error:
                 raise Unhealthy(
