@@ -3,13 +3,13 @@
 The planner is pure. It never lets go of a way back: what runs was found good, and can open what the new one leaves.
 """
 
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from appliance import wait
 from appliance.errors import HatcheryError, InUse, NoSpace, NotFound, NotReady, Refused, Unhealthy
 from appliance.host import block, partitions
 from appliance.host.partitions import Partition
@@ -94,21 +94,14 @@ def _watched(bar: Bar, words: str, size: int) -> Iterator[None]:
         yield
         return
     disk = slots.system_disk()
-    begin, ended = block.statistics(disk).write_bytes, threading.Event()
+    begin = block.statistics(disk).write_bytes
     bar.begin(words, size)
 
     def look() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            with suppress(HatcheryError):
-                bar.tell(words, min(size, block.statistics(disk).write_bytes - begin), size)
+        bar.tell(words, min(size, block.statistics(disk).write_bytes - begin), size)
 
-    thread = threading.Thread(target=look, name="progress", daemon=True)
-    thread.start()
-    try:
+    with wait.watch(look, interval=LOOK_SECONDS):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 @dataclass(frozen=True, slots=True)
