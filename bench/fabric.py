@@ -225,7 +225,7 @@ def _asked(depth: int) -> str:
 
 def _manner(found: Found) -> str:
     return (
-        "of clones of a template, scattered over 48 MiB, by `qemu-img bench` (of a device by the kernel's AIO, O_DIRECT)"
+        "of clones of a template, scattered over 48 MiB, by `qemu-img bench` (devices by the kernel's AIO, O_DIRECT)"
         f" on the appliance, which has no fio; they take turns, median of the ratios of the pairs ({found.machine})"
     )
 

@@ -1,4 +1,4 @@
-"""Reads of block devices and NBD exports in turns, and what they cost in processor time. Runs in the appliance, which has no fio.
+"""Reads of devices and NBD exports in turns, and what they cost in processor time. Runs in the appliance without fio.
 
 It is told what to do as JSON in its first argument, and tells a line of JSON for each turn. The reads are qemu-img's,
 by the kernel's AIO and past the page cache, as fio's engine libaio does them.
@@ -28,7 +28,7 @@ _DAEMON, _READER, _KERNEL = "storage daemon", "reader", "kernel's threads"
 
 @dataclass(frozen=True)
 class Plan:
-    """``targets`` are devices and URIs by names, ``depths`` how many reads at a time, ``seconds`` about those of a turn.
+    """``targets`` are devices or URIs by name, ``depths`` how many reads at a time, ``seconds`` about those of a turn.
 
     ``daemons``: process ids of the storage daemons. ``span``: how much of each target is read, in bytes.
     """
