@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Protocol
 
-from appliance.errors import BadImage, HatcheryError
+from appliance.errors import BadImage
 from appliance.images import sandbox
 from appliance.images.piped import Piped
 from appliance.images.sources import CHUNK, Source
@@ -93,8 +93,10 @@ class UnpackedSource:
             with contextlib.suppress(BrokenPipeError), process.input as target:
                 for chunk in self._packed.chunks():
                     target.write(chunk)
-        except HatcheryError as error:
-            self._broken = error
+        except Exception as error:
+            # Who reads raises it. Once closed, a source may fail as it likes: nobody reads.
+            if not self._closed.is_set():
+                self._broken = error
 
 
 def command(unit: str, kind: Compression) -> tuple[str, ...]:

@@ -168,8 +168,17 @@ class Endless:
         self.closed.set()
 
 
-def test_one_that_is_under_way_is_taken_back(empty: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = Endless()
+class Torn(Endless):
+    """As some that are closed while another thread reads."""
+
+    def chunks(self) -> Iterator[bytes]:
+        yield from super().chunks()
+        raise ValueError("read of closed file")
+
+
+@pytest.mark.parametrize("kind", [Endless, Torn])
+def test_one_that_is_under_way_is_taken_back(empty: Box, monkeypatch: pytest.MonkeyPatch, kind: type[Endless]) -> None:
+    source = kind()
 
     def opened(_: str) -> Source:
         return source
