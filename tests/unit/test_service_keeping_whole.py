@@ -59,7 +59,8 @@ def test_a_new_template_is_read_whole(box: Box) -> None:
 def test_before_the_cache_was_seen_it_waits_for_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with boot_set_box.box(tmp_path, monkeypatch) as made:
         made.add_template("debian")
-        assert read(made) == []
+        settled(made)
+        assert (read(made), made.service.show_template("debian").prefetch) == ([], None)
         made.store.flows = missing()
         look(made)
         assert read(made) == [("debian@1", SIZE)]

@@ -211,6 +211,14 @@ def test_boot_sets_leave_what_is_whole_no_room(looker: Looker, monkeypatch: pyte
     assert looker.read_templates() == ["none@1"], "though no clone uses it, and clones use the others"
 
 
+def test_a_template_with_a_boot_set_takes_no_room_as_a_whole(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker.box.service.put_boot_set("many", as_file((Extent(0, 2 * PAGE),), OWN))
+    monkeypatch.setattr(shares, "SHARE", (2 * PAGE + looker.held("few")) / CACHE)
+    looker.missing = MIB
+    looker.look()
+    assert looker.read_templates() == ["many@1", "few@1"]
+
+
 def test_a_template_whose_boot_set_was_forgotten_is_kept_as_one_that_never_had_any(
     looker: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
