@@ -53,7 +53,8 @@ def test_a_template_that_was_never_booted_is_warm_all_the_same(small: Lab) -> No
     assert_warm(small.call(import_load.boot, "first", "debian", 32, timeout=120), data)
 
     small.call(boot_set.cold)
-    assert small.call(import_load.boot, "cold", "debian", 32, timeout=120)["backend"] >= data, "it was not cold"
+    booted = small.call(import_load.boot, "cold", "debian", 32, timeout=120)
+    assert booted["backend"] >= data * 0.99, "it was not cold"
     small.call(boot_set.cold)
     daemon.restart()
     fetched = small.call(boot_set.settled, why="the cache was found without it", timeout=160)
