@@ -107,12 +107,13 @@ class Fetched:
 class Surroundings:
     """What a prefetch looks at, so often that it must be cheap. ``flow``: bytes read from the backend and written
     to the cache so far. ``guests``: how many requests of guests are under way. ``room``: bytes that may be under way.
-    ``stopped`` ends it."""
+    ``stopped`` ends it. ``gate`` is gone through before each request: it may keep one waiting."""
 
     flow: Callable[[], tuple[int, int]]
     guests: Callable[[], int]
     room: int = LEAST_ROOM
     stopped: threading.Event = field(default_factory=threading.Event)
+    gate: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,7 @@ class _Pass:
     def _work(self, page: memoryview) -> None:
         stopped = self._around.stopped
         while not stopped.is_set():
+            self._around.gate()
             with self._pieces.taken(self._size) as piece:
                 if piece is None or stopped.is_set():
                     return

@@ -53,6 +53,11 @@ class BootSets:
             return 0
         return 0 if found is None else found.total_bytes
 
+    def has_own(self, template: Template) -> bool:
+        """Whether a template has a boot set that was learned from its own content."""
+        stored = self._core.catalog.boot_set(template.thin_id)
+        return stored is not None and not stored.guessed
+
     def show(self, text: str) -> BootSetView:
         """All of a template's boot set. Raises InvalidInput, NotFound."""
         template, stored = self._stored(text)

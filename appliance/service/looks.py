@@ -44,12 +44,14 @@ class Looks:
                 yield template
 
     def put_back(self) -> tuple[Problem, ...]:
-        """Rule 14: what an import pushed out of the cache is in it again: boot sets, as far as they have room."""
+        """Rule 14: what an import pushed out of the cache is in it again, as far as there is room."""
         found = []
         for template in self._core.catalog.templates():
             view = self._prefetching.view(template.thin_id)
-            if view is not None and view.state in SHORT:
-                what = f"the boot set of {template.ref} is not wholly in the cache"
+            own = self._core.catalog.boot_set(template.thin_id) is not None
+            # That all of a template has no room, which has no boot set yet, is nothing that went wrong.
+            if view is not None and view.state in SHORT and (own or view.passes):
+                what = f"{'the boot set of' if own else 'template'} {template.ref} is not wholly in the cache"
                 hint = "run `hatchery template warm`, and see with `hatchery template show` whether all of it has room"
                 found.append(Problem(Health.DEGRADED, what, hint, 14))
         return tuple(found)

@@ -1,6 +1,7 @@
 """Where templates lie in the pool's data, asked once for each: a sealed volume's blocks stay where they are."""
 
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from appliance.service.core import Core
 
 log = logging.getLogger(__name__)
 
-KNOWN = 64
-"""Of so many templates the places are kept; of a boot set they are some hundred."""
+KNOWN = 128
+MOST = 10_000
+"""Of so many boot sets and whole templates the places are kept; of a boot set they are some hundred, and of a template
+in a pool with many small gaps more than are kept."""
 
 
 class Places:
@@ -20,25 +23,32 @@ class Places:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._known: dict[int, tuple[tuple[Extent, ...], Path, Sequence[Extent]]] = {}
+        self._lock = threading.Lock()
+        self._known: dict[tuple[int, tuple[Extent, ...]], tuple[Path, Sequence[Extent]]] = {}
 
     def of(self, template: Template, device: Path, extents: Sequence[Extent]) -> tuple[Path, Sequence[Extent]]:
         """A device, and the extents of it that hold what ``extents`` of the template do; holes are left out.
 
         That is the template's own ``device`` while another reads the pool's metadata, or it cannot be read.
         """
-        known = self._known.pop(template.thin_id, None)
-        if known is None or known[0] != tuple(extents):
+        key = template.thin_id, tuple(extents)
+        with self._lock:
+            known = self._known.pop(key, None)
+        if known is None:
             try:
-                known = (tuple(extents), *self._core.pool.places(template.thin_id, extents))
+                known = self._core.pool.places(template.thin_id, extents)
             except HatcheryError as error:
                 log.info("template %s is read as a volume: %s", template.ref, error)
                 return device, extents
-        self._known[template.thin_id] = known
-        while len(self._known) > KNOWN:
-            del self._known[next(iter(self._known))]
-        return known[1:]
+        with self._lock:
+            if len(known[1]) <= MOST:
+                self._known[key] = known
+            while len(self._known) > KNOWN:
+                del self._known[next(iter(self._known))]
+        return known
 
     def forget(self, template: Template) -> None:
         """What was found was not it."""
-        self._known.pop(template.thin_id, None)
+        with self._lock:
+            for key in [key for key in self._known if key[0] == template.thin_id]:
+                del self._known[key]

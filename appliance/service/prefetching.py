@@ -1,173 +1,208 @@
-"""What keeps boot sets in the cache: by command, when they came to be, at start-up, and when the cache has lost them.
+"""Prefetches: what of a template is read into the cache, by whom it was wanted, how far it is and how it ended.
 
-A template that has no boot set is read whole, by command, or after its cache is back on a new drive and clones use it.
+A template's boot set is read, or all of one that has none. What nobody asked for and reads a template whole lets all
+others go first, and ends when the template's boot set is to be read, or the template is removed.
 """
 
-import contextlib
 import logging
-import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from appliance.bootset import prefetch
-from appliance.bootset.extents import sampled
-from appliance.bootset.prefetch import Fetched, Surroundings
+from appliance.bootset.prefetch import Fetched
 from appliance.catalog import Template
 from appliance.errors import HatcheryError, InUse, NotReady, Refused, Unhealthy
 from appliance.model import Access, Extent, TemplateRef, TemplateState
-from appliance.schema import PrefetchView, StoreView
+from appliance.schema import PrefetchView
 from appliance.service.bootsets import BootSets
 from appliance.service.core import Core
 from appliance.service.operations import Job, Operations
-from appliance.service.places import Places
 from appliance.service.ports import CacheWatch
+from appliance.service.reading import Reading
 from appliance.service.sealed import check_sealed
-from appliance.service.shares import Shares
+from appliance.service.setbacks import HOLD_SECONDS, Part, Setbacks
 
 log = logging.getLogger(__name__)
 
-CHECK_SECONDS = 600.0
-"""Time between two looks at whether the cache still has the boot sets."""
-
-HOLD_SECONDS = 900.0
-"""A cache that was emptied by command stays as it is for so long: somebody measures."""
-
-TURN_LOOK = 0.2
-"""Seconds from one look to the next at whether what waits for its turn is still wanted."""
-
-SAMPLE = 300
-"""A look reads so many pages of a boot set, and finds a loss of one page in a hundred 95 times of 100. When any came
-from the backend, all of the set is read, which costs it no more than what is missing."""
-
-DOUBTED = 0.1
-"""Where guests' requests are always under way, nobody can tell for whom the backend read a page: when it read for
-more than this share of a look's pages, all is read too."""
-
-PROOF = 32
-"""Pages that are read through the template's volume after a prefetch that went past it."""
-
-PATIENCE = 6
-"""After a prefetch that did not get all in, the next comes with the next look; then the pause doubles, so often."""
+LET_GO_SECONDS = 5.0
+"""Who removes a template waits at most so long for the end of its last request."""
 
 SHORT = ("incomplete", "failed")
 """Ends of a prefetch after which boots need the backend."""
 
 
+@dataclass
+class _Run:
+    """A prefetch. ``yields``: to whatever else is to be read. ``gave_way``: to what it did. ``over``: it reads nothing
+    any more. ``done``: nobody has to do with it any more."""
+
+    template: Template
+    device: Path
+    extents: Sequence[Extent]
+    part: Part
+    job: Job
+    yields: bool
+    gave_way: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def thin_id(self) -> int:
+        return self.template.thin_id
+
+    def give_way(self, to: str) -> None:
+        self.gave_way = to
+        self.stop.set()
+
+
 class Prefetching:
-    """One prefetch at a time; what else is wanted waits for its turn."""
+    """The prefetches, those that wait for their turn included. ``attached``: whether there is a cache, if known."""
 
     def __init__(self, core: Core, operations: Operations, boot_sets: BootSets, ports: CacheWatch) -> None:
         self._core = core
         self._operations = operations
         self._boot_sets = boot_sets
         self._ports = ports
-        self._places = Places(core)
-        self._turn = threading.Lock()
+        self.reading = Reading(core, ports)
+        self.setbacks = Setbacks()
+        self.attached: bool | None = None
         self._closed = threading.Event()
-        self._stops: set[threading.Event] = set()
+        self._looks: set[threading.Event] = set()
         self._held_until = 0.0
         self._views: dict[int, PrefetchView] = {}
-        self._wanted: set[int] = set()
-        self._again: dict[int, str] = {}
-        self._setbacks: dict[int, int] = {}
-        self._not_before: dict[int, float] = {}
-        self._mark = ports.cold_marks()
-        self._attached: bool | None = None
-        self._shares = Shares(core, boot_sets)
-        self._back = threading.Event()
-        """The cache came back, and what that asks for was not done yet."""
-        self._next_check = 0.0
-        self._looking: threading.Thread | None = None
-
-    # --- by command, and when a boot set came to be
+        self._runs: dict[int, _Run] = {}
+        self._next: dict[int, Callable[[], None]] = {}
 
     def warm(self, text: str) -> Job:
         """Start to fetch a template's boot set, or all of a template without one.
 
-        Raises NotFound, NotReady, InUse, Refused.
+        What reads all of it already, unasked, becomes what was asked for. Raises NotFound, NotReady, InUse, Refused.
         """
-        return self.begin(self._core.catalog.template(TemplateRef.parse(text)), "asked for")
+        template = self._core.catalog.template(TemplateRef.parse(text))
+        with self._core.lock:
+            run = self._runs.get(template.thin_id)
+            if run is not None and run.yields and not run.stop.is_set():
+                run.yields = False
+                self._tell(run, why="asked for")
+                return run.job
+        return self.begin(template, "asked for")
 
-    def begin(self, template: Template, why: str, *, unasked: bool = False) -> Job:
-        """The same, for a template that was looked up.
+    def begin(self, template: Template, why: str, *, unasked: bool = False, whole: bool = False) -> Job:
+        """The same, for a template that was looked up; ``whole``: all of it, even if it has a boot set.
 
         What is ``unasked`` is Refused too for a while after the cache was emptied by command: it is to be cold.
         """
-        if self._attached is False:
+        if self.attached is False:
             raise NotReady(
                 f"template {template.ref} cannot be warmed", why="there is no cache now", hint="see `hatchery status`"
             )
-        found = self._boot_sets.find(template)
+        found = None if whole else self._boot_sets.find(template)
+        part = Part.WHOLE if found is None else Part.BOOT_SET
         extents = found.extents if found is not None else (Extent(0, template.size),)
-        total = sum(extent.length for extent in extents)
         with self._core.lock:
-            if template.state is not TemplateState.READY:
-                raise NotReady(
-                    f"template {template.ref} cannot be warmed",
-                    why=f"it is {template.state}",
-                    hint=f"wait until it is ready: `hatchery template show {template.ref}`",
-                )
-            if template.thin_id in self._wanted:
-                raise InUse(
-                    f"template {template.ref} is being warmed already",
-                    why="its boot set is read at this moment",
-                    hint="wait for that operation",
-                )
-            # Asked with the lock, which ``hold`` takes after it has said so: what began before is ended by it.
-            emptied = self._ports.cold_marks() % 2 == 1
-            if emptied or (unasked and self._held()):
-                raise Refused(
-                    f"template {template.ref} is not read into the cache",
-                    why="it is being emptied" if emptied else "it was emptied by command",
-                    hint="run `hatchery template warm` when that is done",
-                )
+            template = self._core.catalog.template_of_id(template.thin_id)  # it may be gone by now
+            self._check(template, unasked=unasked)
             device = self._activate(template)
-            self._wanted.add(template.thin_id)
-            stop = threading.Event()
-            self._stops.add(stop)
-            self._views[template.thin_id] = PrefetchView(state="waiting", why=why, total_bytes=total, began=time.time())
             job = self._operations.begin("warm", template.ref, "waiting for its turn")
-            job.cancellable(stop.set)
-        self._operations.run(job, lambda job: self._work(job, template, device, extents, stop))
+            run = _Run(template, device, extents, part, job, yields=unasked and part is Part.WHOLE)
+            self._runs[template.thin_id] = run
+            total = sum(extent.length for extent in extents)
+            self.show(template, PrefetchView(state="waiting", why=why, total_bytes=total, began=time.time()))
+            job.cancellable(run.stop.set)
+        self._operations.run(job, lambda job: self._work(job, run))
         return job
 
-    def begin_unasked(self, template: Template, why: str) -> None:
-        """As ``begin_quietly``, unless the cache was emptied by command: then a later look fetches it."""
-        if self._held():
-            log.info("template %s is not prefetched now: the cache was emptied by command", template.ref)
-        else:
-            self.begin_quietly(template, why, unasked=True)
+    def _check(self, template: Template, *, unasked: bool) -> None:
+        """With the lock. Raises NotReady, InUse, Refused."""
+        if template.state is not TemplateState.READY:
+            raise NotReady(
+                f"template {template.ref} cannot be warmed",
+                why=f"it is {template.state}",
+                hint=f"wait until it is ready: `hatchery template show {template.ref}`",
+            )
+        if template.thin_id in self._runs:
+            raise InUse(
+                f"template {template.ref} is being warmed already",
+                why="it is read at this moment",
+                hint="wait for that operation",
+            )
+        # Asked with the lock, which ``hold`` takes after it has said so: what began before is ended by it.
+        emptied = self._ports.cold_marks() % 2 == 1
+        if emptied or (unasked and self.held()):
+            raise Refused(
+                f"template {template.ref} is not read into the cache",
+                why="it is being emptied" if emptied else "it was emptied by command",
+                hint="run `hatchery template warm` when that is done",
+            )
 
-    def begin_quietly(self, template: Template, why: str, *, unasked: bool = False) -> None:
-        """``begin`` for a boot set that has just come to be; what stands against it is logged.
+    def after(self, thin_id: int, begin: Callable[[], None]) -> bool:
+        """Have ``begin`` called when the present prefetch of a template is over; one that yields ends for it.
 
-        While an older one is being read, it comes after that. One for which boot sets have no room is left out, loudly.
+        Returns whether there is one. What was to come after it is forgotten.
         """
         with self._core.lock:
-            if template.thin_id in self._wanted:
-                self._again[template.thin_id] = why
-                return
+            run = self._runs.get(thin_id)
+            if run is None:
+                return False
+            if run.yields:
+                run.give_way("its boot set is read")
+            self._next[thin_id] = begin
+            return True
+
+    def let_go(self, thin_id: int) -> bool:
+        """With the lock: end what yields, for the template is to be removed. Whether nothing reads it then."""
+        run = self._runs.get(thin_id)
+        if run is None:
+            return True
+        if not run.yields:
+            return False
+        run.give_way("the template is to be removed")
+        self._next.pop(thin_id, None)
+        return run.over.wait(LET_GO_SECONDS)
+
+    def wait(self, thin_id: int) -> None:
+        """Wait for the end of a template's present prefetch."""
+        with self._core.lock:
+            run = self._runs.get(thin_id)
+        if run is not None:
+            run.done.wait()
+
+    def lost(self, template: Template, extents: Sequence[Extent], part: Part) -> bool:
+        """Whether the cache has lost that part of a template, by reading some pages of it. Raises HatcheryError."""
+        stop = threading.Event()
+        with self._core.lock:
+            device = self._activate(template)
+            self._looks.add(stop)
         try:
-            if template.thin_id in self._shares.outside():
-                self._leave_out(template)
-            else:
-                self.begin(template, why, unasked=unasked)
-        except InUse:
-            self.begin_quietly(template, why, unasked=unasked)  # another was faster
-        except HatcheryError as error:
-            log.warning("template %s is not prefetched: %s", template.ref, error)
+            return self.reading.lost(template, device, extents, stop, holes=part is Part.WHOLE)
+        finally:
+            with self._core.lock:
+                self._looks.discard(stop)
 
     def is_busy_with(self, thin_id: int) -> bool:
         """Whether a template is being read, or will be."""
-        return thin_id in self._wanted
+        return thin_id in self._runs or thin_id in self._next
 
     def view(self, thin_id: int) -> PrefetchView | None:
         """How the last prefetch of a template went, or goes; None since this process began."""
         return self._views.get(thin_id)
+
+    def show(self, template: Template, view: PrefetchView) -> None:
+        """Have that told of a template from now on."""
+        self._views[template.thin_id] = view
+
+    def held(self) -> bool:
+        """Whether the cache was emptied by command, lately."""
+        return monotonic() < self._held_until
+
+    @property
+    def closed(self) -> bool:
+        """Whether all has ended."""
+        return self._closed.is_set()
 
     def hold(self) -> None:
         """The cache is about to be emptied by command: end what runs, and begin nothing unasked for a while."""
@@ -186,88 +221,81 @@ class Prefetching:
     def _end_all(self) -> None:
         self._held_until = monotonic() + HOLD_SECONDS
         with self._core.lock:
-            for stop in self._stops:
+            runs = tuple(self._runs.values())
+            for stop in (*self._looks, *(run.stop for run in runs)):
                 stop.set()
-        with self._turn:
-            pass
-
-    def _held(self) -> bool:
-        return monotonic() < self._held_until
-
-    def _around(self, stop: threading.Event) -> Surroundings:
-        return Surroundings(self._ports.flow(), self._ports.guests, prefetch.room(self._shares.cache_size or 0), stop)
+        self.reading.wait()
+        for run in runs:
+            run.done.wait()
 
     def _activate(self, template: Template) -> Path:
         device = self._core.pool.activate_template(template.thin_id, template.size, Access.READ_ONLY)
         check_sealed(device)
         return device
 
-    def _work(
-        self, job: Job, template: Template, device: Path, extents: Sequence[Extent], stop: threading.Event
-    ) -> None:
+    def _work(self, job: Job, run: _Run) -> None:
         try:
-            done = self._fetch(job, template, device, extents, stop)
-            if stop.is_set():
-                if job.unwanted:
-                    self._leave_alone(template)
-                self._end(template, "stopped", left_bytes=done.left, seconds=done.seconds)
-                job.check()
-                why = "hatcheryd ends" if self._closed.is_set() else "the cache is emptied by command"
-                raise Refused(
-                    f"the prefetch of {template.ref} was broken off",
-                    why=why,
-                    hint="warm it again: `hatchery template warm`",
-                )
-            self._conclude(job, template, done)
+            done = self._fetch(job, run)
+            if run.stop.is_set():
+                self._break_off(job, run, done)
+            else:
+                self._conclude(job, run, done)
         finally:
             with self._core.lock:
-                self._wanted.discard(template.thin_id)
-                self._stops.discard(stop)
-                again = self._again.pop(template.thin_id, None)
-            if again is not None and not job.unwanted:
-                self.begin_unasked(template, again)
+                del self._runs[run.thin_id]
+                begin = self._next.get(run.thin_id)
+            run.done.set()
+            if begin is not None:
+                self._go_on(run.thin_id, begin, wanted=not job.unwanted)
 
-    def _fetch(
-        self, job: Job, template: Template, device: Path, extents: Sequence[Extent], stop: threading.Event
-    ) -> Fetched:
-        began, known, total = 0.0, 0, 0
+    def _go_on(self, thin_id: int, begin: Callable[[], None], *, wanted: bool) -> None:
+        try:
+            if wanted:
+                begin()
+        finally:
+            with self._core.lock:
+                # Until here the template was busy; what was begun may have something come after it in its turn.
+                if self._next.get(thin_id) is begin:
+                    del self._next[thin_id]
 
-        def tell(number: int, done: int) -> None:
+    def _break_off(self, job: Job, run: _Run, done: Fetched) -> None:
+        if job.unwanted:
+            self._tell(run, why="it was cancelled")
+            self.setbacks.let_alone(run.thin_id)
+        elif run.gave_way:
+            self._tell(run, why=run.gave_way)
+        self._end(run, "stopped", left_bytes=done.left, seconds=done.seconds)
+        job.check()
+        if run.gave_way:
+            job.succeed(f"ended early: {run.gave_way}")
+            return
+        why = "hatcheryd ends" if self.closed else "the cache is emptied by command"
+        hint = "warm it again: `hatchery template warm`"
+        raise Refused(f"the prefetch of {run.template.ref} was broken off", why=why, hint=hint)
+
+    def _fetch(self, job: Job, run: _Run) -> Fetched:
+        began, known = 0.0, 0
+
+        def tell(number: int, done: int, total: int) -> None:
             nonlocal began, known
-            if number != self._views[template.thin_id].passes:
+            if number != self._views[run.thin_id].passes:
                 began, known = monotonic(), done
                 job.phase(f"reading the template, pass {number}", total)
             rate = round((done - known) / max(monotonic() - began, 0.001))
-            self._tell(template, state="running", passes=number, total_bytes=total, done_bytes=done, rate=rate)
+            self._tell(run, state="running", passes=number, total_bytes=total, done_bytes=done, rate=rate)
             job.progress(done)
 
-        def read(where: Path, places: Sequence[Extent]) -> Fetched:
-            nonlocal total
-            total = sum(extent.length for extent in places)
-            return prefetch.fetch(where, places, around, tell)
-
         try:
-            with self._in_turn(stop):
-                around, begin = self._around(stop), monotonic()
-                where, places = self._places.of(template, device, extents)
-                done = read(where, places)
-                if where != device and done.complete and not stop.is_set() and self._misses(device, extents, around):
-                    log.warning("template %s is not where it was read: it is read as a volume now", template.ref)
-                    self._places.forget(template)
-                    done = read(device, extents)
-                return replace(done, seconds=monotonic() - begin)
+            return self.reading.fetch(run.template, run.device, run.extents, run.stop, tell, behind=lambda: run.yields)
         except HatcheryError:
-            self._end(template, "stopped" if stop.is_set() else "failed")
+            self._end(run, "stopped" if run.stop.is_set() else "failed")
             raise
+        finally:
+            run.over.set()
 
-    def _misses(self, device: Path, extents: Sequence[Extent], around: Surroundings) -> bool:
-        """Ask for some pages as a guest does: whether what was read was another thing."""
-        sample = sampled(extents, PROOF, random.Random())  # noqa: S311 - nobody gains by guessing it
-        return len(prefetch.read_once(device, sample, around)) > DOUBTED * len(sample)
-
-    def _conclude(self, job: Job, template: Template, done: Fetched) -> None:
+    def _conclude(self, job: Job, run: _Run, done: Fetched) -> None:
         self._end(
-            template,
+            run,
             "warm" if done.complete else "incomplete",
             passes=len(done.passes),
             backend_bytes=sum(done.passes),
@@ -277,132 +305,24 @@ class Prefetching:
         passes = ", ".join(str(each) for each in done.passes)
         log.info(
             "template %s: %d bytes asked for, the backend read %s, %.1f s",
-            template.ref, done.total, passes, done.seconds,
+            run.template.ref, done.total, passes, done.seconds,
         )  # fmt: skip
         if done.complete:
             job.succeed("warm")
         else:
             raise Unhealthy(
-                f"template {template.ref} is not in the cache",
+                f"template {run.template.ref} is not in the cache",
                 why=f"{done.left} of {done.total} bytes still came from the backend in pass {len(done.passes)}",
                 hint="it is tried again, after a while; the cache may be too small for it, see `hatchery status`",
             )
 
-    @contextlib.contextmanager
-    def _in_turn(self, stop: threading.Event) -> Iterator[None]:
-        """Alone; what is stopped while it waits goes on at once, and has to look."""
-        while not (got := self._turn.acquire(timeout=TURN_LOOK)) and not stop.is_set():
-            pass
-        try:
-            yield
-        finally:
-            if got:
-                self._turn.release()
-
-    def _leave_alone(self, template: Template) -> None:
-        """Somebody does not want a template to be read now: begin nothing by itself for a while."""
-        self._tell(template, why="it was cancelled")
-        self._not_before[template.thin_id] = monotonic() + HOLD_SECONDS
-
-    def _end(self, template: Template, state: str, **changes: object) -> None:
+    def _end(self, run: _Run, state: str, **changes: object) -> None:
+        key = run.thin_id, run.part
         if state in SHORT:
-            count = self._setbacks[template.thin_id] = self._setbacks.get(template.thin_id, 0) + 1
-            pause = CHECK_SECONDS * (2 ** min(count - 1, PATIENCE) - 1)
-            self._not_before[template.thin_id] = monotonic() + pause
+            self.setbacks.add(key)
         elif state == "warm":
-            self._setbacks.pop(template.thin_id, None)
-        self._tell(template, state=state, rate=0, **changes)
+            self.setbacks.forget(key)
+        self._tell(run, state=state, rate=0, **changes)
 
-    def _tell(self, template: Template, **changes: object) -> None:
-        self._views[template.thin_id] = self._views[template.thin_id].model_copy(update=changes)
-
-    # --- by itself
-
-    def look(self, store: StoreView) -> None:
-        """Be told how the store is, every few seconds. Starts what has to be done in a thread of its own."""
-        before, self._mark = self._mark, self._ports.cold_marks()
-        if self._mark % 2 or self._mark != before:
-            return  # the cache is emptied on purpose, and must be cold afterwards
-        attached = store.cache is not None and store.cache.attached
-        if attached and self._attached is False:
-            self._back.set()
-        self._attached = attached
-        if store.cache is None or not attached:
-            return
-        self._shares.cache_size = store.cache.size
-        if self._held() or (self._looking is not None and self._looking.is_alive()):
-            return
-        if self._back.is_set() or monotonic() >= self._next_check:
-            self._next_check = monotonic() + CHECK_SECONDS
-            came_back = self._back.is_set()
-            self._back.clear()
-            self._looking = threading.Thread(target=self._look, args=(came_back,), name="boot sets", daemon=True)
-            self._looking.start()
-
-    def _look(self, came_back: bool) -> None:
-        outside = self._shares.outside(whole=came_back)
-        for template in self._shares.by_use():
-            if self._closed.is_set() or self._held():
-                if came_back:
-                    self._back.set()  # the rest has to wait
-                return
-            try:
-                if template.thin_id in outside:
-                    if self._state(template) not in ("warm", "incomplete") and not self.is_busy_with(template.thin_id):
-                        self._leave_out(template)
-                    continue
-                why = self._why(template, came_back=came_back)
-                if why is not None:
-                    log.info("template %s is read through the cache: %s", template.ref, why)
-                    self.begin(template, why, unasked=True).finished.wait()
-            except HatcheryError as error:
-                log.warning("template %s is not prefetched: %s", template.ref, error)
-                if came_back and self._held():
-                    self._back.set()
-
-    def _why(self, template: Template, *, came_back: bool) -> str | None:
-        """Why a template is to be read now; None when it is not."""
-        found = self._boot_sets.find(template)
-        if came_back:
-            used = self._core.catalog.clone_counts().get(template.thin_id, 0)
-            return "the cache is back" if found is not None or used else None
-        view = self._views.get(template.thin_id)
-        if view is not None and view.state in SHORT and found is not None:
-            due = monotonic() >= self._not_before.get(template.thin_id, 0.0)
-            return "it did not get in the last time" if due else None
-        if view is not None and view.state == "stopped" and monotonic() < self._not_before.get(template.thin_id, 0.0):
-            return None
-        lost = found is not None and self._lost(template, found.extents)
-        return "the cache was found without it" if lost else None
-
-    def _state(self, template: Template) -> str | None:
-        view = self._views.get(template.thin_id)
-        return None if view is None else view.state
-
-    def _leave_out(self, template: Template) -> None:
-        total = self._boot_sets.size_of(template) or template.size
-        why = "half of the cache has no room for it beside others"
-        log.warning("template %s is not prefetched: %s, and it has %d bytes", template.ref, why, total)
-        self._views[template.thin_id] = PrefetchView(
-            state="incomplete", why=why, total_bytes=total, left_bytes=total, began=time.time()
-        )
-
-    def _lost(self, template: Template, extents: Sequence[Extent]) -> bool:
-        """Read some pages here and there: cheap, and what is missing comes into the cache by it."""
-        with self._core.lock:
-            device = self._activate(template)
-        sample = sampled(extents, SAMPLE, random.Random())  # noqa: S311 - nobody gains by guessing it
-        with self._stoppable() as stop, self._turn:
-            doubts = prefetch.read_once(device, sample, self._around(stop))
-        return any(doubt.alone for doubt in doubts) or len(doubts) > DOUBTED * len(sample)
-
-    @contextlib.contextmanager
-    def _stoppable(self) -> Iterator[threading.Event]:
-        stop = threading.Event()
-        with self._core.lock:
-            self._stops.add(stop)
-        try:
-            yield stop
-        finally:
-            with self._core.lock:
-                self._stops.discard(stop)
+    def _tell(self, run: _Run, **changes: object) -> None:
+        self._views[run.thin_id] = self._views[run.thin_id].model_copy(update=changes)

@@ -119,7 +119,8 @@ def _read(name: str) -> Any:
 
 
 def _status(machine: Machine, as_json: bool) -> int:
-    from appliance.store.health import Store, as_text  # imported late: `up` has no use for it
+    from appliance.store.health import Store  # imported late: `up` has no use for it
+    from appliance.store.health_text import as_text
 
     health = Store(machine).health()
     sys.stdout.write((json.dumps(health.as_json(), indent=2) if as_json else as_text(health)) + "\n")

@@ -50,7 +50,7 @@ def test_a_boot_set_is_in_the_cache_before_the_first_boot_and_whenever_it_was_lo
         booted = lab.call(boot_set.boot, name, timeout=120)
         assert booted["backend"] <= booted["client"] * 0.005, booted
     shown = lab.call(boot_set.hatchery, "template", "show", "debian", "--boot-set")
-    assert "guessed, from 1 boot(s)" in shown
+    assert "extents, from 1 boot(s)" in shown
     assert "warm" in shown
     assert "█" in shown
 

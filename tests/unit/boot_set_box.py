@@ -1,5 +1,6 @@
 """A service on the model store whose templates' boot sets are read, and a boot set for them."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +12,36 @@ from appliance.bootset import file
 from appliance.bootset.boot_set import BootSet
 from appliance.bootset.extents import PAGE
 from appliance.bootset.file import BootSetFile
-from appliance.model import MIB, Extent
+from appliance.model import MIB, Extent, Health
+from appliance.schema import CacheView, StoreView
 from appliance.service import prefetching
 from tests.unit import service_harness
 from tests.unit.service_harness import IMAGE, Box
 
 SIZE = len(IMAGE)
+OWN = hashlib.sha256(IMAGE).hexdigest()
+"""What makes a boot set a template's own, learned from its content."""
+CACHE = 64 * MIB
 EXTENTS = (Extent(MIB, 64 * PAGE), Extent(0, 2 * PAGE))
 
 
 def as_file(extents: tuple[Extent, ...] = EXTENTS, sha256: str | None = None, size: int = SIZE) -> str:
     """A boot set as a file, of a template with that content."""
     return file.dump(BootSetFile("other@1", sha256, BootSet(extents, size, 3)))
+
+
+def store(*, attached: bool = True) -> StoreView:
+    """A store with a cache of CACHE bytes."""
+    cache = CacheView(
+        health=Health.OK,
+        attached=attached,
+        mode="writethrough",
+        size=CACHE,
+        settings_ok=True,
+        bypassed_bytes=0,
+        available_percent=None,
+    )
+    return StoreView(backend=None, meta=None, cache=cache, pool=None)
 
 
 @contextmanager

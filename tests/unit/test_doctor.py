@@ -174,9 +174,13 @@ def test_a_boot_set_that_is_not_in_the_cache_is_found(appliance: Box, monkeypatc
     whole(appliance)
     thin_id = template_of(appliance)
     for state, expected in (("warm", "ok"), ("stopped", "ok"), ("incomplete", "degraded"), ("failed", "degraded")):
-        view = schema.PrefetchView.model_validate({"state": state, "why": "", "total_bytes": 1, "began": 0})
+        found = {"state": state, "why": "", "total_bytes": 1, "passes": 1, "began": 0}
+        view = schema.PrefetchView.model_validate(found)
         monkeypatch.setitem(appliance.service.prefetching._views, thin_id, view)
         assert looked(appliance)[14].state == expected, state
+    whole_has_no_room = view.model_copy(update={"state": "incomplete", "passes": 0})
+    monkeypatch.setitem(appliance.service.prefetching._views, thin_id, whole_has_no_room)
+    assert looked(appliance)[14].state == "ok", "it has no boot set"
 
 
 def test_a_conversion_that_is_not_confined_is_found(appliance: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,9 @@ from appliance.images.sources import DeviceSource, Source
 from appliance.model import MIB, ImageFormat, PoolName
 from appliance.schema import CloneCreate, Operation, TemplateCreate, UploadSource, UrlSource
 from appliance.service import core as core_module
-from appliance.service import imports, prefetching
+from appliance.service import imports, prefetching, setbacks
 from appliance.service.operations import NEVER, Job, Operations
+from appliance.service.setbacks import Part
 from tests.unit.model import ModelPool
 from tests.unit.qcow2_files import Image
 from tests.unit.service_harness import IMAGE, Box
@@ -226,12 +227,11 @@ def test_warming_ends_at_once_and_does_not_begin_again_by_itself(box: Box, monke
     assert (view.state, view.why) == ("stopped", "it was cancelled")
     looker = box.service.prefetching
     wait.until(lambda: not looker.is_busy_with(1), "the end", deadline=10)
-    monkeypatch.setattr(looker, "_lost", lambda *_: True)
-    monkeypatch.setattr(box.service.boot_sets, "find", lambda _: type("Set", (), {"extents": ()}))
-    template = box.service.core.catalog.templates()[0]
-    assert looker._why(template, came_back=False) is None
-    monkeypatch.setattr(prefetching, "monotonic", lambda: 1e12)
-    assert looker._why(template, came_back=False) is not None, "but later it does"
+    monkeypatch.setattr(looker, "lost", lambda *_: True)
+    template, keeping = box.service.core.catalog.templates()[0], box.service.keeping
+    assert keeping._why(template, Part.WHOLE, came_back=False) is None
+    monkeypatch.setattr(setbacks, "monotonic", lambda: 1e12)
+    assert keeping._why(template, Part.WHOLE, came_back=False) is not None, "but later it does"
 
 
 def test_boots_that_were_asked_for_are_not_waited_for_any_more(box: Box) -> None:

@@ -14,7 +14,7 @@ from appliance.bootset.extents import PAGE
 from appliance.errors import InUse, Unhealthy
 from appliance.model import MIB, Extent, ImageFormat
 from appliance.schema import TemplateCreate, UploadSource
-from appliance.service import prefetching
+from appliance.service import reading
 from tests.unit import boot_set_box
 from tests.unit.boot_set_box import SIZE, as_file, settled
 from tests.unit.model_cache import ModelCache
@@ -72,7 +72,7 @@ def test_emptying_the_cache_ends_what_runs_and_nothing_begins_unasked_for_a_whil
     assert view is not None
     assert view.state == "stopped", "which no alert is about"
     template = box.service.core.catalog.templates()[0]
-    box.service.prefetching.begin_unasked(template, "a boot was recorded")
+    box.service.keeping.begin_unasked(template, "a boot was recorded")
     assert not box.service.prefetching.is_busy_with(template.thin_id)
     box.store.guests = lambda: 0
     assert box.service.prefetching.warm("debian").finished.wait(10), "by command it begins"
@@ -131,7 +131,7 @@ def test_it_is_read_where_it_lies_in_the_pool_and_asked_for_as_guests_do(
     assert (view.state, view.total_bytes) == ("warm", 8 * PAGE)
     assert {length for path, length in read if path == elsewhere} == {8 * PAGE}
     proof = [length for path, length in read if path != elsewhere]
-    assert len(proof) == prefetching.PROOF
+    assert len(proof) == reading.PROOF
     assert set(proof) == {PAGE}
 
 

@@ -11,15 +11,15 @@ from appliance.bootset import prefetch
 from appliance.bootset.extents import PAGE
 from appliance.catalog import Template
 from appliance.errors import NotReady, Refused
-from appliance.model import MIB, Extent, Health, TemplateRef
-from appliance.schema import CacheView, StoreView
-from appliance.service import prefetching, shares
+from appliance.model import MIB, Extent, TemplateRef
+from appliance.service import keeping, setbacks, shares
 from appliance.service.bootsets import BootSets
+from appliance.service.keeping import Keeping
 from appliance.service.operations import Job, Operations
 from appliance.service.ports import CacheWatch
 from appliance.service.prefetching import Prefetching
 from tests.unit import boot_set_box
-from tests.unit.boot_set_box import SIZE, as_file, settled
+from tests.unit.boot_set_box import CACHE, OWN, SIZE, as_file, settled, store
 from tests.unit.model_cache import ModelCache
 from tests.unit.service_harness import Box
 
@@ -28,19 +28,6 @@ from tests.unit.service_harness import Box
 def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
     with boot_set_box.box(tmp_path, monkeypatch) as made:
         yield made
-
-
-def store(*, attached: bool) -> StoreView:
-    cache = CacheView(
-        health=Health.OK,
-        attached=attached,
-        mode="writethrough",
-        size=64 * MIB,
-        settings_ok=True,
-        bypassed_bytes=0,
-        available_percent=None,
-    )
-    return StoreView(backend=None, meta=None, cache=cache, pool=None)
 
 
 class Looker:
@@ -59,10 +46,11 @@ class Looker:
         self.operations = Operations()
         self.made = self.begin()
 
-    def begin(self) -> Prefetching:
+    def begin(self) -> Keeping:
         core = self.box.service.core
         ports = CacheWatch(lambda: self.flow, lambda: self.guests, lambda: self.marks)
-        return Prefetching(core, self.operations, BootSets(core), ports)
+        self.reads = Prefetching(core, self.operations, BootSets(core), ports)
+        return Keeping(core, BootSets(core), self.reads, ports)
 
     def _flow(self) -> tuple[int, int]:
         self.read += self.missing
@@ -71,9 +59,15 @@ class Looker:
     def look(self, *, attached: bool = True) -> None:
         self.made.look(store(attached=attached))
         wait.until(lambda: all(thread.name != "boot sets" for thread in threading.enumerate()), "the look", deadline=10)
+        ids = [template.thin_id for template in self.box.service.core.catalog.templates()]
+        wait.until(lambda: not any(map(self.reads.is_busy_with, ids)), "what it began", deadline=10)
+
+    def held(self, name: str) -> int:
+        """Bytes that the pool has of a template."""
+        return self.box.pool.held_bytes(self.box.service.core.catalog.template(TemplateRef(name)).thin_id)
 
     def state(self, name: str) -> str | None:
-        view = self.made.view(self.box.service.core.catalog.template(TemplateRef(name)).thin_id)
+        view = self.reads.view(self.box.service.core.catalog.template(TemplateRef(name)).thin_id)
         return None if view is None else view.state
 
     def read_templates(self) -> list[str]:
@@ -90,48 +84,49 @@ def looker(box: Box) -> Looker:
     return Looker(box)
 
 
-def test_when_the_cache_is_back_the_templates_of_clones_are_read(looker: Looker) -> None:
+def test_when_the_cache_is_back_all_that_is_kept_is_read(looker: Looker) -> None:
+    looker.box.service.put_boot_set("none", as_file(sha256=OWN))
     for attached in (True, False, False, True, True):
         looker.look(attached=attached)
-    assert looker.read_templates() == ["many@1", "few@1"]
+    assert looker.read_templates() == ["none@1", "many@1", "few@1"], "boot sets first, then what clones use most"
 
 
-def test_a_cache_that_was_there_from_the_beginning_is_asked_for_boot_sets_alone(looker: Looker) -> None:
-    looker.box.service.put_boot_set("none", as_file())
+def test_a_cache_that_was_there_from_the_beginning_is_asked_what_it_has(looker: Looker) -> None:
+    looker.box.service.put_boot_set("none", as_file(sha256=OWN))
     looker.look()
     assert looker.read_templates() == [], "the cache has it"
     looker.missing = MIB
     looker.made = looker.begin()
     looker.look()
-    assert looker.read_templates() == ["none@1"], "the cache had lost it"
+    assert looker.read_templates() == ["none@1", "many@1", "few@1"], "the cache had lost it"
     looker.look()
-    assert looker.read_templates() == ["none@1"], "the next look is due in minutes"
+    assert looker.read_templates() == ["none@1", "many@1", "few@1"], "the next look is due in minutes"
 
 
 def test_that_the_cache_came_back_is_not_forgotten(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is no time for it at first, or it is broken off."""
     looker.look()
-    looker.made.hold()
+    looker.reads.hold()
     for attached in (False, True):
         looker.look(attached=attached)
     assert looker.read_templates() == []
-    looker.made._held_until = 0.0
+    looker.reads._held_until = 0.0
     with monkeypatch.context() as patch:
-        patch.setattr(looker.made, "begin", held_after_the_first(looker))
+        patch.setattr(looker.reads, "begin", held_after_the_first(looker))
         looker.look()
     assert looker.read_templates() == ["many@1"]
-    looker.made._held_until = 0.0
+    looker.reads._held_until = 0.0
     looker.look()
-    assert looker.read_templates() == ["many@1", "many@1", "few@1"]
+    assert looker.read_templates() == ["many@1", "many@1", "few@1", "none@1"]
 
 
 def held_after_the_first(looker: Looker) -> Callable[..., Job]:
-    begin = looker.made.begin
+    begin = looker.reads.begin
 
-    def once(template: Template, why: str, *, unasked: bool) -> Job:
-        job = begin(template, why, unasked=unasked)
+    def once(template: Template, why: str, *, unasked: bool, whole: bool) -> Job:
+        job = begin(template, why, unasked=unasked, whole=whole)
         assert job.finished.wait(10)
-        looker.made.hold()
+        looker.reads.hold()
         return job
 
     return once
@@ -150,7 +145,8 @@ def test_one_page_that_is_missing_is_enough(
     looker: Looker, monkeypatch: pytest.MonkeyPatch, guests: int, pages: int, *, read: bool
 ) -> None:
     monkeypatch.setattr(prefetch, "PAUSE", 0.0)
-    looker.box.service.put_boot_set("many", as_file((Extent(0, 64 * PAGE),)))
+    monkeypatch.setattr(shares, "SHARE", 64 * PAGE / CACHE)
+    looker.box.service.put_boot_set("many", as_file((Extent(0, 64 * PAGE),), OWN))
     settled(looker.box)
     cache = ModelCache(monkeypatch)
     cache.held.update(range(pages * PAGE, SIZE, PAGE))
@@ -160,41 +156,32 @@ def test_one_page_that_is_missing_is_enough(
 
 
 def test_what_did_not_get_in_is_tried_again_and_again_later(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
-    looker.box.service.put_boot_set("many", as_file())
+    looker.box.service.put_boot_set("many", as_file(sha256=OWN))
+    monkeypatch.setattr(shares, "SHARE", 66 * PAGE / CACHE)
     now = 0.0
-    monkeypatch.setattr(prefetching, "monotonic", lambda: now)
+    for module in (keeping, setbacks):
+        monkeypatch.setattr(module, "monotonic", lambda: now)
     looker.missing = MIB
     tried = []
     for number in range(12):
-        now = number * prefetching.CHECK_SECONDS
+        now = number * setbacks.CHECK_SECONDS
         looker.look()
         tried.append(len(looker.read_templates()))
     assert tried == [1, 2, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4]
     assert looker.state("many") == "incomplete"
     looker.missing = 0
-    now += 4 * prefetching.CHECK_SECONDS
+    now += 4 * setbacks.CHECK_SECONDS
     looker.look()
     assert looker.state("many") == "warm"
-
-
-def test_a_template_whose_boot_set_was_forgotten_is_not_read_whole_for_it(looker: Looker) -> None:
-    looker.box.service.put_boot_set("many", as_file())
-    looker.missing = MIB
-    looker.look()
-    assert (looker.state("many"), looker.read_templates()) == ("incomplete", ["many@1"])
-    looker.box.service.boot_sets.remove("many")
-    looker.made._next_check = 0.0
-    looker.look()
-    assert looker.read_templates() == ["many@1"]
 
 
 def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_not(
     looker: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looker.box.service.put_boot_set("many", as_file())
-    looker.box.service.put_boot_set("few", as_file())
-    looker.box.service.put_boot_set("none", as_file((Extent(0, 2 * PAGE),)))
-    monkeypatch.setattr(shares, "SHARE", 70 * PAGE / (64 * MIB))
+    looker.box.service.put_boot_set("many", as_file(sha256=OWN))
+    looker.box.service.put_boot_set("few", as_file(sha256=OWN))
+    looker.box.service.put_boot_set("none", as_file((Extent(0, 2 * PAGE),), OWN))
+    monkeypatch.setattr(shares, "SHARE", 70 * PAGE / CACHE)
     looker.missing = MIB
     looker.look()
     assert looker.read_templates() == ["many@1", "none@1"], "the one that clones use, and what fits beside it"
@@ -202,44 +189,80 @@ def test_boot_sets_that_would_fill_the_cache_are_left_out_and_smaller_ones_are_n
     template = looker.box.service.core.catalog.template(TemplateRef("few"))
     looker.made.begin_unasked(template, "a boot was recorded")
     assert looker.read_templates() == ["many@1", "none@1"]
-    job = looker.made.warm("few")
+    job = looker.reads.warm("few")
     assert job.finished.wait(10), "by command it is read"
 
 
 def test_templates_without_a_boot_set_are_read_whole_as_far_as_the_cache_has_room(
     looker: Looker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shares, "SHARE", 1.5 * SIZE / (64 * MIB))
+    monkeypatch.setattr(shares, "SHARE", 1.5 * looker.held("many") / CACHE)
     for attached in (True, False, True):
         looker.look(attached=attached)
     assert looker.read_templates() == ["many@1"], "which most clones use"
-    assert looker.state("few") == "incomplete", "which is told"
-    assert looker.state("none") is None, "nobody uses it"
+    assert (looker.state("few"), looker.state("none")) == ("incomplete", "incomplete"), "which is told"
+
+
+def test_boot_sets_leave_what_is_whole_no_room(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker.box.service.put_boot_set("none", as_file(sha256=OWN))
+    monkeypatch.setattr(shares, "SHARE", (66 * PAGE + looker.held("many") - 1) / CACHE)
+    looker.missing = MIB
+    looker.look()
+    assert looker.read_templates() == ["none@1"], "though no clone uses it, and clones use the others"
+
+
+def test_a_template_with_a_boot_set_takes_no_room_as_a_whole(looker: Looker, monkeypatch: pytest.MonkeyPatch) -> None:
+    looker.box.service.put_boot_set("many", as_file((Extent(0, 2 * PAGE),), OWN))
+    monkeypatch.setattr(shares, "SHARE", (2 * PAGE + looker.held("few")) / CACHE)
+    looker.missing = MIB
+    looker.look()
+    assert looker.read_templates() == ["many@1", "few@1"]
+
+
+def test_a_template_whose_boot_set_was_forgotten_is_kept_as_one_that_never_had_any(
+    looker: Looker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "SHARE", looker.held("many") / CACHE)
+    looker.box.service.put_boot_set("many", as_file((Extent(0, PAGE),), OWN))
+    looker.missing = MIB
+    looker.look()
+    assert looker.read_templates() == ["many@1"]
+    looker.box.service.boot_sets.remove("many")
+    looker.missing = 0
+    looker.made._next_check = 0.0
+    looker.look()
+    assert looker.read_templates() == ["many@1"], "all of it is there"
+    looker.missing = MIB
+    looker.made._next_check = 0.0
+    looker.look()
+    view = looker.reads.view(looker.box.service.core.catalog.template(TemplateRef("many")).thin_id)
+    assert view is not None
+    assert (looker.read_templates(), view.total_bytes) == (["many@1", "many@1"], SIZE)
 
 
 def test_one_that_nobody_asked_for_does_not_begin_after_the_cache_was_emptied(looker: Looker) -> None:
     """However late it is noticed that it is to be cold."""
     template = looker.box.service.core.catalog.template(TemplateRef("many"))
-    looker.made.hold()
+    looker.reads.hold()
     with pytest.raises(Refused, match="emptied by command"):
-        looker.made.begin(template, "the cache was found without it", unasked=True)
-    assert looker.made.warm("many").finished.wait(10)
+        looker.reads.begin(template, "the cache was found without it", unasked=True)
+    assert looker.reads.warm("many").finished.wait(10)
     looker.marks = 1
     with pytest.raises(Refused, match="is being emptied"):
-        looker.made.warm("many")
+        looker.reads.warm("many")
 
 
 def test_what_was_in_the_cache_is_not_said_to_be_there_when_it_was_emptied(looker: Looker) -> None:
-    assert looker.made.warm("many").finished.wait(10)
+    assert looker.reads.warm("many").finished.wait(10)
     assert looker.state("many") == "warm"
-    looker.made.hold()
+    looker.reads.hold()
     assert looker.state("many") == "stopped"
 
 
 def test_without_a_cache_nothing_is_read(looker: Looker) -> None:
     looker.look(attached=False)
     with pytest.raises(NotReady, match="no cache"):
-        looker.made.warm("many")
+        looker.reads.warm("many")
 
 
 def under_way(looker: Looker) -> None:

@@ -1,5 +1,6 @@
 """A template, a recorded boot of it that is made up, and what prefetching it does. Sizes in bytes."""
 
+import hashlib
 import random
 import threading
 from pathlib import Path
@@ -45,9 +46,10 @@ def add_template(name: str = "debian") -> None:
 
 
 def write_file() -> int:
-    """The boot set of that boot as a file; its bytes."""
+    """The boot set of that boot as a file, learned from the template's own content; its bytes."""
     made = merge([reads()], MIB_ALL * MIB)
-    FILE.write_text(dump(BootSetFile("debian@1", None, made)), encoding="utf-8")
+    own = hashlib.sha256(content(_SEED, MIB_ALL)).hexdigest()
+    FILE.write_text(dump(BootSetFile("debian@1", own, made)), encoding="utf-8")
     return made.total
 
 

@@ -1,10 +1,16 @@
 """Imports as the service does them, and what they leave of the cache. Sizes in MiB."""
 
+from pathlib import Path
+
 from appliance.host.dm import Dm
 from appliance.images.volume import VolumeWriter
 from appliance.model import MIB, Access
 from appliance.store.pool import Pool
-from tests.kernel.inside import full_pool, volumes
+from tests.kernel.inside import full_pool, service, volumes
+from tests.kernel.inside.nbd_client import NbdClient
+
+HOLE = 16
+"""In the midst of an image that the service imports."""
 
 
 def take(thin_id: int, mib: int) -> None:
@@ -25,3 +31,32 @@ def missed(thin_id: int, mib: int) -> int:
     before = volumes.backend_reads()
     volumes.digest(str(device), mib)
     return volumes.backend_reads() - before
+
+
+def add(name: str, mib: int) -> None:
+    """Import an image with so much data, and a hole, through the service."""
+    path = Path(f"/run/{name}.raw")
+    try:
+        with path.open("wb") as file:
+            for index in range(mib):
+                file.seek(_place(index, mib) * MIB)
+                file.write(full_pool.piece(index))
+        service.add(name, str(path), "raw", deadline=170)
+    finally:
+        path.unlink()
+
+
+def boot(clone: str, template: str, mib: int) -> dict[str, int]:
+    """A new clone reads all of that image: bytes that backend and cache read for it. AssertionError: wrong content."""
+    service.clones(clone, template)
+    before = service.counters()
+    with NbdClient(clone) as client:
+        for index in range(mib):
+            assert client.read(_place(index, mib) * MIB, MIB) == full_pool.piece(index), index
+        assert client.read(mib // 2 * MIB, MIB) == bytes(MIB), "the hole"
+    after = service.counters()
+    return {each: after[each] - before[each] for each in after}
+
+
+def _place(index: int, mib: int) -> int:
+    return index if index < mib // 2 else index + HOLE

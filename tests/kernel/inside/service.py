@@ -62,7 +62,7 @@ def make_images(folder: str = "/run/images") -> dict[str, str]:
     return {path.name: str(path) for path in where.iterdir()}
 
 
-def add(name: str, path: str, kind: str, sha256: str | None = None) -> dict[str, object]:
+def add(name: str, path: str, kind: str, sha256: str | None = None, *, deadline: float = 60) -> dict[str, object]:
     """Import a file by upload and wait. Raises what it failed with."""
     file = Path(path)
     with connect() as client:
@@ -73,7 +73,7 @@ def add(name: str, path: str, kind: str, sha256: str | None = None) -> dict[str,
         with file.open("rb") as source:
             blocks = iter(lambda: source.read(256 * KIB), b"")
             client.upload(name, file.stat().st_size, blocks, operation)
-        client.finish(operation, deadline=60)
+        client.finish(operation, deadline=deadline)
         return client.template(name).model_dump(mode="json")
 
 
