@@ -31,7 +31,7 @@ PROMPT = re.compile(r"^ *[$#] (.*)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 UNIT = re.compile(r"\b(?:systemctl [a-z-]+(?: --[a-z-]+)*|journalctl (?:-u|--unit)) ((?:hatchery|hatcheryd)[\w@.-]*)")
 
-OTHERS = "ansible-galaxy cp curl echo editor git journalctl ls man modprobe qemu-storage-daemon rsync ssh virsh"
+OTHERS = "ansible-galaxy cp curl echo editor git journalctl ls man mkdir modprobe qemu-storage-daemon scp ssh virsh"
 """Programs of others, whose options are theirs to change."""
 
 OPERATORS = {"&&", "||", ";", "|", ">", ">>", "<", "&"}
