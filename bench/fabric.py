@@ -1,6 +1,7 @@
-"""The part of ``script/bench access`` that needs the built appliance: NVMe/TCP beside NBD, with the kernel's clients.
+"""The part of ``script/bench access`` that needs the built appliance: a unix socket, and NVMe/TCP beside NBD.
 
-User-Mode Linux has no NVMe target. So the appliance runs in QEMU, and its own kernel is the client of either: by
+User-Mode Linux has no NVMe target, and a switch between processes costs it more than a read. So the appliance runs in
+QEMU: qemu-img reads the local client's unix socket, and its own kernel is the client of the two others: by
 hatchery-attach of the client's storage daemon, and as an NVMe host of the kernel's target, over TCP on the loopback.
 """
 
@@ -16,18 +17,24 @@ from typing import Any
 from appliance.errors import CannotTell, NotReady
 from appliance.measure import qemu
 from appliance.model import MIB, Protocol
-from appliance.schema import CloneCreate, NvmeKeyRequest, NvmeSpec
+from appliance.schema import LOCAL_CLIENT, CloneCreate, NvmeKeyRequest, NvmeSpec
 from appliance.wait import until
 from bench import demo, deployment, fabric_reader
 from bench.deployment import Deployed
 from bench.fabric_reader import Plan, Turn
-from bench.report import Row, paired
-
-NAMES = ("nvmetcp_over_nbd", "nvmetcp_qd1_over_nbd")
-"""The rows, 16 reads at a time and one."""
+from bench.report import Row, at_least, paired
 
 DEPTHS = (16, 1)
-DEVICE, NBD, NVME = "device", "nbd", "nvme-tcp"
+DEVICE, UNIX, NBD, NVME = "device", "unix", "nbd", "nvme-tcp"
+
+FABRIC_NAMES = ("nvmetcp_over_nbd", "nvmetcp_qd1_over_nbd")
+"""The rows of the fabric, 16 reads at a time and one."""
+
+UNIX_NAMES = ("appliance_nbd_qd16_over_device", "appliance_nbd_qd1_over_device")
+"""The same of a unix socket."""
+
+NAMES = (*UNIX_NAMES, *FABRIC_NAMES)
+"""All rows."""
 
 SPAN = 48 * MIB
 """How much is read, as elsewhere in this bench; all of it is in the cache."""
@@ -61,12 +68,12 @@ def check() -> None:
 def measure(log: Path, turns: int, seconds: float) -> Found:
     """Everything, on an appliance that is removed afterwards."""
     with deployment.deployed(log, template=False) as on:
-        with on.steps.step("Attach clones of one template over NBD and over NVMe/TCP"):
+        with on.steps.step("Attach clones of one template over a unix socket, NBD and NVMe/TCP"):
             targets = _targets(on)
         with on.steps.step("Read what they share into the cache"):
             until(lambda: _reads_of_backend(on, targets[DEVICE]) == 0, "the clones to be in the cache", deadline=900)
-        daemon = on.vm.ssh(["systemctl", "show", f"hatchery-nbd@{demo.CLIENT}", "--property=MainPID", "--value"])
-        plan = Plan(targets, DEPTHS, turns, seconds, int(daemon.stdout), SPAN)
+        daemons = [_daemon(on, client) for client in (demo.CLIENT, LOCAL_CLIENT)]
+        plan = Plan(targets, DEPTHS, turns, seconds, daemons, SPAN)
         with on.steps.step(f"Read in turns: {', '.join(targets)}"):
             before = on.client.counters().backend.read_bytes
             script = Path(fabric_reader.__file__).read_text(encoding="utf-8")
@@ -83,8 +90,14 @@ def measure(log: Path, turns: int, seconds: float) -> Found:
         return check_hits(found)
 
 
+def _daemon(on: Deployed, client: str) -> int:
+    """The process id of a client's storage daemon."""
+    unit = f"hatchery-nbd@{client}"
+    return int(on.vm.ssh(["systemctl", "show", unit, "--property=MainPID", "--value"]).stdout)
+
+
 def _targets(on: Deployed) -> dict[str, str]:
-    """A clone's own device, another's by the kernel's NBD client, a third one's by the kernel's NVMe host."""
+    """A clone's own device, and others': by the unix socket, the kernel's NBD client, the kernel's NVMe host."""
     ssh, api = on.vm.ssh, on.client
     ssh(["modprobe", "--all", "nbd", "nvme-tcp"])
     # Random, so that it looks like nobody's disk: the appliance's own kernel shows it to the appliance's own udev.
@@ -94,9 +107,14 @@ def _targets(on: Deployed) -> dict[str, str]:
     api.put_nvme(demo.CLIENT, NvmeSpec(address=demo.GUEST_ADDRESS, port=PORT, host_nqn=HOST_NQN))
     key = api.issue_nvme_key(demo.CLIENT, NvmeKeyRequest()).key.get_secret_value()
     clones = {}
-    for name, protocol in ((DEVICE, Protocol.NBD), (NBD, Protocol.NBD), (NVME, Protocol.NVME_TCP)):
+    for name, client, protocol in (
+        (DEVICE, LOCAL_CLIENT, Protocol.NBD),
+        (UNIX, LOCAL_CLIENT, Protocol.NBD),
+        (NBD, demo.CLIENT, Protocol.NBD),
+        (NVME, demo.CLIENT, Protocol.NVME_TCP),
+    ):
         api.create_clones(CloneCreate(name=name, template=TEMPLATE, client=None, learn=False))
-        clones[name] = api.attach(name, demo.CLIENT, protocol)
+        clones[name] = api.attach(name, client, protocol)
     nbd = ssh(["hatchery-attach", str(clones[NBD].uri)], timeout=300).stdout.strip()
     view = clones[NVME].nvme
     if view is None:
@@ -105,7 +123,7 @@ def _targets(on: Deployed) -> dict[str, str]:
     host = [f"--hostnqn={HOST_NQN}", f"--hostid={HOST_NQN.rpartition(':')[2]}", f"--dhchap-secret={key}"]
     ssh(["nvme", "connect", *where, *host], timeout=300)
     until(lambda: ssh(["test", "-b", view.device], check=False).returncode == 0, view.device, deadline=300, interval=1)
-    return {DEVICE: clones[DEVICE].device, NBD: nbd, NVME: view.device}
+    return {DEVICE: clones[DEVICE].device, UNIX: str(clones[UNIX].uri), NBD: nbd, NVME: view.device}
 
 
 def _reads_of_backend(on: Deployed, device: str) -> int:
@@ -155,7 +173,7 @@ def told(found: Found) -> list[str]:
     return [
         f"{target}, {depth} at a time: {median(rates(found, target, depth)):.0f}/s; {_cost(found, target, depth)}"
         for depth in DEPTHS
-        for target in (DEVICE, NBD, NVME)
+        for target in (DEVICE, UNIX, NBD, NVME)
     ]
 
 
@@ -168,30 +186,55 @@ def _cost(found: Found, target: str, depth: int) -> str:
 
 def rows(found: Found) -> tuple[Row, ...]:
     """The rows. Pure."""
-    return tuple(_row(name, found, depth) for name, depth in zip(NAMES, DEPTHS, strict=True))
+    return (
+        *(_unix(name, found, depth, bound) for name, depth, bound in zip(UNIX_NAMES, DEPTHS, (0.55, 0.4), strict=True)),
+        *(_fabric(name, found, depth) for name, depth in zip(FABRIC_NAMES, DEPTHS, strict=True)),
+    )
 
 
-def _row(name: str, found: Found, depth: int) -> Row:
-    def said(target: str) -> str:
-        return _cost(found, target, depth)
+def _unix(name: str, found: Found, depth: int, bound: float) -> Row:
+    return Row(
+        name,
+        paired(rates(found, UNIX, depth), rates(found, DEVICE, depth)),
+        "ratio",
+        f"4 KiB reads a second that hit, {_asked(depth)}, over the unix socket of the local client against the clone's"
+        f" device; {_manner(found)}. Over the socket {_cost(found, UNIX, depth)}; of the device"
+        f" {median(rates(found, DEVICE, depth)):.0f} a second, {_cost(found, DEVICE, depth)}",
+        at_least(bound),
+        _runs(found, depth, (DEVICE, UNIX)),
+    )
 
-    ask = "one at a time" if depth == 1 else f"{depth} at a time"
+
+def _fabric(name: str, found: Found, depth: int) -> Row:
     return Row(
         name,
         paired(rates(found, NVME, depth), rates(found, NBD, depth)),
         "ratio",
-        f"4 KiB reads a second that hit, {ask}, of /dev/nvmeXnY over NVMe/TCP against /dev/nbdX of hatchery-attach, the"
-        " kernel's own clients both, by TCP on the loopback of the built appliance, of clones of a template; scattered"
-        " over 48 MiB, by `qemu-img bench` (the kernel's AIO, O_DIRECT), for it has no fio; they take turns, median of"
-        f" the ratios of the pairs ({found.machine}). Where the processors are not idle, their time bounds it, else"
-        f" the wait for wake-ups and the drive: over NVMe/TCP {said(NVME)}; over NBD {said(NBD)}; of the clone's device"
-        f" itself {median(rates(found, DEVICE, depth)):.0f} a second, {said(DEVICE)}",
+        f"4 KiB reads a second that hit, {_asked(depth)}, of /dev/nvmeXnY over NVMe/TCP against /dev/nbdX of"
+        " hatchery-attach, the kernel's own clients both, by TCP on the loopback of the built appliance;"
+        f" {_manner(found)}. Where the processors are not idle, their time bounds it, else the wait for wake-ups and"
+        f" the drive: over NVMe/TCP {_cost(found, NVME, depth)}; over NBD {_cost(found, NBD, depth)}",
         None,
-        {
-            **{f"{each}, requests/s": rates(found, each, depth) for each in (DEVICE, NBD, NVME)},
-            **{f"{each}, us of processor time a read": _costs(found, each, depth) for each in (DEVICE, NBD, NVME)},
-        },
+        _runs(found, depth, (DEVICE, NBD, NVME)),
     )
+
+
+def _asked(depth: int) -> str:
+    return "one at a time" if depth == 1 else f"{depth} at a time"
+
+
+def _manner(found: Found) -> str:
+    return (
+        "of clones of a template, scattered over 48 MiB, by `qemu-img bench` (devices by the kernel's AIO, O_DIRECT)"
+        f" on the appliance, which has no fio; they take turns, median of the ratios of the pairs ({found.machine})"
+    )
+
+
+def _runs(found: Found, depth: int, targets: Sequence[str]) -> dict[str, Sequence[float]]:
+    return {
+        **{f"{each}, requests/s": rates(found, each, depth) for each in targets},
+        **{f"{each}, us of processor time a read": _costs(found, each, depth) for each in targets},
+    }
 
 
 def _costs(found: Found, target: str, depth: int) -> Sequence[float]:

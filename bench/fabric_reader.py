@@ -1,4 +1,4 @@
-"""Reads of block devices in turns, and what they cost in processor time. Runs in the appliance, which has no fio.
+"""Reads of devices and NBD exports in turns, and what they cost in processor time. Runs in the appliance without fio.
 
 It is told what to do as JSON in its first argument, and tells a line of JSON for each turn. The reads are qemu-img's,
 by the kernel's AIO and past the page cache, as fio's engine libaio does them.
@@ -28,16 +28,16 @@ _DAEMON, _READER, _KERNEL = "storage daemon", "reader", "kernel's threads"
 
 @dataclass(frozen=True)
 class Plan:
-    """``targets`` are devices by their names, ``depths`` how many reads at a time, ``seconds`` about those of a turn.
+    """``targets`` are devices or URIs by name, ``depths`` how many reads at a time, ``seconds`` about those of a turn.
 
-    ``daemon``: the process id of the storage daemon. ``span``: how much of each device is read, in bytes.
+    ``daemons``: process ids of the storage daemons. ``span``: how much of each target is read, in bytes.
     """
 
     targets: Mapping[str, str]
     depths: Sequence[int]
     turns: int
     seconds: float
-    daemon: int
+    daemons: Sequence[int]
     span: int
 
 
@@ -110,9 +110,9 @@ def difference(before: Look, after: Look) -> tuple[dict[str, float], dict[str, f
     return {**cost, _KERNEL: sum(threads.values())}, threads
 
 
-def look(daemon: int) -> Look:
+def look(daemons: Sequence[int]) -> Look:
     """Ask the kernel."""
-    threads, spent = {}, {}
+    threads, spent = {}, {_DAEMON: 0}
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, kernels, ticks = task(file.read_text(encoding="utf-8", errors="replace"))
@@ -121,8 +121,8 @@ def look(daemon: int) -> Look:
         number = int(file.parent.name)
         if kernels:
             threads[number, name] = ticks
-        if number == daemon:
-            spent[_DAEMON] = ticks
+        if number in daemons:
+            spent[_DAEMON] += ticks
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent[_READER] = int((children.ru_utime + children.ru_stime) * os.sysconf("SC_CLK_TCK"))
     return Look({**spent, **processors(Path("/proc/stat").read_text(encoding="ascii"))}, threads)
@@ -140,9 +140,9 @@ def read(plan: Plan, target: str, depth: int, reads: int) -> Turn:
     """One run of qemu-img."""
     words = ["qemu-img", "bench", "-f", "raw", "-t", "none", "-i", "native", "-s", str(BLOCK), "-d", str(depth)]
     words += ["-c", str(reads), "-S", str(step(plan.span // BLOCK) * BLOCK), plan.targets[target]]
-    before = look(plan.daemon)
+    before = look(plan.daemons)
     said = Runner().run(words, timeout=600).stdout
-    cost, threads = difference(before, look(plan.daemon))
+    cost, threads = difference(before, look(plan.daemons))
     return Turn(target, depth, reads, took(said), cost, threads)
 
 

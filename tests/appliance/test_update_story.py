@@ -1,7 +1,8 @@
 """Updates from one version of the image to the next, and back.
 
-One story, in its order: a new version is found good while a guest waits; the older one is gone back to; the new one is
-given up for a service that does not start, and for a /usr that cannot be read; the power is cut while it is written.
+One story, in its order: a new version comes over HTTPS and is found good while a guest waits; the older one is gone
+back to; the new one, now from a folder, is given up for a service that does not start, and for a /usr that cannot be
+read; the power is cut while it is written.
 """
 
 import json
@@ -20,7 +21,8 @@ from appliance.run import Process
 from appliance.wait import until
 from tests.appliance.conftest import BOOT_DEADLINE
 from tests.appliance.site import CLIENT, ROOT, TEMPLATE, Play, Shell, Site
-from tests.appliance.test_update import TRIAL_DEADLINE, status, update
+from tests.appliance.test_update import GATEWAY, TRIAL_DEADLINE, status, update
+from tests.https_server import ADDRESS, serve
 
 WORDS = "kept over the update"
 
@@ -59,13 +61,24 @@ def reconnect(site: Site) -> None:
     site.vm.reconnect(deadline=BOOT_DEADLINE)
 
 
-def test_a_new_version_is_found_good_while_a_guest_waits(site: Site, newer: Newer) -> None:
+def over_https(site: Site, folder: Path, bundle: Path) -> Play:
+    """Run the playbook that updates, from a server of the test's own authority."""
+    authority = folder / "authority.pem"
+    with serve(folder, {file.name: file.read_bytes() for file in bundle.iterdir()}, certified=GATEWAY) as web:
+        authority.write_text(web.authority)
+        where = {"update_url": web.url.replace(ADDRESS, GATEWAY), "update_ca": str(authority)}
+        return site.play(playbook="update", timeout=2 * TRIAL_DEADLINE, update_deadline=TRIAL_DEADLINE, **where)
+
+
+def test_a_new_version_comes_over_https_and_is_found_good_while_a_guest_waits(
+    site: Site, newer: Newer, tmp_path: Path
+) -> None:
     with site.commands() as hatchery:
         hatchery.get("clone", "create", "patient", "--template", TEMPLATE, "--client", CLIENT)
     with site.guest("patient") as machine:
         shell = Shell(machine)
         shell.run(f"echo '{WORDS}' > kept && sync")
-        play = update(site, newer.bundle)
+        play = over_https(site, tmp_path, newer.bundle)
         assert (play.failed, play.changed) == (0, 1), play.said
         reconnect(site)
         assert WORDS in shell.run("sync && cat kept", deadline=600)

@@ -41,7 +41,8 @@ def found() -> Found:
     for depth, faster in ((16, 1.5), (1, 1.2)):
         # The machine gets slower meanwhile, for all alike.
         for pace in (1000.0, 500.0, 800.0):
-            turns += [turn("device", depth, 4 * pace), turn("nbd", depth, pace), turn("nvme-tcp", depth, faster * pace)]
+            turns += [turn("device", depth, 4 * pace), turn("unix", depth, 2 * faster * pace)]
+            turns += [turn("nbd", depth, pace), turn("nvme-tcp", depth, faster * pace)]
     return Found("kernel 6.12, in QEMU, emulated", tuple(turns), 0)
 
 
@@ -102,14 +103,17 @@ def test_what_the_readers_start_costs_is_taken_off() -> None:
     assert cost["kernel's threads"] == 0.0
 
 
-def test_the_rows_are_of_pairs_that_took_turns_and_are_held_to_nothing() -> None:
+def test_the_rows_are_of_pairs_that_took_turns_and_those_of_the_fabric_are_held_to_nothing() -> None:
     rows = {row.name: row for row in fabric.rows(found())}
     assert {name: row.value for name, row in rows.items()} == {
+        "appliance_nbd_qd16_over_device": pytest.approx(0.75),
+        "appliance_nbd_qd1_over_device": pytest.approx(0.6),
         "nvmetcp_over_nbd": pytest.approx(1.5),
         "nvmetcp_qd1_over_nbd": pytest.approx(1.2),
     }
     assert tuple(rows) == fabric.NAMES
-    assert all(row.held_to is None for row in rows.values())
+    assert all(rows[name].held_to is None for name in fabric.FABRIC_NAMES)
+    assert [str(rows[name].held_to) for name in fabric.UNIX_NAMES] == [">= 0.55", ">= 0.4"]
     row = rows["nvmetcp_over_nbd"]
     assert row.runs["nbd, requests/s"] == [1000.0, 500.0, 800.0]
     assert row.runs["nvme-tcp, requests/s"] == [1500.0, 750.0, 1200.0]
@@ -132,7 +136,7 @@ def test_what_a_read_costs_is_told_by_who_pays() -> None:
             "idle": 0.0,
         }
     )
-    assert len(fabric.told(found())) == 6
+    assert len(fabric.told(found())) == 8
 
 
 def test_reads_that_missed_are_not_told_as_hits() -> None:
