@@ -217,8 +217,9 @@ class Story:
         """The page as a script for bash. It names each command before it on both of its streams."""
         lines = ["set -eu -o pipefail"]
         for command in self.pages()[page]:
-            mark = f"echo '## {command.where}'"
-            lines += [self.setting(command), mark, f"{mark} >&2", self.changed(command.text)]
+            mark, setting = f"echo '## {command.where}'", self.setting(command)
+            # What that prints is nobody's output.
+            lines += [f"{{ {setting}; }} >&2" if setting else "", mark, f"{mark} >&2", self.changed(command.text)]
         return "\n".join(line for line in lines if line) + "\n"
 
     def setting(self, command: Command) -> str:

@@ -76,6 +76,7 @@ def test_a_story_has_what_it_needs_before_and_tells_what_nobody_needs(monkeypatc
     lines = {page: [command.line for command in of] for page, of in story.pages().items()}
     assert lines == {"a.md": [1], "b.md": [6]}
     assert story.script("a.md").splitlines()[1:] == ["echo '## a.md:1'", "echo '## a.md:1' >&2", "run web # once"]
-    assert story.script("b.md").splitlines()[1:] == ["make", "echo '## b.md:6'", "echo '## b.md:6' >&2", "see"]
+    told = ["{ make; } >&2", "echo '## b.md:6'", "echo '## b.md:6' >&2", "see"]
+    assert story.script("b.md").splitlines()[1:] == told
     assert story.idle() == [("c.md", "see"), "ID"]
     assert pages.printed("before\n## a.md:1\nx\ny\n## b.md:6\n") == {"a.md:1": "x\ny\n", "b.md:6": ""}
