@@ -5,6 +5,9 @@ import pytest
 from appliance.wait import until
 from tests.appliance.conftest import booted
 from tests.appliance.site import BOX, CLIENT, DISKS, NVME, TEMPLATE, Play, Playbook, Site
+from tests.appliance.workshop import workshop
+from tests.pages import Place, of
+from tests.terminal import answered
 
 SERIALS = (NVME.serial, *(disk.serial for disk in DISKS))
 
@@ -67,6 +70,20 @@ def test_a_store_is_removed_by_its_playbook_and_made_again() -> None:
         assert play.failed == 0, play.said
         status = site.remote_command().get("status")
         assert (status["health"], status["problems"]) == ("ok", [])
+        as_the_page_says(site)
+        assert nothing_is_left(site)
+
+
+def as_the_page_says(site: Site) -> None:
+    """Remove it by the commands of docs/deployment.md, as somebody who answers what he is asked."""
+    with workshop(site) as shop:
+        done = shop.run(
+            "cp -r ansible/inventories/example ansible/inventories/mine; editor ansible/inventories/mine/*/*"
+        )
+        assert done.returncode == 0, done.stderr
+        for command in of(Place.REMOVED):
+            said = answered(shop.runner, shop.words(command.text), QUESTION, " ".join(SERIALS), timeout=900)
+            assert said.returncode == 0, said.stdout
 
 
 def nothing_is_left(site: Site) -> bool:

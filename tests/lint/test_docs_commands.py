@@ -1,7 +1,7 @@
 """Every command line in the documentation is one that its program takes: verbs, options, arguments, files, units.
 
 Lines in ``console`` blocks are read as a shell would read them, and their programs' own parsers parse them, without
-running anything. tests/appliance/test_readme.py runs those of the README.
+running anything: so the author of a page sees a slip at once. tests/pages.py says which test runs each of them.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from appliance.update import main as update
 from bench import demo, suite
 from tests.lint.files import ROOT, all_files, front_door, short
 from tests.lint.test_docs import COMMANDS, PAGES, command_of
+from tests.pages import commands
 
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PROMPT = re.compile(r"^ *[$#] (.*)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 UNIT = re.compile(r"\b(?:systemctl [a-z-]+(?: --[a-z-]+)*|journalctl (?:-u|--unit)) ((?:hatchery|hatcheryd)[\w@.-]*)")
 
-OTHERS = "ansible-galaxy cp curl echo editor git journalctl ls man modprobe qemu-storage-daemon rsync ssh virsh"
+OTHERS = "ansible-galaxy cp curl echo editor git journalctl ls man mkdir modprobe qemu-storage-daemon scp ssh virsh"
 """Programs of others, whose options are theirs to change."""
 
 OPERATORS = {"&&", "||", ";", "|", ">", ">>", "<", "&"}
@@ -157,9 +157,9 @@ def unit_exists(name: str) -> bool:
 
 
 def lines(page: Path) -> Iterator[str]:
-    """The command lines that a page's ``console`` blocks show."""
-    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
-        yield from PROMPT.findall(block.replace("\\\n", " "))
+    """The command lines that a page's ``console`` blocks show, without what follows a line as its input."""
+    for command in commands(page):
+        yield command.text.replace("\\\n", " ").partition("\n")[0]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(lines(page))], ids=short)
