@@ -29,6 +29,8 @@ def daemon(store: Lab) -> Iterator[Daemon]:
 
 def test_a_clone_is_looked_into_and_left_as_it_was(daemon: Daemon) -> None:
     lab = daemon.lab
+    # The appliance loads it, for itself.
+    lab.run(["rmmod", "nbd"])
     done = lab.run(["hatchery", "clone", "look", "web", "--json"], check=False)
     assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (9, "not-ready"), "the module is not loaded"
     assert "modprobe nbd" in json.loads(done.stdout)["error"]["hint"]
