@@ -103,6 +103,17 @@ class Host:
         """A program that is the host's Python, for Ansible."""
         return self.folder / "python"
 
+    @property
+    def reached(self) -> dict[str, Any]:
+        """Variables by which Ansible reaches it."""
+        return {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": str(self.python),
+            # Modules lie where both sides see them; nobody has to become root.
+            "ansible_remote_tmp": str(self.shared),
+            "ansible_become": False,
+        }
+
     def words(self, *argv: str | Path) -> list[str | Path]:
         """A command line that runs a command there."""
         return [*_enter(self.pid), *argv]
@@ -123,20 +134,13 @@ class Host:
         """Run the example play for this host, of which only what differs from host to host is changed; it must not
         fail. ``folder`` is for Ansible's own files.
         """
-        reached = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": str(self.python),
-            # Modules lie where both sides see them; nobody has to become root.
-            "ansible_remote_tmp": str(self.shared),
-            "ansible_become": False,
-        }
         chosen = {
             "guests_memory_mib": 512,
             "guests_processors": 1,
             "guests_virtualization": "qemu" if qemu.accelerator().emulated else "kvm",
             **variables,
         }
-        book = Playbook("examples/guests", folder, {"hv1": reached}, group="hypervisors")
+        book = Playbook("examples/guests", folder, {"hv1": self.reached}, group="hypervisors")
         done = book.run("--diff", "--extra-vars", json.dumps(chosen), *words)["hv1"]
         assert done.failed == 0, done.said
         return done

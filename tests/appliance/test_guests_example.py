@@ -4,44 +4,30 @@ The service and its API are real, over the model of the store. What the clones w
 here, at the address that the service hands out.
 """
 
-import os
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from appliance.host import netlink
 from appliance.model import MIB
 from appliance.run import Process, Runner
-from appliance.schema import ClientSpec
 from appliance.wait import until
 from bench.vm import LOOPBACK, free_ports
-from tests.appliance import libvirt_host
+from tests.appliance import libvirt_host, near
 from tests.appliance.conftest import image
 from tests.appliance.libvirt_host import Host
+from tests.appliance.near import ADDRESS, PORT
 from tests.appliance.site import Play
 from tests.tier import require
-from tests.unit.api_server import serving
-from tests.unit.service_harness import Box, box
+from tests.unit.service_harness import Box
 
-ADDRESS, PORT = "192.0.2.10", 10809
 NAMES = ["lv-1", "lv-2"]
 
 KERNEL = 32 * MIB
 """More than what the firmware reads before it has found the guest's kernel."""
-
-SSH = """\
-#!/bin/sh
-# The way to the appliance, which is here: of `-L HERE:THERE`, HERE is made.
-for word; do
-    case $word in *:/*) ln -s {socket} "${{word%%:*}}" ;; esac
-done
-exec sleep infinity
-"""
 
 
 class Disks:
@@ -53,8 +39,7 @@ class Disks:
         self._daemon: Process | None = None
         template = image("guest").with_name("guest.qcow2")
         for name in NAMES:
-            argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", template, folder / name]
-            Runner().run(argv)
+            Runner().run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", template, folder / name])
 
     def serve(self) -> None:
         """Begin to serve them."""
@@ -73,20 +58,6 @@ class Disks:
             self._daemon = None
 
 
-@contextmanager
-def _appliance(folder: Path) -> Iterator[Box]:
-    """A service that has the template and the client, and is reached by a program that is named as SSH is."""
-    with box(folder) as made:
-        made.add_template("debian-13")
-        made.service.put_client("hv1", ClientSpec(transport="tcp", address=ADDRESS, port=PORT, plain=True))
-        (folder / "bin").mkdir()
-        ssh = folder / "bin/ssh"
-        ssh.write_text(SSH.format(socket=made.paths.api_socket), encoding="ascii")
-        ssh.chmod(0o755)
-        with serving(made):
-            yield made
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="hatchery-test-", dir="/var/tmp"))
@@ -96,10 +67,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def appliance(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    monkeypatch.setattr(netlink, "addresses", lambda: frozenset({ADDRESS}))
-    (folder / "box").mkdir()
-    monkeypatch.setenv("PATH", f"{folder}/box/bin:{os.environ['PATH']}")
-    with _appliance(folder / "box") as made:
+    with near.service(folder / "box", monkeypatch, plain=True) as made:
         yield made
 
 

@@ -1,111 +1,109 @@
-"""The command line on a host of guests, put there by the role; the appliance is its own host, whose packages suffice.
-
-It runs after test_life.py, whose first tests need an appliance that was not deployed yet.
-"""
+"""The command line on a host of guests with Debian 13, put there by the role, whose packages suffice; no appliance."""
 
 import json
-import shlex
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from appliance.schema import ClientSpec, CloneCreate
-from tests.appliance.site import ADDRESS, BOX, TEMPLATE, Play, Playbook, Site
+from appliance.run import Runner
+from tests.appliance import libvirt_host, near
+from tests.appliance.conftest import image
+from tests.appliance.libvirt_host import Host
+from tests.appliance.site import ROOT, Play, Playbook
 
-CLIENT, CLONE, PORT = "reeve", "reeved", 10841
-FOLDER = "/opt/hatchery"
-"""/usr, where it goes by default, is read-only on the appliance."""
-
-PROGRAM, ATTACH = f"{FOLDER}/bin/hatchery", f"{FOLDER}/bin/hatchery-attach"
+PROGRAM, ATTACH = "/usr/local/bin/hatchery", "/usr/local/bin/hatchery-attach"
+LIBRARY = "/usr/local/lib/hatchery/appliance"
 
 
 @dataclass
 class Role:
-    """Plays of the role on the appliance."""
+    """Plays of the role on the host."""
 
-    site: Site
+    host: Host
     folder: Path
 
     def play(self, *words: str, **change: Any) -> Play:
         """Run the role; it must not fail."""
-        book = self.folder / "hypervisor"
-        book.with_suffix(".yml").write_text("- hosts: hatchery\n  gather_facts: false\n  roles: [hypervisor]\n")
+        book = self.folder / "role"
+        book.with_suffix(".yml").write_text("- hosts: hypervisors\n  gather_facts: false\n  roles: [hypervisor]\n")
         variables = {
+            **self.host.reached,
             "hypervisor_certificate": str(self.folder / "certificate"),
-            "hypervisor_directory": f"{FOLDER}/certificate",
             "hypervisor_group": "root",
-            "hypervisor_appliance": self.site.vm.destination,
-            "hypervisor_ssh_options": shlex.join(self.site.vm.ssh_options),
-            "hypervisor_client": CLIENT,
-            "hypervisor_list_file": f"{FOLDER}/list/clones",
+            "hypervisor_appliance": near.DESTINATION,
+            "hypervisor_client": near.CLIENT,
+            # There is no network to install them from. They are there: see below.
             "hypervisor_cli_packages": [],
-            "hypervisor_cli_directory": f"{FOLDER}/lib",
-            "hypervisor_cli_programs": f"{FOLDER}/bin",
+            **change,
         }
-        hosts = {BOX: self.site.variables(variables | change)}
-        play = Playbook(str(book), self.site.vm.folder, hosts).run("-v", "--diff", *words)[BOX]
+        book_of_hosts = Playbook(str(book), self.folder, {"hv1": variables}, group="hypervisors")
+        play = book_of_hosts.run("--diff", *words)["hv1"]
         assert play.failed == 0, play.said
         return play
 
-    def said(self, *argv: str) -> str:
-        """What a command there says; it must not fail."""
-        return self.site.vm.ssh(list(argv), timeout=300).stdout
-
     def is_there(self, path: str) -> bool:
-        return self.site.vm.ssh(["test", "-e", path], check=False).returncode == 0
+        return self.host.run("test", "-e", path, check=False).returncode == 0
 
 
 @pytest.fixture
-def role(site: Site, deployed: Play, tmp_path: Path) -> Iterator[Role]:
-    if deployed.failed:
-        pytest.fail(deployed.said)
-    with site.api() as api:
-        api.put_client(CLIENT, ClientSpec(transport="tcp", address=ADDRESS, port=PORT))
-        api.create_clones(CloneCreate(name=CLONE, template=TEMPLATE, client="local", learn=False))
-    with site.commands() as commands:
-        commands.get("client", "certificate", CLIENT, str(tmp_path / "certificate"))
+def role(monkeypatch: pytest.MonkeyPatch) -> Iterator[Role]:
+    folder = Path(tempfile.mkdtemp(prefix="hatchery-test-", dir="/var/tmp"))
     try:
-        yield Role(site, tmp_path)
+        with (
+            near.service(folder / "box", monkeypatch, plain=False) as box,
+            libvirt_host.running(image("hypervisor"), folder / "host", near.ADDRESS, []) as host,
+        ):
+            words = ["--socket", str(box.paths.api_socket), "client", "certificate", near.CLIENT]
+            Runner().run([sys.executable, "-m", "appliance.cli.main", *words, folder / "certificate"])
+            yield Role(host, folder)
     finally:
-        site.vm.ssh(["rm", "-rf", FOLDER], check=False)
-        with site.api() as api:
-            api.remove_clone(CLONE, force=True)
-            api.remove_client(CLIENT)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.heavy
-def test_the_role_puts_the_command_line_onto_a_host(site: Site, role: Role) -> None:
-    planned = role.play("--check")
-    assert planned.changed == 2, "the certificate, the command line"
-    assert not role.is_there(FOLDER)
+def test_the_role_puts_the_command_line_onto_a_host(role: Role) -> None:
+    host = role.host
+    packages = yaml.safe_load((ROOT / "roles/hypervisor/defaults/main.yml").read_text())["hypervisor_cli_packages"]
+    host.run("dpkg-query", "--show", *packages)
+    assert role.play("--check").changed == 2, "the certificate, the command line"
+    assert not role.is_there(PROGRAM)
     assert role.play().changed == 2
-    assert role.play("--check").changed == 0
-    assert role.play().changed == 0
+    for words in (["--check"], []):
+        again = role.play(*words)
+        assert again.changed == 0, again.said
 
-    # It works, and is the one that was put there: without it, so is the program.
-    (view,) = [one for one in json.loads(role.said(PROGRAM, "clone", "list", "--json")) if one["name"] == CLONE]
-    site.vm.ssh(["modprobe", "nbd"])
-    device = role.said(ATTACH, view["uri"]).strip()
-    assert role.said(ATTACH, "--detach", device).strip() == device
-    parts = json.loads(role.said(PROGRAM, "clone", "look", CLONE, "--json"))
-    assert {part["holds"] for part in parts} >= {"gpt partition table", "ext4", "vfat"}
-    assert role.said(ATTACH, "--list") == ""
-    site.vm.ssh(["sh", "-c", f"echo 'raise SystemExit(77)' >{FOLDER}/lib/appliance/cli/main.py"])
-    assert site.vm.ssh([PROGRAM, "--version"], check=False).returncode == 77
+    # They run, from anywhere, and are those that were put there. Who asks has to reach an appliance, and the kernel to
+    # have the module; without, they say so.
+    assert host.run(PROGRAM, "--version").stdout.startswith("hatchery ")
+    for program, words, status in ((PROGRAM, ["status", "--json"], 9), (ATTACH, ["--list", "--json"], 1)):
+        done = host.run(program, *words, check=False)
+        assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (status, "not-ready"), done.stderr
+    host.run("sh", "-c", f"echo 'raise SystemExit(77)' >{LIBRARY}/cli/main.py; touch {LIBRARY}/old.py")
+    assert host.run(PROGRAM, "--version", check=False).returncode == 77
 
     # What was changed by hand is put right, and what another version left goes.
-    site.vm.ssh(["sh", "-c", f"echo broken >{FOLDER}/lib/appliance/run.py; touch {FOLDER}/lib/appliance/old.py"])
     assert role.play("--check").changed == 1
     assert role.play().changed == 1
-    assert not role.is_there(f"{FOLDER}/lib/appliance/old.py")
-    assert role.said(PROGRAM, "--version").startswith("hatchery ")
-    # Left alone where it is not wanted, removed with all else.
+    assert not role.is_there(f"{LIBRARY}/old.py")
+    assert host.run(PROGRAM, "--version").stdout.startswith("hatchery ")
+
+    # What does not run there is not written.
+    host.run("sh", "-c", f"rm {LIBRARY}/run.py; mv /usr/lib/python3/dist-packages/typer /root")
+    with pytest.raises(AssertionError, match=r"does not run on this host: ModuleNotFoundError"):
+        role.play()
+    assert not role.is_there(f"{LIBRARY}/run.py")
+    host.run("mv", "/root/typer", "/usr/lib/python3/dist-packages")
+
+    # It is left alone where it is not wanted, and removed with all else.
     assert role.play(hypervisor_state="absent", hypervisor_cli=False).changed == 1
     assert role.is_there(PROGRAM)
     assert role.play(hypervisor_state="absent").changed == 1
-    assert not role.is_there(f"{FOLDER}/lib")
+    assert not role.is_there("/usr/local/lib/hatchery")
     assert not role.is_there(PROGRAM)
-    assert site.failed_units() == ""

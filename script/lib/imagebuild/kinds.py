@@ -54,7 +54,7 @@ KINDS = {
         ),
         Kind(
             "hypervisor",
-            "Debian 13 tree with libvirt, for the test of guests that libvirt runs",
+            "Debian 13 tree with libvirt, for the tests of a host of guests",
             (_BASE, "mkosi.images/hypervisor"),
             ("--directory", "{root}/mkosi.images/hypervisor", "--include", f"{{root}}/{_BASE}", "--output", "tree"),
             "tree",
