@@ -69,6 +69,10 @@ mount --bind "$FOLDER/shared" ".$FOLDER/shared"
 printf '%s' "$QEMU_CONF" >etc/libvirt/qemu.conf
 printf '%s' "$LIBVIRTD_CONF" >etc/libvirt/libvirtd.conf
 printf '%s\n' 0123456789abcdef0123456789abcdef >etc/machine-id
+if [ -n "$CERTIFICATE" ]; then
+    mkdir -p etc/pki/libvirt-nbd
+    cp "$CERTIFICATE"/*.pem etc/pki/libvirt-nbd
+fi
 ip link set lo up
 ip address add "$ADDRESS/32" dev lo
 chroot . libvirtd &
@@ -156,13 +160,19 @@ def _enter(pid: int) -> list[str]:
 
 
 @contextmanager
-def running(tree: Path, folder: Path, address: str, ports: Sequence[tuple[int, int]]) -> Iterator[Host]:
-    """The host. Its ``address`` at each first port leads to 127.0.0.1 here at the second one."""
+def running(
+    tree: Path, folder: Path, address: str, ports: Sequence[tuple[int, int]], certificate: Path | None = None
+) -> Iterator[Host]:
+    """The host. Its ``address`` at each first port leads to 127.0.0.1 here at the second one.
+
+    The client's ``certificate`` is in its place before libvirtd starts, which looks for it then.
+    """
     runner = Runner(
         {
             "TREE": str(tree),
             "FOLDER": str(folder),
             "ADDRESS": address,
+            "CERTIFICATE": str(certificate or ""),
             "QEMU_CONF": QEMU_CONF,
             "LIBVIRTD_CONF": LIBVIRTD_CONF,
         }
@@ -297,8 +307,8 @@ def _hang_up(*both: socket.socket) -> None:
             one.shutdown(socket.SHUT_RDWR)
 
 
-def check_disks(host: Host, address: str, port: int, names: Sequence[str]) -> None:
-    """QEMU was started with all that keeps these guests from harm."""
+def check_disks(host: Host, address: str, port: int, names: Sequence[str], *, tls: bool) -> None:
+    """QEMU was started with all that keeps these guests from harm, and with a certificate where there is ``tls``."""
     machines = host.guests()
     assert len(machines) == len(names), machines
     exports = []
@@ -307,6 +317,7 @@ def check_disks(host: Host, address: str, port: int, names: Sequence[str]) -> No
         exports.append(disk["export"])
         assert disk["server"] == {"type": "inet", "host": address, "port": str(port)}
         assert (disk["reconnect-delay"], disk["discard"]) == (600, "unmap")
+        assert ("tls-creds" in disk) is tls
         assert disk["cache"] == {"direct": True, "no-flush": False}
         (device,) = [json.loads(word) for word in words if word.startswith('{"driver":"virtio-blk-pci"')]
         assert (device["werror"], device["write-cache"]) == ("enospc", "on")

@@ -1,6 +1,7 @@
 """A service that is near: the real one, over the model of the store, reached by a program that is named as SSH is."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from appliance.host import netlink
+from appliance.run import Runner
 from appliance.schema import ClientSpec
 from tests.unit.api_server import serving
 from tests.unit.service_harness import Box, box
@@ -25,6 +27,13 @@ for word; do
 done
 exec sleep infinity
 """
+
+
+def certificate(made: Box, folder: Path) -> Path:
+    """A folder with the client's certificate, made by the command for it."""
+    words = ["--socket", str(made.paths.api_socket), "client", "certificate", CLIENT]
+    Runner().run([sys.executable, "-m", "appliance.cli.main", *words, folder])
+    return folder
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from bench.vm import LOOPBACK, free_ports
 from tests.appliance import libvirt_host, near
 from tests.appliance.conftest import image
 from tests.appliance.libvirt_host import Host
-from tests.appliance.near import ADDRESS, PORT
+from tests.appliance.near import ADDRESS, CLIENT, PORT
 from tests.appliance.site import Play
 from tests.tier import require
 from tests.unit.service_harness import Box
@@ -31,10 +31,14 @@ KERNEL = 32 * MIB
 
 
 class Disks:
-    """What the clones would be: a storage daemon with an overlay of the sample template for each."""
+    """What the clones would be: a storage daemon with an overlay of the sample template for each.
 
-    def __init__(self, folder: Path, port: int) -> None:
+    It lets in who has a certificate of the authority whose own is in the folder ``credentials``, if there is one.
+    """
+
+    def __init__(self, folder: Path, port: int, credentials: Path | None) -> None:
         self._folder = folder
+        self._credentials = credentials
         self._port = port
         self._daemon: Process | None = None
         template = image("guest").with_name("guest.qcow2")
@@ -43,7 +47,11 @@ class Disks:
 
     def serve(self) -> None:
         """Begin to serve them."""
-        argv = ["qemu-storage-daemon", "--nbd-server", f"addr.type=inet,addr.host={LOOPBACK},addr.port={self._port}"]
+        argv, door = ["qemu-storage-daemon"], f"addr.type=inet,addr.host={LOOPBACK},addr.port={self._port}"
+        if self._credentials is not None:
+            argv += ["--object", f"tls-creds-x509,id=t,endpoint=server,verify-peer=on,dir={self._credentials}"]
+            door += ",tls-creds=t"
+        argv += ["--nbd-server", door]
         for name in NAMES:
             file = f"file.driver=file,file.filename={self._folder / name}"
             argv += ["--blockdev", f"driver=qcow2,node-name={name},{file}"]
@@ -65,25 +73,32 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def appliance(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
-    with near.service(folder / "box", monkeypatch, plain=True) as made:
+def appliance(folder: Path, tls: bool, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    with near.service(folder / "box", monkeypatch, plain=not tls) as made:
         yield made
 
 
 @pytest.fixture
-def disks(folder: Path) -> Iterator[tuple[Disks, int]]:
+def disks(folder: Path, appliance: Box, tls: bool) -> Iterator[tuple[Disks, int]]:
     require(shutil.which("qemu-storage-daemon"), "qemu-storage-daemon is needed: run script/bootstrap")
     (port,) = free_ports(1)
-    made = Disks(folder, port)
+    made = Disks(folder, port, appliance.paths.tls(CLIENT) if tls else None)
     made.serve()
     yield made, port
     made.kill()
 
 
 @pytest.fixture
-def host(folder: Path, disks: tuple[Disks, int]) -> Iterator[Host]:
-    with libvirt_host.running(image("hypervisor"), folder / "libvirt", ADDRESS, [(PORT, disks[1])]) as running:
+def host(folder: Path, appliance: Box, tls: bool, disks: tuple[Disks, int]) -> Iterator[Host]:
+    certificate = near.certificate(appliance, folder / "certificate") if tls else None
+    ports = [(PORT, disks[1])]
+    with libvirt_host.running(image("hypervisor"), folder / "libvirt", ADDRESS, ports, certificate) as running:
         yield running
 
 
@@ -99,7 +114,7 @@ def read(host: Host) -> list[int]:
 
 @pytest.mark.heavy
 def test_the_example_defines_and_starts_guests_on_clones(
-    folder: Path, appliance: Box, disks: tuple[Disks, int], host: Host
+    folder: Path, appliance: Box, tls: bool, disks: tuple[Disks, int], host: Host
 ) -> None:
     planned = play(folder, host, "--check")
     assert planned.changed == 2, planned.said
@@ -110,7 +125,7 @@ def test_the_example_defines_and_starts_guests_on_clones(
     for words in (["--check"], []):
         again = play(folder, host, *words)
         assert again.changed == 0, again.said
-    libvirt_host.check_disks(host, ADDRESS, PORT, NAMES)
+    libvirt_host.check_disks(host, ADDRESS, PORT, NAMES, tls=tls)
 
     # The storage daemon is killed while the firmware reads, and both guests go on to read their kernels.
     until(lambda: min(read(host)) > 0, "both guests to read", deadline=300, interval=0.1)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from appliance.run import Runner
 from tests.appliance import libvirt_host, near
 from tests.appliance.conftest import image
 from tests.appliance.libvirt_host import Host
@@ -60,8 +58,7 @@ def role(monkeypatch: pytest.MonkeyPatch) -> Iterator[Role]:
             near.service(folder / "box", monkeypatch, plain=False) as box,
             libvirt_host.running(image("hypervisor"), folder / "host", near.ADDRESS, []) as host,
         ):
-            words = ["--socket", str(box.paths.api_socket), "client", "certificate", near.CLIENT]
-            Runner().run([sys.executable, "-m", "appliance.cli.main", *words, folder / "certificate"])
+            near.certificate(box, folder / "certificate")
             yield Role(host, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
