@@ -92,11 +92,11 @@ def test_the_role_puts_the_command_line_onto_a_host(role: Role) -> None:
     assert host.run(PROGRAM, "--version").stdout.startswith("hatchery ")
 
     # What does not run there is not written.
-    host.run("sh", "-c", f"rm {LIBRARY}/run.py; mv /usr/lib/python3/dist-packages/typer /root")
+    host.run("sh", "-c", f"rm {LIBRARY}/run.py; mv /usr/lib/python3/dist-packages/typer /srv")
     with pytest.raises(AssertionError, match=r"does not run on this host: ModuleNotFoundError"):
         role.play()
     assert not role.is_there(f"{LIBRARY}/run.py")
-    host.run("mv", "/root/typer", "/usr/lib/python3/dist-packages")
+    host.run("mv", "/srv/typer", "/usr/lib/python3/dist-packages")
 
     # It is left alone where it is not wanted, and removed with all else.
     assert role.play(hypervisor_state="absent", hypervisor_cli=False).changed == 1
