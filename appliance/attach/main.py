@@ -1,4 +1,4 @@
-"""``hatchery-attach``: map a clone's export to /dev/nbdX on this host, list such devices, and detach them."""
+"""``hatchery-attach``: map a clone's export to /dev/nbdX on this host, list such devices, detach and look into them."""
 
 import argparse
 import json
@@ -6,11 +6,14 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
-from appliance.attach import attachment, target, watch
+from appliance.attach import attachment, look, target, watch
 from appliance.attach.attachment import MOST_CONNECTIONS, PATIENCE, Options
+from appliance.attach.look import Part
 from appliance.errors import HatcheryError
 from appliance.host.nbd import Device, Kernel
+from appliance.run import Runner
 from appliance.words import size
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
@@ -23,6 +26,12 @@ def parser() -> argparse.ArgumentParser:
     verb = top.add_mutually_exclusive_group(required=True)
     verb.add_argument("uri", nargs="?", metavar="URI", help="the export: nbd://HOST[:PORT]/CLONE, or nbd+unix:///...")
     verb.add_argument("--list", action="store_true", help="list devices of the kernel's NBD client that are in use")
+    verb.add_argument(
+        "--look",
+        metavar="URI",
+        help="say which partitions an export has and what each holds: by a device that nobody can write to, and "
+        "that is gone afterwards; nothing is mounted",
+    )
     verb.add_argument("--detach", metavar="DEVICE|URI", help="flush a device and take it away")
     top.add_argument(
         "--watch",
@@ -77,6 +86,11 @@ def _run(arguments: argparse.Namespace) -> None:
             attachment.detach(device, kernel, force=arguments.force)
             _say(device, as_json=arguments.json)
         return
+    if arguments.look is not None:
+        wanted = target.parse(arguments.look)
+        with Kernel() as kernel:
+            _show(look.look(wanted, kernel, Runner()), as_json=arguments.json)
+        return
     wanted = target.parse(arguments.uri)
     options = attachment.check(Options(arguments.dead_timeout, arguments.connections))
     with Kernel() as kernel:
@@ -109,6 +123,16 @@ def _list(devices: Sequence[Device], *, as_json: bool) -> None:
         mode = "read-only" if device.read_only else "writable"
         shown = device.identifier or "by another program"
         sys.stdout.write(f"{device.path!s:<12} {size(device.size):>10}  {mode:<9}  {shown}\n")
+
+
+def _show(parts: Sequence[Part], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(part) for part in parts], indent=2) + "\n")
+        return
+    for part in parts:
+        number = str(part.number) if part.number else "disk"
+        words = "  ".join(word for word in (part.holds or "-", part.label, part.uuid, part.name) if word)
+        sys.stdout.write(f"{number:<4} {size(part.start):>10} {size(part.size):>10}  {words}\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from appliance import schema
-from appliance.cli import clone_loss, clone_output, image_export, losing, seed
+from appliance.cli import clone_look, clone_loss, clone_output, image_export, losing, seed
 from appliance.cli.clone_loss import ForceOption, losses
 from appliance.cli.options import JsonOption, duration, follow, parse_size, session
 from appliance.cli.output import out, print_json
@@ -111,6 +111,7 @@ def show(context: typer.Context, name: NameArgument, as_json: JsonOption = False
 
 
 app.command("remove")(clone_loss.remove)
+app.command("look")(clone_look.look)
 
 
 @app.command("attach")

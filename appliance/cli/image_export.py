@@ -89,7 +89,7 @@ def wanted(target: str, kind: ImageFormat | None, *, force: bool, as_json: bool)
 
 def export(run: Session, wanted: Wanted, begin: Begin) -> None:
     """Write the image, and tell of it. Raises what ``begin`` raises, InvalidInput, NoSpace, NotReady."""
-    with run.connect() as connection, _offered(connection, begin) as still, _reachable(run, still) as uri:
+    with run.connect() as connection, offered(connection, begin) as still, reachable(run, still) as uri:
         if wanted.target == STDOUT:
             with _scratch() as file:
                 _convert(uri, file, wanted, still, show=not run.as_json)
@@ -114,7 +114,8 @@ def export(run: Session, wanted: Wanted, begin: Begin) -> None:
 
 
 @contextmanager
-def _offered(connection: client.Client, begin: Begin) -> Iterator[schema.StillView]:
+def offered(connection: client.Client, begin: Begin) -> Iterator[schema.StillView]:
+    """A still, which goes afterwards. Raises what ``begin`` raises."""
     still = begin(connection)
     try:
         yield still
@@ -125,7 +126,8 @@ def _offered(connection: client.Client, begin: Begin) -> Iterator[schema.StillVi
 
 
 @contextmanager
-def _reachable(run: Session, still: schema.StillView) -> Iterator[str]:
+def reachable(run: Session, still: schema.StillView) -> Iterator[str]:
+    """A still's URI as it is reached from here. Raises NotReady when there is no way."""
     if run.host is None:
         yield still.uri
         return

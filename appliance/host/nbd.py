@@ -33,6 +33,9 @@ BLOCK_BYTES = 512
 KERNELS_TIMER_MS = 30_000
 """The block layer's timer for a request where nothing else is set."""
 
+_DISCONNECT_ON_CLOSE = 1 << 1
+"""NBD_CFLAG_DISCONNECT_ON_CLOSE."""
+
 _MODULE = Path("/sys/module/nbd")
 _BLOCK = Path("/sys/block")
 _NETLINK_GENERIC = 16
@@ -237,6 +240,14 @@ class Kernel:
             ("SIZE_BYTES", size),
             file_descriptors(stream.fileno() for stream in sockets),
         )
+
+    def end_with_us(self, index: int, identifier: str) -> None:
+        """Have a device taken away when the last who has it open closes it, or ends. Raises Refused, Unhealthy.
+
+        It is not asked for when the device is made: somebody else could be the first to open and close it.
+        """
+        flags = ("CLIENT_FLAGS", _DISCONNECT_ON_CLOSE)
+        self._ask(NLM_F_REQUEST | NLM_F_ACK, RECONFIGURE, ("INDEX", index), ("BACKEND_IDENTIFIER", identifier), flags)
 
     def disconnect(self, index: int) -> None:
         """Take a device's connections away; requests that wait fail. Raises Refused, Unhealthy."""

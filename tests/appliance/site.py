@@ -64,12 +64,13 @@ class Play:
 class Playbook:
     """A playbook, of ours by its name or any by its path, and the hosts that it is for, each with its variables.
 
-    ``folder`` is for Ansible's own files.
+    ``folder`` is for Ansible's own files. ``group`` is the one that the hosts are in.
     """
 
     name: str
     folder: Path
     hosts: Mapping[str, Mapping[str, Any]]
+    group: str = "hatchery"
 
     def run(self, *words: str, timeout: float = 900) -> dict[str, Play]:
         """Run it to its end, however that is; how it ended for each host."""
@@ -111,7 +112,7 @@ class Playbook:
 
     def _argv(self, words: Sequence[str]) -> list[str | Path]:
         inventory = self.folder / "inventory.json"
-        inventory.write_text(json.dumps({"hatchery": {"hosts": self.hosts}}), encoding="utf-8")
+        inventory.write_text(json.dumps({self.group: {"hosts": self.hosts}}), encoding="utf-8")
         program = Path(sys.executable).with_name("ansible-playbook")
         return [program, "-i", inventory, *words, (ROOT / "ansible" / self.name).with_suffix(".yml")]
 

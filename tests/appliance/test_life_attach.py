@@ -1,5 +1,7 @@
 """A clone as a device of the appliance itself, made at boot by the unit's template."""
 
+import json
+
 import pytest
 
 from appliance.schema import CloneCreate
@@ -46,6 +48,10 @@ def test_the_units_template_makes_the_device_at_boot(site: Site) -> None:
         assert marked(site) == before
         listed = site.vm.ssh(["hatchery-attach", "--list"]).stdout.split()
         assert (listed[0], listed[-1]) == (device(site), view.uri)
+        # Who asks what is on it gets a device of his own, and none is left.
+        parts = json.loads(site.vm.ssh(["hatchery", "clone", "look", CLONE, "--json"], timeout=120).stdout)
+        assert {part["holds"] for part in parts} >= {"gpt partition table", "ext4", "vfat"}
+        assert len(site.vm.ssh(["hatchery-attach", "--list"]).stdout.splitlines()) == 1
         # At its end the device was flushed and taken away, while there was somebody to flush to.
         words = ["journalctl", "--no-pager", "--quiet", "--output=cat", "--boot=-1", f"--unit={UNIT}"]
         ended = site.vm.ssh(words).stdout

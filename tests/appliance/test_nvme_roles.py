@@ -63,6 +63,7 @@ class Roles:
             hypervisor_nvme_key=str(self.folder / "key"),
             hypervisor_nvme_host_nqn=HOST_NQN,
             hypervisor_nvme_package="",
+            hypervisor_cli=False,
         )
 
     def once(self, run: Any, *what: Any) -> Play:

@@ -235,6 +235,7 @@ def test_a_hosts_key_is_never_shown(tmp_path: Path) -> None:
         "hypervisor_nvme_key": str(tmp_path),
         "hypervisor_nvme_host_nqn": "nqn.2014-08.org.nvmexpress:uuid:6f1c1f9e-5b0e-4d5a-9d0c-2f6f3f5b7a10",
         "hypervisor_nvme_package": "",
+        "hypervisor_cli": False,
     }
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"here": variables}}}))
     book = tmp_path / "book.yml"

@@ -108,6 +108,8 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "hypervisor: files elsewhere": {
         "hypervisor_directory": "/srv/certificate",
         "hypervisor_list_file": "/srv/a/clones",
+        "hypervisor_cli_directory": "/opt/hatchery/lib",
+        "hypervisor_cli_programs": "/opt/hatchery/bin",
     },
 }
 
@@ -219,6 +221,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "hypervisor: a relative folder": ({"hypervisor_directory": "pki/libvirt-nbd"}, "paths from / on"),
     "hypervisor: the folder of all settings": ({"hypervisor_directory": "/etc/"}, "paths from / on"),
     "hypervisor: a list that is a folder": ({"hypervisor_list_file": "/etc/hatchery/"}, "paths from / on"),
+    "hypervisor: programs among what they are made of": (
+        {"hypervisor_cli_programs": "/usr/local/lib/hatchery/bin"},
+        "the programs are not in hypervisor_cli_directory",
+    ),
+    "hypervisor: a package in a folder of all": ({"hypervisor_cli_directory": "/opt"}, "with a folder in between"),
     "hypervisor: nobody on the appliance": ({"hypervisor_client": ""}, "must name a client of it"),
     "hypervisor: the appliance's own client": ({"hypervisor_client": "local"}, "and not local"),
     "hypervisor: a state in between": ({"hypervisor_state": "stopped"}, "stopped"),

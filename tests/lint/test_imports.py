@@ -25,6 +25,7 @@ ARROWS: Mapping[str, frozenset[str]] = {
     "redact": frozenset(),
     "unpack": frozenset({"model"}),
     "pki": frozenset({"errors"}),
+    "packed": frozenset(),
     # what the machine can do
     "host": frozenset({"config", "redact", "run", "wait"}),
     "reconcile": frozenset({"host"}),

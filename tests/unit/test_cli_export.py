@@ -145,7 +145,7 @@ def test_from_elsewhere_the_disk_is_read_through_ssh(tmp_path: Path, monkeypatch
         yield tmp_path / "here.sock"
 
     monkeypatch.setattr(image_export, "forwarded", forwarded)
-    with image_export._reachable(Session("root@box", False, None), STILL) as uri:
+    with image_export.reachable(Session("root@box", False, None), STILL) as uri:
         assert uri == f"nbd+unix:///1?socket={tmp_path}/here.sock"
     assert asked == [("root@box", Path("/x"))]
 

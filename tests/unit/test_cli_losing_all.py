@@ -59,8 +59,8 @@ NOTHING = {
         ("status", "doctor", "top", "events", "operation list", "operation show", "operation follow"), "it looks"
     ),
     **dict.fromkeys(
-        ("template list", "template show", "clone list", "clone show", "clone seed show", "client list", "client show",
-         "authority show", "measure compare"), "it looks"
+        ("template list", "template show", "clone list", "clone show", "clone look", "clone seed show", "client list",
+         "client show", "authority show", "measure compare"), "it looks"
     ),
     **dict.fromkeys(
         ("support-bundle", "template boot-set export", "template boot-set trace"), "it writes a new file here, or none"

@@ -53,6 +53,13 @@ KINDS = {
             {"qemu-img": "qemu-utils"},
         ),
         Kind(
+            "hypervisor",
+            "Debian 13 tree with libvirt, for the tests of a host of guests",
+            (_BASE, "mkosi.images/hypervisor"),
+            ("--directory", "{root}/mkosi.images/hypervisor", "--include", f"{{root}}/{_BASE}", "--output", "tree"),
+            "tree",
+        ),
+        Kind(
             "appliance",
             "the appliance's disk image",
             (

@@ -1,5 +1,6 @@
 """Seeds, read as a guest reads them."""
 
+import shutil
 import stat
 from pathlib import Path
 
@@ -45,6 +46,8 @@ def cloud_init(uri: str) -> dict[str, str]:
     run = Runner().run
     run(["modprobe", "nbd"], check=False)
     run(["modprobe", "isofs"], check=False)
+    # What cloud-init keeps for the time until the next boot, it believes without a look at the seed.
+    shutil.rmtree("/run/cloud-init", ignore_errors=True)
     CLOUD.write_text("datasource_list: [NoCloud, None]\nnetwork: {config: disabled}\n", encoding="ascii")
     device = run(["hatchery-attach", uri]).stdout.strip()
     try:
