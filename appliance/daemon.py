@@ -1,7 +1,7 @@
 """``hatcheryd``: brings the service up in order and serves its API on a unix socket.
 
-Order: catalog opened and migrated, catalog and pool brought to agree, attached clones activated and exported, socket
-listening, ``READY=1``. When it ends, exports go on.
+Order: catalog opened and migrated, catalog and pool brought to agree, attached clones activated and exported, API
+loaded, socket listening, ``READY=1``. When it ends, exports go on.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from appliance.catalog import Catalog
 from appliance.catalog.condition import Condition, look
 from appliance.config import Paths
 from appliance.errors import HatcheryError, NotReady, Unhealthy
+from appliance.host.audit import unasked
 from appliance.host.dm import Dm
 from appliance.host.notify import notify
 from appliance.host.nvmet_request import UnitTarget
@@ -107,11 +108,6 @@ def find_fast(dm: Dm, runner: Runner) -> Pool | None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
-    # Imported late, for they are slow to load: who makes a service without serving its API has no use for them.
-    from appliance.api import audit
-    from appliance.api.app import make_app
-    from appliance.api.server import READERS, Reader, Server, listen
-
     parser = argparse.ArgumentParser(prog="hatcheryd", description="Hatchery's service.")
     parser.add_argument("--debug", action="store_true", help="log every command")
     arguments = parser.parse_args(argv)
@@ -122,8 +118,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = Paths()
     try:
         service = make_service(paths, Runner())
-        service.events.unasked = audit.unasked
+        service.events.unasked = unasked
         service.start()
+        # Loaded now, for they are slow to load: guests wait for their exports, which are there already.
+        from appliance.api.app import make_app
+        from appliance.api.server import READERS, Reader, Server, listen
+
         app = make_app(service)
         listener = listen(paths.api_socket)
         reader = Reader(app, listen(paths.read_socket, READERS))

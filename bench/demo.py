@@ -22,8 +22,9 @@ from appliance.remote import OPTIONS_VARIABLE
 from appliance.run import Runner
 from appliance.wait import until
 from bench import keep, results, sections
+from bench.drives import HARD_DISK, Bus, Drive
 from bench.steps import Steps, clock
-from bench.vm import HARD_DISK, LOOPBACK, VM, Bus, Drive, Hardware, Key
+from bench.vm import LOOPBACK, VM, Hardware, Key
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from appliance.client import Client, connect
 from bench import demo
+from bench.drives import Drive
 from bench.steps import Steps
-from bench.vm import VM, Drive
+from bench.vm import VM
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum
+from enum import Enum
 from pathlib import Path
 
 from appliance.errors import DeadlineExceeded, NotReady
 from appliance.measure import qemu
 from appliance.measure.guest import EMULATOR_FAULTS
-from appliance.model import SECTOR
 from appliance.run import Completed, Process, Runner
 from appliance.wait import until
+from bench.drives import Drive, device_words, drive_words
 
 LOOPBACK = "127.0.0.1"
 QMP_SOCKET = "qmp.sock"
@@ -40,43 +40,6 @@ SECURE_FIRMWARE = (("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd", "/usr/share/OVMF/
 
 SECURE_WORDS = ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 """Only that mode may write to the variables, and sleeping is not for such firmware (OVMF: OvmfPkg/README)."""
-
-
-class Bus(StrEnum):
-    """How a drive is connected."""
-
-    NVME = "nvme"
-    SCSI = "scsi"
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """A limit on a drive's speed: requests and bytes a second; 0 means none."""
-
-    iops: int = 0
-    bytes_per_second: int = 0
-
-
-HARD_DISK = Pace(iops=150, bytes_per_second=150_000_000)
-"""About the pace of a 7,200 rpm disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drive:
-    """A drive of the machine: a sparse file of ``size`` bytes, made if absent. ``sector`` is what it reads at least."""
-
-    serial: str
-    bus: Bus
-    size: int
-    pace: Pace = Pace()
-    sector: int = SECTOR
-
-    @property
-    def by_id(self) -> str:
-        """Its stable name in the machine."""
-        if self.bus is Bus.NVME:
-            return f"/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_{self.serial}"
-        return f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{self.serial}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +80,10 @@ class Identity(Enum):
 
 @dataclass
 class VM:
-    """One machine. ``forwards`` are TCP ports inside; ``port`` tells where each is found on the host's loopback."""
+    """One machine. ``forwards`` are TCP ports inside; ``port`` tells where each is found on the host's loopback.
+
+    The system has a disk of its own, of ``system_size`` bytes, or lies on that of the drives that ``system_on`` is.
+    """
 
     folder: Path
     system: Path
@@ -127,6 +93,7 @@ class VM:
     hardware: Hardware = field(default_factory=Hardware)
     forwards: Sequence[int] = ()
     system_size: int = 8 << 30
+    system_on: Drive | None = None
     outlive: bool = False
     credentials: Mapping[str, str] = field(default_factory=dict)
     identity: Identity = Identity.SMBIOS
@@ -186,6 +153,17 @@ class VM:
         seen = self.machine.console.wait_for("login: ", deadline=deadline, faults=("Kernel panic", *EMULATOR_FAULTS))
         return seen.at - self.machine.started
 
+    @property
+    def system_by_id(self) -> str:
+        """The stable name of the disk that the system lies on, in the machine."""
+        return "/dev/disk/by-id/virtio-SYSTEM" if self.system_on is None else self.system_on.by_id
+
+    def rewrite_system(self) -> None:
+        """Make the system's disk what the image makes of a new one, while it is off; nothing of it is kept."""
+        if self._machine is not None:
+            raise NotReady("the machine runs", hint="power_cut or shutdown first")
+        self._system.unlink(missing_ok=True)
+
     # -- reaching it ---------------------------------------------------------------------------------------------
 
     def port(self, inside: int) -> int:
@@ -199,7 +177,7 @@ class VM:
             "Port": self.port(22),
             "IdentityFile": self.key.private,
             "IdentitiesOnly": "yes",
-            "UserKnownHostsFile": self.folder / "known_hosts",
+            "UserKnownHostsFile": self._known_hosts,
             "StrictHostKeyChecking": "accept-new",
             "BatchMode": "yes",
             "ConnectTimeout": "20",
@@ -271,7 +249,15 @@ class VM:
         self._close_master()
         self.wait_ssh(deadline=deadline)
 
+    def forget(self) -> None:
+        """Take the key that it shows next for its own: its system begins anew, and makes another."""
+        self._known_hosts.unlink(missing_ok=True)
+
     # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
 
     @property
     def _control(self) -> Path:
@@ -294,17 +280,23 @@ class VM:
         self._control.unlink(missing_ok=True)
 
     def _make_disks(self) -> None:
-        overlay = self.folder / "system.qcow2"
-        if not overlay.exists():
-            self.runner.run(
-                ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", self.system.resolve(), overlay,
-                 str(self.system_size)]
-            )  # fmt: skip
-        for drive in self.drives:
+        if not self._system.exists():
+            size = self.system_size if self.system_on is None else self.system_on.size
+            words = ["create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(self.system.resolve())]
+            self.runner.run(["qemu-img", *words, self._system, str(size)])
+        for drive in self._others():
             file = self._file(drive)
             if not file.exists():
                 with file.open("wb") as handle:
                     handle.truncate(drive.size)
+
+    @property
+    def _system(self) -> Path:
+        return self.folder / "system.qcow2"
+
+    def _others(self) -> list[Drive]:
+        """The drives that the system does not lie on."""
+        return [drive for drive in self.drives if drive != self.system_on]
 
     def _file(self, drive: Drive) -> Path:
         return self.folder / f"{drive.serial}.raw"
@@ -314,17 +306,19 @@ class VM:
         accel, firmware = qemu.accelerator(), qemu.firmware(self.folder, SECURE_FIRMWARE if secure else qemu.FIRMWARE)
         # Past the host's page cache where its file system can: a power cut and a cold cache are then what they claim.
         cache = "none" if direct_io_works(self.folder) else "writeback"
-        system = f"if=none,id=system,format=qcow2,file={qemu.escape(self.folder / 'system.qcow2')}"
+        system = f"if=none,id=system,format=qcow2,file={qemu.escape(self._system)}"
+        own = "virtio-blk-pci,drive=system,serial=SYSTEM"
+        disk = own if self.system_on is None else device_words(self.system_on, "system")
         words = [
             "-machine", "q35,smm=on" if secure else "q35", *(SECURE_WORDS if secure else ()),
             *accel.words, "-smp", str(self.hardware.cpus), "-m", str(self.hardware.memory_mib),
             "-nodefaults", *firmware.words, "-qmp", f"unix:{qemu.escape(self._qmp_path)},server=on,wait=off",
             "-pidfile", str(self.folder / PID_FILE),
-            "-drive", system, "-device", "virtio-blk-pci,drive=system,serial=SYSTEM,bootindex=0",
-            "-device", SCSI, "-device", "virtio-rng-pci",
+            "-drive", system, "-device", SCSI, "-device", f"{disk},bootindex=0",
+            "-device", "virtio-rng-pci",
             "-netdev", ",".join(["user,id=net", *self._hostfwd()]), "-device", "virtio-net-pci,netdev=net,romfile=",
         ]  # fmt: skip
-        for number, drive in enumerate(self.drives):
+        for number, drive in enumerate(self._others()):
             words += drive_words(drive, self._file(drive), f"drive{number}", cache)
         for name, value in self._all_credentials().items():
             coded = base64.b64encode(value.encode()).decode()
@@ -353,25 +347,6 @@ class VM:
                 lines.write(json.dumps({"execute": execute}) + "\n")
                 lines.flush()
                 lines.readline()
-
-
-def drive_words(drive: Drive, file: Path, name: str, cache: str) -> list[str]:
-    """A drive as words of QEMU's command line; QEMU's own throttling makes it as slow as wanted.
-
-    Zeroes are not stored: a new array's first sync would otherwise fill the host's disk.
-    """
-    options = f"if=none,id={name},format=raw,cache={cache},discard=unmap,detect-zeroes=unmap,file={qemu.escape(file)}"
-    if drive.pace.iops:
-        options += f",throttling.iops-total={drive.pace.iops}"
-    if drive.pace.bytes_per_second:
-        options += f",throttling.bps-total={drive.pace.bytes_per_second}"
-    if drive.bus is Bus.NVME:
-        device = f"nvme,drive={name},serial={drive.serial}"
-    else:
-        device = f"scsi-hd,bus=scsi.0,drive={name},serial={drive.serial},rotation_rate=7200"
-    if drive.sector != SECTOR:
-        device += f",logical_block_size={drive.sector},physical_block_size={drive.sector}"
-    return ["-drive", options, "-device", device]
 
 
 def direct_io_works(folder: Path) -> bool:

@@ -4,8 +4,7 @@ Each is a line of ``hatchery-audit`` in the journal, with fields of its own; ``j
 has the API's socket is known by the kernel's word: user and process at the other end of it. By SSH that is the login's
 shell, and its own log says whose key it was.
 
-What changes without a request, as when a lease or an operation ends, is there too, with ``hatcheryd`` for a user; and
-what commands change without the API (``appliance.host.audit``).
+What changes without a request, and what commands change without the API, is there too (``appliance.host.audit``).
 
 Of a request's body only what names things is kept. Keys and user data are never among it.
 """
@@ -21,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from appliance.host import journal
-from appliance.host.audit import TAG, Tell, process, who_in_words, write
+from appliance.host.audit import Tell, process, who_in_words, write
 from appliance.service.events import ASKED
 
 NAMES = ("name", "template", "clones", "client", "count", "kind", "shared", "size", "which", "serials", "transport")
@@ -79,13 +78,6 @@ def audited(app: ASGIApp, tell: Tell = journal.send) -> Callable[[Scope, Receive
             note(0)  # it has no answer
 
     return watched
-
-
-def unasked(kind: str, subject: str, state: str, words: str, tell: Tell = journal.send) -> None:
-    """Write down a change that nobody asked for at that moment: a lease that ended, an operation that did."""
-    said = f"hatcheryd: {kind} {subject}: {state}" + (f", {words}" if words else "")
-    fields = {"HATCHERY_KIND": kind, "HATCHERY_NAMES": subject, "HATCHERY_RESULT": state}
-    tell({"MESSAGE": said, "PRIORITY": "6", "SYSLOG_IDENTIFIER": TAG, "HATCHERY_USER": "hatcheryd", **fields})
 
 
 class _Body:

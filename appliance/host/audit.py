@@ -3,7 +3,8 @@
 ``journalctl -t hatchery-audit``. What the API is asked for is written by ``appliance.api.audit``, which knows who is
 at the other end of its socket. Here is what all lines have in common, and those of commands that change something
 without the API: the store's, the rescue's and the update's. Who called them is root by what they need; with sudo it
-is whom sudo says. The program that started them tells a unit from a shell.
+is whom sudo says. The program that started them tells a unit from a shell. And here is what changes without anybody's
+request, as when a lease or an operation ends, with ``hatcheryd`` for a user.
 """
 
 import contextlib
@@ -75,6 +76,13 @@ def commanded(program: str, words: Sequence[str], body: Callable[[], int], tell:
         told = {**who, "HATCHERY_COMMAND": command, "HATCHERY_STATUS": status, "HATCHERY_PROBLEM": problem}
         # Who called it sees its end himself.
         write(said, result, told, tell, logging.DEBUG)
+
+
+def unasked(kind: str, subject: str, state: str, words: str, tell: Tell = journal.send) -> None:
+    """Write down a change that nobody asked for at that moment: a lease that ended, an operation that did."""
+    said = f"hatcheryd: {kind} {subject}: {state}" + (f", {words}" if words else "")
+    fields = {"HATCHERY_KIND": kind, "HATCHERY_NAMES": subject, "HATCHERY_RESULT": state}
+    tell({"MESSAGE": said, "PRIORITY": "6", "SYSLOG_IDENTIFIER": TAG, "HATCHERY_USER": "hatcheryd", **fields})
 
 
 def caller() -> dict[str, str]:

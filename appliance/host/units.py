@@ -135,9 +135,7 @@ class Systemd:
     def _verb(self, verb: str, client: str) -> None:
         unit = self._unit(client)
         try:
-            if verb != "stop":
-                # One that failed too often is refused until its counter is reset.
-                self._runner.run(["systemctl", "reset-failed", unit], check=False)
+            # One that failed however often is not refused: the unit has StartLimitIntervalSec=0.
             self._runner.run(["systemctl", verb, unit])
         except CommandFailed as error:
             raise NotReady(

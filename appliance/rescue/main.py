@@ -1,18 +1,22 @@
-"""``hatchery-store`` with its verbs for bad days: ``backup``, ``restore``, ``repair``; the others are the store's."""
+"""``hatchery-store`` with its verbs for bad days: ``backup``, ``restore``, ``repair``; the others are the store's.
+
+What those verbs need is imported by each: guests wait for ``up``, which has no use for it.
+"""
 
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from appliance import config, progress
 from appliance.errors import InvalidInput
-from appliance.rescue import backup, bundle, repair, restore, stream
-from appliance.rescue.bundle import Backup
 from appliance.store import main as store
 from appliance.store.machine import Machine
+
+if TYPE_CHECKING:
+    from appliance.rescue.bundle import Backup
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +33,7 @@ def _add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     make = verbs.add_parser("backup", help="back up the pool's metadata, the catalog and the settings")
     make.add_argument("--to", metavar="DIR", help="into this folder, as one archive; - is standard output")
     make.add_argument("--json", action="store_true", help="for programs")
-    make.add_argument("--deadline", type=float, default=stream.FOREVER, metavar="SECONDS", help="give up after that")
+    make.add_argument("--deadline", type=float, metavar="SECONDS", help="give up after that")
     make.set_defaults(run=_backup)
     put = verbs.add_parser("restore", help="put a lost catalog back, from a backup and from what the pools hold")
     put.add_argument("source", nargs="?", metavar="BACKUP", help="its folder or archive, - for standard input")
@@ -46,6 +50,8 @@ def _add(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
 
 
 def _repair(arguments: argparse.Namespace) -> int:
+    from appliance.rescue import repair
+
     source: str | None = arguments.from_dump
     wish = repair.Wish(arguments.copy_to, source is not None, source or "", bool(arguments.yes))
     told = _Told(as_json=arguments.json)
@@ -56,6 +62,8 @@ def _repair(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
+    from appliance.rescue import restore
+
     machine = Machine(config.load())
     empty, sure = bool(arguments.without_backup), bool(arguments.yes)
     told = _Told(as_json=arguments.json)
@@ -84,19 +92,24 @@ class _Told:
 
 
 def _backup(arguments: argparse.Namespace) -> int:
+    import tempfile
+
+    from appliance.rescue import backup, bundle, stream
+
     where = None if arguments.to in (None, "-") else Path(arguments.to)
     if arguments.to == "-" and arguments.json:
         why = "both would go to the standard output"
         raise InvalidInput("an archive is not JSON", why=why, hint="name a folder with --to")
     machine = Machine(config.load())
+    deadline = stream.FOREVER if arguments.deadline is None else arguments.deadline
     if arguments.to is None:
         with progress.bar("copying the catalog", show=not arguments.json) as bar:
-            made = backup.local(machine, deadline=arguments.deadline, bar=bar)
+            made = backup.local(machine, deadline=deadline, bar=bar)
         _say_backup(made, made.folder, as_json=arguments.json)
         return store.OK
     with tempfile.TemporaryDirectory(dir=where, prefix="hatchery-") as folder:
         with progress.bar("copying the catalog", show=not arguments.json) as bar:
-            made = backup.elsewhere(machine, Path(folder), deadline=arguments.deadline, bar=bar)
+            made = backup.elsewhere(machine, Path(folder), deadline=deadline, bar=bar)
         if where is None:
             bundle.write_tar(made, sys.stdout.buffer)
         else:
@@ -104,7 +117,7 @@ def _backup(arguments: argparse.Namespace) -> int:
     return store.OK
 
 
-def _say_backup(made: Backup, where: Path, *, as_json: bool) -> None:
+def _say_backup(made: "Backup", where: Path, *, as_json: bool) -> None:
     if not as_json:
         sys.stderr.write(f"{where}\n")
         return

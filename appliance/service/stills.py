@@ -68,6 +68,8 @@ class Stills:
 
     def clear(self) -> None:
         """End what a former process left: before the catalog's garbage is deleted. Raises NotReady."""
+        if not self._files.folder.exists():
+            return  # it was not started since the machine was: guests wait while this asks the service manager
         self._units.stop(DAEMON)
         shutil.rmtree(self._files.folder, ignore_errors=True)
 

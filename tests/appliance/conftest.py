@@ -18,7 +18,8 @@ import pytest
 from appliance.errors import HatcheryError
 from appliance.measure import qemu
 from appliance.run import Runner
-from bench.vm import VM, Drive, Hardware, Key
+from bench.drives import Drive
+from bench.vm import VM, Hardware, Key
 from tests.appliance.site import DISKS, NBD_PORT, NVME, NVME_TCP_PORT, ROOT, SECOND_PORT, Play, Site
 from tests.tier import require
 
@@ -52,8 +53,8 @@ def image(kind: str) -> Path:
 
 
 @contextmanager
-def booted(drives: Sequence[Drive] = (NVME, *DISKS)) -> Iterator[Site]:
-    """A booted appliance with empty drives; root can log in."""
+def booted(drives: Sequence[Drive] = (NVME, *DISKS), system_on: Drive | None = None) -> Iterator[Site]:
+    """A booted appliance with empty drives; root can log in. ``system_on`` as for VM."""
     require(shutil.which(qemu.QEMU), f"{qemu.QEMU} is needed: run script/bootstrap")
     require(Path(sys.executable).with_name("ansible-playbook").exists(), "Ansible is needed: run script/bootstrap")
     guest, appliance = image("guest"), image("appliance")
@@ -68,6 +69,7 @@ def booted(drives: Sequence[Drive] = (NVME, *DISKS)) -> Iterator[Site]:
             runner=runner,
             hardware=Hardware(memory_mib=2048, cpus=2),
             forwards=(NBD_PORT, SECOND_PORT, NVME_TCP_PORT),
+            system_on=system_on,
         ) as vm:
             vm.start()
             vm.wait_ssh(deadline=BOOT_DEADLINE)

@@ -21,7 +21,8 @@ from appliance.measure.serial import MachineFault
 from appliance.model import GIB
 from appliance.remote import OPTIONS_VARIABLE, forwarded
 from appliance.run import Completed, Process, Runner
-from bench.vm import LOOPBACK, VM, Bus, Drive
+from bench.drives import Bus, Drive
+from bench.vm import LOOPBACK, VM
 from tests.terminal import answered
 
 ROOT = Path(__file__).resolve().parents[2]

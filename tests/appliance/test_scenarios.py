@@ -9,7 +9,7 @@ import pytest
 
 from appliance.model import GIB
 from appliance.wait import until
-from bench.vm import Bus, Drive
+from bench.drives import Bus, Drive
 from tests.appliance.conftest import booted
 from tests.appliance.site import BOX, Play, Playbook, Site
 from tests.appliance.stack import NVME_LABELS, at_rest, cache_is, look

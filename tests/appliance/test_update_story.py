@@ -162,7 +162,7 @@ def test_a_version_with_a_broken_service_is_given_up_and_says_why(site: Site, ne
 
 def halves(site: Site, label: str) -> list[str]:
     """The partitions that hold a version."""
-    table = json.loads(site.vm.ssh(["sfdisk", "--json", "/dev/vda"]).stdout)["partitiontable"]
+    table = json.loads(site.vm.ssh(["sfdisk", "--json", site.vm.system_by_id]).stdout)["partitiontable"]
     return [half["node"] for half in table["partitions"] if half.get("name") == label]
 
 

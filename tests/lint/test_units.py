@@ -150,6 +150,12 @@ def test_the_backup_runs_by_itself_and_at_an_orderly_stop() -> None:
     ]
 
 
+def test_a_storage_daemon_is_started_however_often_it_failed() -> None:
+    # Nobody resets its counter (appliance.host.units).
+    unit = EXTRA / FOLDER / "hatchery-nbd@.service"
+    assert "StartLimitIntervalSec=0" in unit.read_text(encoding="utf-8").splitlines()
+
+
 BOUNDED = {"hatchery-nbd@.service": ("2G", "512"), "hatchery-status.service": ("256M", "64")}
 """Daemons that others talk to: what memory they may have, and how many tasks."""
 

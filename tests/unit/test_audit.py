@@ -13,6 +13,7 @@ import pytest
 
 from appliance.api import audit
 from appliance.host import journal
+from appliance.host.audit import unasked
 from tests.unit.api_server import serving
 from tests.unit.service_harness import Box, box
 
@@ -32,7 +33,7 @@ def api(told: Told, tmp_path: Path) -> Iterator[tuple[httpx.Client, Box]]:
     assert told == []
     with box(tmp_path) as made:
         assert made.add_template("debian").state == "succeeded"
-        made.service.events.unasked = partial(audit.unasked, tell=told.append)
+        made.service.events.unasked = partial(unasked, tell=told.append)
         with serving(made) as client:
             yield client, made
 

@@ -17,6 +17,7 @@ from appliance.catalog import Catalog
 from appliance.cli.main import main
 from appliance.daemon import NOISY
 from appliance.errors import HatcheryError, InvalidInput
+from appliance.host.audit import unasked
 from appliance.images import fetch
 from appliance.images.resuming import ResumingSource
 from appliance.images.sources import PLAIN, Manner, Opener, Source, WebSource, check_url, open_url
@@ -149,7 +150,7 @@ def watched(
 
     with serve(tmp_path, {"disk.raw": IMAGE}, encrypted=False) as site, box(tmp_path) as made:
         monkeypatch.setattr(made.service.imports, "_open_url", opened)
-        made.service.events.unasked = partial(audit.unasked, tell=told.append)
+        made.service.events.unasked = partial(unasked, tell=told.append)
         yield Watched(made, site, capsys, caplog, told)
 
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -321,10 +322,15 @@ def test_the_header_of_a_running_pools_dump_gets_the_pools_size() -> None:
 # --- for programs
 
 
-@pytest.mark.parametrize(("verb", "name"), [("repair", "sound"), ("restore", "restored")])
+@pytest.mark.parametrize(("verb", "module", "name"), [("repair", repair, "sound"), ("restore", restore, "restored")])
 @pytest.mark.parametrize("done", [True, False])
 def test_what_a_verb_says_is_one_document_for_programs(
-    verb: str, name: str, done: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str,
+    module: ModuleType,
+    name: str,
+    done: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run(*given: Any, **named: Any) -> bool:
         say = named.get("say") or given[2]
@@ -332,7 +338,7 @@ def test_what_a_verb_says_is_one_document_for_programs(
         say("two")
         return done
 
-    monkeypatch.setattr(getattr(rescue_main, verb), "run", run)
+    monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(rescue_main, "Machine", lambda _: None)
     monkeypatch.setattr(config, "load", lambda: None)
     assert rescue_main.main([verb, "--json"]) == 0

@@ -152,6 +152,13 @@ def test_a_daemon_that_died_leaves_nothing(ready: Box, name: str) -> None:
     whole(ready)
 
 
+def test_a_start_does_not_ask_about_what_was_never_offered(ready: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ready.units, "stop", asked.append)
+    ready.restart()
+    assert DAEMON not in asked
+
+
 def test_a_restart_of_the_service_ends_all(ready: Box) -> None:
     for _ in range(2):
         ready.service.stills.of_clone("web")

@@ -6,8 +6,9 @@ from pathlib import Path
 from appliance.model import GIB
 from appliance.run import Runner
 from bench import demo
+from bench.drives import HARD_DISK, Bus, Drive, drive_words
 from bench.steps import clock
-from bench.vm import HARD_DISK, VM, Bus, Drive, Key, drive_words, free_ports
+from bench.vm import VM, Key, free_ports
 
 
 def test_a_slow_disk_is_throttled_and_an_nvme_drive_is_not() -> None:
