@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.remote import OPTIONS_VARIABLE
 from appliance.run import Completed, Runner
 from bench.vm import LOOPBACK
 from tests.appliance.site import ROOT, Site
@@ -40,6 +41,8 @@ class Workshop:
                 "PYTHONPATH": str(ROOT),
                 "CHECKOUT": str(ROOT),
                 "HATCHERY_HOST": f"root@{BOX_ADDRESS}",
+                # The site's own, where a test uses its API meanwhile, know no names.
+                OPTIONS_VARIABLE: "",
                 "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
                 "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
                 "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "tmp"),
