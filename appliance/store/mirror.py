@@ -162,8 +162,14 @@ class PartitionMirror:
         return Description("partition", "metadata mirror", f"{names.PART_POOL_META}, {names.PART_STATE}")
 
     def apply(self, machine: Machine) -> None:
-        """Write a table whose id is the mirror's uuid."""
+        """Write a table whose id is the mirror's uuid. Raises Refused when it has that already: it would be emptied."""
         array = running(machine)
+        if _is_its_own(partitions.read(array.device), array):
+            raise Refused(
+                "the metadata mirror is not partitioned anew",
+                why="its partitions are there, and hold the catalog and the pool's metadata",
+                hint="bring the store up with `hatchery-store up`",
+            )
         parts = layout(array.device.size, self.state_bytes)
         partitions.write(machine.runner, array.device, parts, str(uuid.UUID(array.uuid)))
 
@@ -218,7 +224,9 @@ def plan(found: Mirror, making: Making, state_bytes: int) -> StoreSteps:
         steps = (*steps, WidenMirror(found.drives + 1))
     if array is not None and array.backlog:
         steps = (*steps, NoWriteBehind(array.device.name))
-    if making is Making.ALLOWED and not _partitioned(found):
+    # A mirror that is there and does not run hides its table: whether it has one is to be looked at when it runs.
+    known = array is not None or any(isinstance(step, CreateMirror) for step in steps)
+    if making is Making.ALLOWED and known and not _partitioned(found):
         return (*steps, PartitionMirror(state_bytes))
     return steps
 
@@ -330,9 +338,11 @@ def diverged(fast: Leg, slow: Leg) -> bool:
 
 
 def _partitioned(found: Mirror) -> bool:
-    if found.array is None or not found.array.running or found.table is None:
-        return False
-    return found.table.guid == str(uuid.UUID(found.array.uuid))
+    return found.array is not None and found.array.running and _is_its_own(found.table, found.array)
+
+
+def _is_its_own(table: Table | None, array: Array) -> bool:
+    return table is not None and table.guid == str(uuid.UUID(array.uuid))
 
 
 def layout(size: int, state_bytes: int) -> tuple[Partition, ...]:

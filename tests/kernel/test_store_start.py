@@ -48,6 +48,27 @@ def reads(lab: Lab, digests: tuple[str, str]) -> int:
     return now - before
 
 
+MADE_ANEW = {"create", "partition", "format"}
+"""What a setup says of what it makes."""
+
+
+@pytest.mark.parametrize("settings", ["known", "forgotten"])
+def test_a_setup_takes_a_store_that_does_not_run_as_it_is(store: Lab, settings: str) -> None:
+    """After a start that failed, and by a system that begins anew: its catalog and pools are on the drives."""
+    digests = fill(store)
+    store.run(["sh", "-c", "echo kept > /var/lib/hatchery/word && sync"])
+    store.run(["hatchery-store", "down"])
+    if settings == "forgotten":
+        store.run(["rm", "-r", "/etc/hatchery/conf.d"])
+    done = []
+    for part in store.call(setup.specs):
+        done += [store.call(setup.part, part, *options, timeout=240) for options in (["--check"], [])]
+    steps = [f"{step['action']} {step['target']}" for each in done for step in each["steps"]]
+    assert not [step for step in steps if step.split()[0] in MADE_ANEW], steps
+    assert store.run(["cat", "/var/lib/hatchery/word"]).stdout == "kept\n"
+    check(store, digests)
+
+
 def test_an_orderly_stop_leaves_nothing_and_a_start_needs_no_check(store: Lab) -> None:
     digests = fill(store)
     store.run(["hatchery-store", "down"])

@@ -107,7 +107,9 @@ def test_a_new_nvme_drive_becomes_the_other_leg() -> None:
 
 def test_setup_of_the_mirror_goes_on() -> None:
     made = Mirror((leg("/dev/n1", 0, events=0),), leg("/dev/md127p1", 1, events=0), None, None)
-    assert plan_mirror(made, Making.ALLOWED) == ["AssembleMirror", "PartitionMirror"]
+    assert plan_mirror(made, Making.ALLOWED) == ["AssembleMirror"], "its table cannot be seen yet"
+    assembled = replace(made, array=array("md126", "n1", "md127p1"))
+    assert plan_mirror(assembled, Making.ALLOWED) == ["PartitionMirror"]
     one = Mirror((leg("/dev/n1", 0, events=0),), BLANK_SLOW, None, None)
     assert plan_mirror(one, Making.ALLOWED)[0] == "CreateMirror"
     stale = Mirror((FAST,), SLOW, array("md126", "n1", "md127p1"), replace(MINE, guid="other"))
