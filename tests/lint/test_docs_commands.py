@@ -31,7 +31,10 @@ PROMPT = re.compile(r"^ *[$#] (.*)$", re.MULTILINE)
 CODE = re.compile(r"`([^`\n]+)`")
 UNIT = re.compile(r"\b(?:systemctl [a-z-]+(?: --[a-z-]+)*|journalctl (?:-u|--unit)) ((?:hatchery|hatcheryd)[\w@.-]*)")
 
-OTHERS = "ansible-galaxy cp curl echo editor git journalctl ls man modprobe qemu-storage-daemon rsync ssh virsh"
+OTHERS = (
+    "ansible-galaxy cp curl echo editor git journalctl ls man modprobe printf qemu-storage-daemon rsync ssh ssh-keygen "
+    "virsh"
+)
 """Programs of others, whose options are theirs to change."""
 
 OPERATORS = {"&&", "||", ";", "|", ">", ">>", "<", "&"}
