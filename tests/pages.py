@@ -33,6 +33,7 @@ class Place(Enum):
     MEASURED = "tests/appliance/test_pages.py", "this machine boots guests of the appliance"
     NEWCOMER = "tests/appliance/test_readme.py", "this machine, where a demo was left running"
     REMOVED = "tests/appliance/test_removal.py", "this machine is the operator's; the appliance is one that may go"
+    RESET = "tests/appliance/test_reset.py", "the appliance, which begins anew"
     TRIED = "tests/appliance/test_test_boot.py", "this machine, which boots the image once"
 
     @property
@@ -72,6 +73,8 @@ WHO: tuple[tuple[str, str, Place | str], ...] = (
         "a host that the role made ready: tests/appliance/test_nvme_roles.py, where the role enables it",
     ),
     ("docs/day-two.md", "systemctl restart hatcheryd", Place.BOX),
+    ("docs/day-two.md", "printf *FactoryReset-*", Place.RESET),
+    ("docs/day-two.md", "ssh-keygen -R BOX", "VM.forget (bench/vm.py) does it, for keys of its own"),
     ("docs/day-two.md", "systemctl reboot", "VM.reboot (bench/vm.py) says it, in many tests of the appliance"),
     ("docs/install.md", "systemctl edit *", Place.BOX),
     ("docs/install.md", "systemctl restart hatchery-status.socket", Place.BOX),

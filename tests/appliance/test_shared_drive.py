@@ -10,6 +10,7 @@ from tests.appliance.conftest import BOOT_DEADLINE, booted
 from tests.appliance.kept import deploy, fill, kept
 from tests.appliance.site import DISKS, Site
 from tests.appliance.stack import NVME_LABELS, at_rest, cache_is
+from tests.appliance.test_reset import factory_reset, renew
 
 SHARED = Drive("SHARED0", Bus.NVME, 14 * GIB)
 """Both slots, a root of 8 GiB, which is the most that it takes, and 3 GiB for the store."""
@@ -31,6 +32,11 @@ def test_the_system_and_the_cache_share_the_nvme_drive() -> None:
         assert {"root", *NVME_LABELS} <= {label for label, _, _ in parts}
         assert unused < SPARE
         site.vm.reboot(deadline=BOOT_DEADLINE)
+        kept(site)
+        assert laid_out(site) == (parts, unused)
+        at_rest(site)
+        renew(site, factory_reset)
+        deploy(site, SHARED)
         kept(site)
         assert laid_out(site) == (parts, unused)
 

@@ -31,7 +31,10 @@ BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
 UNIT = re.compile(r"\b(?:systemctl [a-z-]+(?: --[a-z-]+)*|journalctl (?:-u|--unit)) ((?:hatchery|hatcheryd)[\w@.-]*)")
 
-OTHERS = "ansible-galaxy cp curl echo editor git journalctl ls man mkdir modprobe qemu-storage-daemon scp ssh virsh"
+OTHERS = (
+    "ansible-galaxy cp curl echo editor git journalctl ls man mkdir modprobe printf qemu-storage-daemon rsync scp ssh "
+    "ssh-keygen virsh"
+)
 """Programs of others, whose options are theirs to change."""
 
 OPERATORS = {"&&", "||", ";", "|", ">", ">>", "<", "&"}
