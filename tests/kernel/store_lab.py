@@ -30,6 +30,26 @@ def actions(answer: dict[str, Any]) -> list[str]:
     return [f"{step['action']} {step['target']}" for step in answer["steps"]]
 
 
+MAKING = ("create", "partition", "format")
+"""How steps begin after which nothing is left of what was there."""
+
+
+def set_up_again(lab: Lab, *, forgotten: bool, **changes: object) -> None:
+    """Stop the store and set it up, as after a start that failed; it is to be taken as it is.
+
+    ``forgotten``: by a system that begins anew, whose settings are gone. ``changes``: to what the store is made of.
+    """
+    lab.run(["sh", "-c", "echo kept > /var/lib/hatchery/word && sync"])
+    lab.run(["hatchery-store", "down"])
+    if forgotten:
+        lab.run(["rm", "-r", "/etc/hatchery/conf.d"])
+    for part in lab.call(setup.specs):
+        for options in (("--check",), ()):
+            said = actions(program(lab, part, *options, **(changes if part == "store" else {})))
+            assert not [step for step in said if step.split()[0] in MAKING], said
+    assert lab.run(["cat", "/var/lib/hatchery/word"]).stdout == "kept\n"
+
+
 def up(lab: Lab) -> str:
     """Start the store; what it said."""
     return lab.run(["hatchery-store", "up"], timeout=120).stderr

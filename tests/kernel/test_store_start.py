@@ -7,6 +7,7 @@ import pytest
 
 from tests.kernel.inside import setup, volumes
 from tests.kernel.lab import Lab
+from tests.kernel.store_lab import set_up_again
 
 MIB = 16
 TEMPLATE, CLONE = 1, 2
@@ -48,24 +49,10 @@ def reads(lab: Lab, digests: tuple[str, str]) -> int:
     return now - before
 
 
-MADE_ANEW = {"create", "partition", "format"}
-"""What a setup says of what it makes."""
-
-
-@pytest.mark.parametrize("settings", ["known", "forgotten"])
-def test_a_setup_takes_a_store_that_does_not_run_as_it_is(store: Lab, settings: str) -> None:
-    """After a start that failed, and by a system that begins anew: its catalog and pools are on the drives."""
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_setup_takes_a_store_that_does_not_run_as_it_is(store: Lab, *, forgotten: bool) -> None:
     digests = fill(store)
-    store.run(["sh", "-c", "echo kept > /var/lib/hatchery/word && sync"])
-    store.run(["hatchery-store", "down"])
-    if settings == "forgotten":
-        store.run(["rm", "-r", "/etc/hatchery/conf.d"])
-    done = []
-    for part in store.call(setup.specs):
-        done += [store.call(setup.part, part, *options, timeout=240) for options in (["--check"], [])]
-    steps = [f"{step['action']} {step['target']}" for each in done for step in each["steps"]]
-    assert not [step for step in steps if step.split()[0] in MADE_ANEW], steps
-    assert store.run(["cat", "/var/lib/hatchery/word"]).stdout == "kept\n"
+    set_up_again(store, forgotten=forgotten)
     check(store, digests)
 
 

@@ -11,7 +11,7 @@ from appliance import wait
 from tests.kernel import folders
 from tests.kernel.inside import arrays, disks, drive, mirror, setup, volumes
 from tests.kernel.lab import SECOND_NVME, Disks, Lab, Options
-from tests.kernel.store_lab import actions, blank_disk, health, problems, program, refused, up
+from tests.kernel.store_lab import actions, blank_disk, health, problems, program, refused, set_up_again, up
 
 MIB = 64
 TEMPLATE, CLONE = 1, 2
@@ -144,6 +144,17 @@ def test_what_was_not_written_back_is_on_either_leg_or_the_store_does_not_start(
     lab.run(["mv", FIRST, AWAY])
     up(lab)
     assert read(lab, 1) == new, "the current leg alone has all that was written"
+
+
+@pytest.mark.heavy
+def test_a_system_that_begins_anew_finds_what_was_not_written_back(two: Lab) -> None:
+    program(two, "store", cache_mode="writeback")
+    template, device = fill(two)
+    changed = change(two, device)
+    set_up_again(two, forgotten=True, cache_mode="writeback")
+    assert read(two, 1) == changed
+    assert two.call(volumes.digest, two.call(volumes.activate_template, TEMPLATE, MIB), MIB) == template
+    assert problems(two) == ""
 
 
 @pytest.mark.heavy
