@@ -47,3 +47,12 @@ class Daemon:
         self.lab.restart()
         self.lab.run(["hatchery-store", "up"])
         self.job = self._begin()
+
+
+def with_clones(lab: Lab, *names: str) -> Daemon:
+    """A service that has an image, debian, and clones of it for the local client."""
+    running = Daemon(lab)
+    lab.call(inside.add_image, "debian")
+    for name in names:
+        lab.call(inside.clones, name, "debian")
+    return running

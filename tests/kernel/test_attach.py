@@ -10,7 +10,7 @@ from appliance import wait
 from tests.kernel.inside import attach
 from tests.kernel.inside import service as inside
 from tests.kernel.lab import Lab
-from tests.kernel.service_lab import Daemon
+from tests.kernel.service_lab import Daemon, with_clones
 
 PLAIN, TLS = 10821, 10822
 WEB = "nbd+unix:///web?socket=/run/hatchery/nbd/local/nbd.sock"
@@ -29,11 +29,8 @@ BRIDGE = (
 
 @pytest.fixture
 def daemon(store: Lab) -> Iterator[Daemon]:
-    running = Daemon(store)
+    running = with_clones(store, "web", "other")
     lab = running.lab
-    lab.call(inside.add_image, "debian")
-    for name in ("web", "other"):
-        lab.call(inside.clones, name, "debian")
     lab.run(["hatchery", "client", "add", "lab", "--tcp", f"127.0.0.1:{PLAIN}", "--plain"])
     lab.call(inside.clones, "db", "debian", None, "lab")
     yield running

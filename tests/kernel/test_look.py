@@ -10,7 +10,7 @@ from appliance.model import MIB
 from tests.kernel.inside import attach, look, stills
 from tests.kernel.inside import service as inside
 from tests.kernel.lab import Lab
-from tests.kernel.service_lab import Daemon
+from tests.kernel.service_lab import Daemon, with_clones
 from tests.kernel.test_service_clones import uri
 
 WEB = uri("web")
@@ -18,11 +18,7 @@ WEB = uri("web")
 
 @pytest.fixture
 def daemon(store: Lab) -> Iterator[Daemon]:
-    running = Daemon(store)
-    lab = running.lab
-    lab.call(inside.add_image, "debian")
-    for name in ("web", "other"):
-        lab.call(inside.clones, name, "debian")
+    running = with_clones(store, "web", "other")
     yield running
     print(running.job.stderr)
 
