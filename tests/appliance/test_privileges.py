@@ -148,11 +148,12 @@ def test_who_changed_what_is_in_the_journal(site: Site) -> None:
 
 
 KILL_AND_CONNECT = """
-import os, pathlib, signal, socket, sys, time
+import os, select, signal, socket, sys
 pid, address, port = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+daemon = os.pidfd_open(pid)
 os.kill(pid, signal.SIGKILL)
-while pathlib.Path(f"/proc/{pid}/fd").exists() and any(pathlib.Path(f"/proc/{pid}/fd").iterdir()):
-    time.sleep(0.001)
+ended, _, _ = select.select([daemon], [], [], 60)
+assert ended, f"process {pid} did not end"
 with socket.create_connection((address, port), timeout=60) as guest:
     print(guest.recv(8).decode())
 """
