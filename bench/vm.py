@@ -115,6 +115,10 @@ class VM:
             self.runner, self._arguments(), self.folder, clock=time.monotonic(), outlive=self.outlive
         )
 
+    def reset(self) -> None:
+        """Press the reset button: it begins anew, and its kernel hears nothing of it."""
+        self._qmp("system_reset")
+
     def power_cut(self) -> None:
         """Kill QEMU: what the guest had not flushed is lost. Fine when it is off."""
         if self._machine is not None:
@@ -140,6 +144,11 @@ class VM:
 
     def __exit__(self, *_: object) -> None:
         self.power_cut()
+
+    @property
+    def running(self) -> bool:
+        """Whether it was switched on and not off again."""
+        return self._machine is not None
 
     @property
     def machine(self) -> qemu.Machine:

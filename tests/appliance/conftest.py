@@ -17,14 +17,18 @@ import pytest
 
 from appliance.errors import HatcheryError
 from appliance.measure import qemu
+from appliance.measure.guest import EMULATOR_FAULTS
+from appliance.measure.serial import MachineFault
 from appliance.run import Runner
 from bench.drives import Drive
 from bench.vm import VM, Hardware, Key
+from tests.appliance.crash import EMULATOR, Crash, Verdict, crash
 from tests.appliance.site import DISKS, NBD_PORT, NVME, NVME_TCP_PORT, ROOT, SECOND_PORT, Play, Site
 from tests.tier import require
 
 BOOT_DEADLINE = 600.0
 _running: list[Site] = []
+_verdict = Verdict()
 
 
 def pytest_configure() -> None:
@@ -33,15 +37,40 @@ def pytest_configure() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
         for site in _running:
+            look(site)
             try:
                 report.sections.append(("the appliance", site.report()))
             except HatcheryError as error:
                 report.sections.append(("the appliance", f"cannot be asked: {error}"))
+        raised = call.excinfo.value if call.excinfo else None
+        if isinstance(raised, MachineFault) and raised.fault in EMULATOR_FAULTS:
+            _verdict.crashed(Crash(f"{raised.what}: {raised.why}", emulator=True))
+        _verdict.failure()
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Tell by the exit status that nothing failed before the emulator had crashed a machine."""
+    if exitstatus == pytest.ExitCode.TESTS_FAILED and _verdict.excused:
+        session.exitstatus = EMULATOR
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say last, where a cut log still has it, what a kernel said as it crashed."""
+    for found in _verdict.crashes:
+        terminalreporter.section("a machine crashed")
+        terminalreporter.line(found.words)
+
+
+def look(site: Site) -> None:
+    """Note a crash of a machine that runs, if there was one."""
+    found = crash(site.vm.machine.console.text) if site.vm.running else None
+    if found is not None:
+        _verdict.crashed(found)
 
 
 def image(kind: str) -> Path:
@@ -71,12 +100,16 @@ def booted(drives: Sequence[Drive] = (NVME, *DISKS), system_on: Drive | None = N
             forwards=(NBD_PORT, SECOND_PORT, NVME_TCP_PORT),
             system_on=system_on,
         ) as vm:
-            vm.start()
-            vm.wait_ssh(deadline=BOOT_DEADLINE)
             made = Site(vm, guest.with_name("guest.qcow2"), runner)
+            vm.start()
             _running.append(made)
-            yield made
-            _running.remove(made)
+            try:
+                vm.wait_ssh(deadline=BOOT_DEADLINE)
+                yield made
+            finally:
+                # A fixture that fails has ended its machine before anybody hears of it.
+                look(made)
+                _running.remove(made)
     finally:
         shutil.rmtree(folder)
 
