@@ -1,6 +1,7 @@
 """How the commands speak: tables for people, JSON for programs, errors as what, why and what to do."""
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,14 +20,23 @@ STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "unknown": "yel
 """Colours of states; others are plain."""
 
 
+PIPE_COLUMNS = 1000
+"""How wide a table may be that no terminal shows: its reader wants a row on a line, and a word whole."""
+
+
 def out() -> Console:
     """The console for results; made when used, so that it is the stream of now."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(terminal=sys.stdout.isatty())
 
 
 def err() -> Console:
     """The console for progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(terminal=sys.stderr.isatty(), stderr=True)
+
+
+def _console(*, terminal: bool, stderr: bool = False) -> Console:
+    wide = not terminal and "COLUMNS" not in os.environ
+    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=PIPE_COLUMNS if wide else None)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> None:

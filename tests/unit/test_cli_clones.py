@@ -46,6 +46,16 @@ def test_a_clone_is_reset_resized_and_promoted(web: Appliance) -> None:
     assert (status, out) == (0, "clone web is template golden@1 now; the clone itself stays\n")
 
 
+def test_a_row_of_a_table_into_a_pipe_is_one_line(web: Appliance) -> None:
+    """A pipe's reader takes lines apart: no terminal's width breaks names there."""
+    name = f"job-{'0123456789' * 5}"
+    web.json("clone", "create", name, "-t", "debian-13")
+    _, out, _ = web.run("clone", "list")
+    rows = {words[0]: words for line in out.splitlines()[1:] if (words := line.split())}
+    assert set(rows) == {"web", name}
+    assert "debian-13@1" in rows[name]
+
+
 def test_a_clone_is_limited_at_any_time(web: Appliance) -> None:
     made = web.json("clone", "create", "ci", "-t", "debian-13", "--iops", "500", "--bandwidth", "100M", "--count", "2")
     assert [view["limits"] for view in made] == [{"iops": 500, "bandwidth": 100 * MIB}] * 2
