@@ -2,9 +2,10 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from statistics import median
 
 from appliance.schema import PrefetchView
-from bench.report import Report, Row, at_least, at_most, paired
+from bench.report import Report, Row, at_least, at_most, paired, ratio
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def report(found: Found, host: dict[str, str]) -> Report:
                     "warm, s": seconds(found.warm),
                 },
             ),
+            _of_medians("boot_prefetched_over_warm", found.prefetched, found.warm),
             Row(
                 "boot_prefetched_hit_bytes",
                 min(hits(found.prefetched)),
@@ -120,5 +122,25 @@ def report(found: Found, host: dict[str, str]) -> Report:
                 },
             )
         )
+        rows.append(_of_medians("learning_cost", found.recorded, found.unrecorded, less=1))
+        rows.append(
+            Row(
+                "learning_cpu_share",
+                median(more / boot.seconds for more, boot in zip(extra, found.unrecorded, strict=True)),
+                "share",
+                "processor seconds that hatcheryd used more for a recorded boot, until its boot set was made, of the"
+                " boot's seconds: most of them come after the boot; median",
+                None,
+                {"hatcheryd's processor seconds more": extra},
+            )
+        )
     figures = json.loads(json.dumps(asdict(found), default=lambda view: view.model_dump()))
     return Report("learn", host, tuple(rows), figures=figures)
+
+
+def _of_medians(name: str, above: list[Booted], below: list[Booted], less: float = 0) -> Row:
+    """Beside a row of pairs, which a machine's drift does not move: the same of the medians, and the spread."""
+    many, few = [boot.seconds for boot in above], [boot.seconds for boot in below]
+    spread = max(max(each) / min(each) for each in (many, few))
+    note = f"the same as {name}, of the two medians; single boots of one kind differ by up to {spread - 1:.0%}"
+    return Row(f"{name}_medians", ratio(many, few) - less, "share" if less else "ratio", note, None, {})

@@ -79,7 +79,7 @@ class Boots:
 
 
 def rows(found: Found, distinct: Mapping[str, int]) -> tuple[Row, ...]:
-    """The rows that are held to something. ``distinct``: bytes that each trace reads at least once.
+    """The rows. ``distinct``: bytes that each trace reads at least once.
 
     With several traces a row's value is that of the trace where it is worst. A row is left out while what it needs was
     not measured.
@@ -124,13 +124,26 @@ def _storms(figure: str) -> Compute:
     return compute
 
 
+def _cold_storms(figure: str) -> Compute:
+    def compute(boots: Boots) -> tuple[float, dict[str, Sequence[float]]]:
+        many, one = boots.hatchery[at_once(50, "first")][figure], boots.hatchery["first"][figure]
+        return ratio(many, one), {"50 boots, bytes": many, "1 boot, bytes": one}
+
+    return compute
+
+
+def _meanwhile(boots: Boots) -> tuple[float, dict[str, Sequence[float]]]:
+    both, alone = boots.hatchery[MEANWHILE]["backend"], boots.hatchery["prefetch"]["backend"]
+    return ratio(both, alone), {"both, bytes": both, "prefetch, bytes": alone}
+
+
 @dataclass(frozen=True)
 class Definition:
-    """A row that is to be: its name, what it says, its limit, and how it is computed from one trace's boots."""
+    """A row that is to be: its name, what it says, its limit if it has one, and how it is computed from one trace."""
 
     name: str
     note: str
-    limit: Limit
+    limit: Limit | None
     compute: Compute
 
     @property
@@ -207,12 +220,29 @@ _DEFINITIONS: Sequence[Definition] = (
         at_most(1.2),
         _times("storm 50 prefetched", "storm 50 raw NVMe", paired),
     ),
+    Definition(
+        "storm50_cold_backend_bytes_over_one",
+        "bytes read from the backend by 50 boots at once with an empty cache and no prefetch, over those of one: bcache"
+        " reads what several miss at the same time for each of them",
+        None,
+        _cold_storms("backend"),
+    ),
+    Definition(
+        "storm50_cold_cache_bytes_over_one", "bytes written to the cache by the same", None, _cold_storms("cache")
+    ),
+    Definition(
+        "meanwhile_backend_over_prefetch",
+        "bytes read from the backend by a first boot and the prefetch that begins with it, over those of a prefetch"
+        " alone; medians",
+        None,
+        _meanwhile,
+    ),
 )
 
 
 def names() -> tuple[str, ...]:
     """The rows that a whole report has."""
-    return (*(definition.name for definition in _DEFINITIONS), *ELSEWHERE)
+    return (*(definition.name for definition in _DEFINITIONS if definition.limit), *ELSEWHERE)
 
 
 def _row(every: Mapping[str, Boots], wanted: Definition) -> Row | None:
@@ -226,7 +256,8 @@ def _row(every: Mapping[str, Boots], wanted: Definition) -> Row | None:
         runs |= {f"{trace}: {what}": numbers for what, numbers in single.items()}
     if not values:
         return None
-    worst = max(values.values()) if wanted.limit.relation is Relation.AT_MOST else min(values.values())
+    least = wanted.limit is not None and wanted.limit.relation is Relation.AT_LEAST
+    worst = min(values.values()) if least else max(values.values())
     note = wanted.note
     if len(values) > 1:
         note += "; by trace: " + ", ".join(f"{trace} {number(value)}" for trace, value in values.items())
@@ -257,17 +288,17 @@ def tables(found: Found, traces: Sequence[str]) -> tuple[Table, ...]:
 def _boots(found: Mapping[str, Figures], trace: str) -> Table:
     lines = []
     for key, figures in found.items():
-        times = [_seconds(figures, what) for what in ("first", "second", "prefetched")]
+        times = [_seconds(figures, what) for what in ("first", "second", "prefetch", "prefetched")]
         backend = [_mib(figures, what, "backend") for what in ("first", "second", "prefetched")]
         lines.append([NAMES[key], *times, *backend, _mib(figures, "first", "cache")])
     hatchery = found.get("hatchery", {})
     if MEANWHILE in hatchery:
-        cells = [_seconds(hatchery, MEANWHILE), "", "", _mib(hatchery, MEANWHILE, "backend"), "", ""]
+        cells = [_seconds(hatchery, MEANWHILE), "", "", "", _mib(hatchery, MEANWHILE, "backend"), "", ""]
         lines.append([f"{NAMES['hatchery']}, while it is prefetched", *cells, _mib(hatchery, MEANWHILE, "cache")])
     if RAW_NVME in hatchery:
-        lines.append([RAW_NVME, _seconds(hatchery, RAW_NVME), "", "", "", "", "", ""])
+        lines.append([RAW_NVME, _seconds(hatchery, RAW_NVME), *[""] * 7])
     head = (
-        "set-up", "first boot, s", "second clone, s", "prefetched, s",
+        "set-up", "first boot, s", "second clone, s", "its prefetch, s", "prefetched, s",
         "backend MiB: first", "second", "prefetched", "cache MiB: first",
     )  # fmt: skip
     return Table(f"Boots, {trace}", head, tuple(map(tuple, lines)))

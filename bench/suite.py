@@ -16,6 +16,8 @@ from bench.report import Report, Row
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout."""
 
+STANDARD_OUTPUT = Path("-")
+
 Tell = Callable[[str], None]
 """Takes a line about what goes on."""
 
@@ -48,7 +50,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     names = parser.add_subparsers(dest="bench", metavar="NAME", required=True)
     for name, bench in BENCHES.items():
         one = names.add_parser(name, help=bench.summary, description=bench.summary)
-        one.add_argument("--json", type=Path, metavar="FILE", help="write rows, single runs and host to FILE")
+        one.add_argument(
+            "--json",
+            nargs="?",
+            type=Path,
+            const=STANDARD_OUTPUT,
+            metavar="FILE",
+            help="write rows, single runs and host to FILE, or instead of the table to standard output",
+        )
         one.add_argument(
             "--update-docs",
             action="store_true",
@@ -70,9 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(report.text())
-    if chosen.json:
-        chosen.json.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
+    document = json.dumps(report.as_json(), indent=2) + "\n"
+    if chosen.json == STANDARD_OUTPUT:
+        sys.stdout.write(document)
+    else:
+        print(report.text())
+        if chosen.json:
+            chosen.json.write_text(document, encoding="utf-8")
     if chosen.update_docs:
         update_docs(report, ROOT / "docs")
     if report.lacking:

@@ -208,6 +208,8 @@ def test_the_exit_status_tells_of_a_missed_figure(
     assert suite.main(["store", "--json", str(tmp_path / "out.json")]) == status
     assert len(json.loads((tmp_path / "out.json").read_text())["rows"]) == len(rows)
     assert ("slow is 1.3, held to <= 1.2" in capsys.readouterr().err) is (status == 1)
+    assert suite.main(["store", "--json"]) == status
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == len(rows), "nothing but the document"
 
 
 def test_docs_are_written_from_a_run_and_the_page_of_results_keeps_the_rest(tmp_path: Path) -> None:

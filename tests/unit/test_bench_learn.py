@@ -42,7 +42,12 @@ def test_rows_are_of_pairs_that_took_turns() -> None:
         "boot_prefetched_hit_bytes": pytest.approx(0.98),
         "prefetch_over_sequential": pytest.approx(0.75),
         "learning_cost": pytest.approx(0.01),
+        "boot_prefetched_over_warm_medians": pytest.approx(55.5 / 55),
+        "learning_cost_medians": pytest.approx(0.01),
+        "learning_cpu_share": pytest.approx(0.3 / 50),
     }
+    informs = [row.name for row in report.rows if row.held_to is None]
+    assert informs == ["boot_prefetched_over_warm_medians", "learning_cost_medians", "learning_cpu_share"]
     assert [row.name for row in report.missed] == ["boot_prefetched_hit_bytes", "prefetch_over_sequential"]
     assert json.loads(json.dumps(report.as_json()))["figures"]["first"]["seconds"] == 90.0
     assert report.text()

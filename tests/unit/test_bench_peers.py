@@ -148,9 +148,9 @@ def test_the_tables_put_the_peers_side_by_side() -> None:
     measured["nbdkit"] = {"clones": {"1": {"seconds": [0.1], "space": [4096.0]}}}
     first, storm, clones = peers_rows.tables(measured, [TRACE])
     assert first.lines == (
-        ("Hatchery", "35", "0.6", "0.5", "142.0", "0", "0.25", "142.0"),
-        ("LVM thin, lvmcache", "23", "5.5", "", "0", "0", "", "0"),
-        ("raw NVMe", "0.5", "", "", "", "", "", ""),
+        ("Hatchery", "35", "0.6", "3", "0.5", "142.0", "0", "0.25", "142.0"),
+        ("LVM thin, lvmcache", "23", "5.5", "", "", "0", "0", "", "0"),
+        ("raw NVMe", "0.5", "", "", "", "", "", "", ""),
     )
     assert storm.head[1:4] == ("last of 1 done, s", "last of 50 done, s", "backend MiB of 1")
     assert storm.lines == (
@@ -208,7 +208,21 @@ def test_a_boot_while_it_is_prefetched_has_a_line() -> None:
     measured = found()
     measured["hatchery"][TRACE]["meanwhile"] = boots([7.0, 9.0, 8.0], backend=152 * MIB)
     first, *_ = peers_rows.tables(measured, [TRACE])
-    assert ("Hatchery, while it is prefetched", "8", "", "", "152.0", "", "", "0") in first.lines
+    assert ("Hatchery, while it is prefetched", "8", "", "", "", "152.0", "", "", "0") in first.lines
+    assert values(measured, TRACE)["meanwhile_backend_over_prefetch"] == pytest.approx(152 / 150)
+
+
+def test_what_boots_at_once_read_without_a_prefetch_is_told_and_held_to_nothing() -> None:
+    measured = found()
+    measured["hatchery"][TRACE]["storm 50 first"] = boots(
+        [80.0], backend=21 * DISTINCT, cache=20 * DISTINCT, clients=50
+    )
+    made = {row.name: row for row in peers_rows.rows(measured, {TRACE: DISTINCT})}
+    for figure, value in (("backend", 21), ("cache", 20)):
+        row = made[f"storm50_cold_{figure}_bytes_over_one"]
+        assert row.value == pytest.approx(value)
+        assert row.held_to is None
+        assert row.name not in peers_rows.names(), "a whole report may be without it"
 
 
 def test_figures_of_several_runs_come_together_and_the_first_counts() -> None:
