@@ -44,6 +44,20 @@ def templates(found: Sequence[schema.TemplateView]) -> Iterator[Metric]:
         (((r,), s.wasted_bytes) for r, s in sets),
     )
     yield from _prefetches([(t.ref, t.prefetch) for t in found if t.prefetch is not None])
+    yield gauge(
+        "hatchery_prefetch_wasted_bytes",
+        "Of what the last prefetch wanted, also where that is all of a template, what the boots that judge the boot set"
+        " did not read; absent before a boot was recorded",
+        label,
+        (((t.ref,), _unread(t)) for t in found if t.prefetch is not None),
+    )
+
+
+def _unread(template: schema.TemplateView) -> int | None:
+    found, fetched = template.boot_set, template.prefetch
+    if found is None or found.wasted_bytes is None or fetched is None:
+        return None
+    return max(0, fetched.total_bytes - (found.total_bytes - found.wasted_bytes))
 
 
 def _prefetches(found: Sequence[tuple[str, schema.PrefetchView]]) -> Iterator[Metric]:

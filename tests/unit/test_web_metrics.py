@@ -285,6 +285,7 @@ def test_prefetch_is_told_with_its_useful_and_wasted_bytes(appliance: Box) -> No
     assert found["hatchery_boot_set_useful_bytes", label] == 9 * MIB
     assert found["hatchery_boot_set_wasted_bytes", label] == MIB
     assert found["hatchery_prefetch_backend_bytes", label] == 11 * MIB
+    assert found["hatchery_prefetch_wasted_bytes", label] == MIB
     states = {
         state: found["hatchery_prefetch_state", (("hatchery_prefetch_state", state), *label)]
         for state in template_metrics.PREFETCH_STATES
@@ -298,3 +299,8 @@ def test_prefetch_is_told_with_its_useful_and_wasted_bytes(appliance: Box) -> No
     assert "3.0 MiB/s" in page.render(answers, {})
     assert "3.0 MiB/s" in boot_set_words.prefetch_words(running)
     assert not any(name.startswith("hatchery_device") for name, _ in found)
+    whole = template.model_copy(update={"prefetch": prefetch.model_copy(update={"total_bytes": 64 * MIB})})
+    unjudged = whole.model_copy(update={"boot_set": boot_set.model_copy(update={"wasted_bytes": None})})
+    for view, wasted in ((whole, 55 * MIB), (unjudged, None)):
+        told = values(metrics.text(metrics.Answers(service.status(), None, (view,), ())).decode())
+        assert told.get(("hatchery_prefetch_wasted_bytes", label)) == wasted, "what is read whole counts too"
