@@ -19,8 +19,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     """Arguments of this bench."""
     parser.add_argument("--runs", type=int, default=3, help="how often to start with an empty cache (default: 3)")
     parser.add_argument(
-        "--clones", type=int, default=3, help="how many clones to boot cold and warm each time (default: 3)"
-    )
+        "--clones", type=int, default=3,
+        help="how many clones to boot cold and warm each time, besides one with a prefetched cache (default: 3)",
+    )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, default=demo.ROOT / "build" / "bench", metavar="DIR",
         help="where the demo's own results go (default: build/bench)",

@@ -54,7 +54,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output", type=Path, default=ROOT / "build" / "demo", metavar="DIR",
         help="where the results go: results.txt, results.json, results.html, demo.log (default: build/demo)",
     )  # fmt: skip
-    parser.add_argument("--clones", type=int, default=4, help="how many clones to boot cold and warm (default: 4)")
+    parser.add_argument(
+        "--clones", type=int, default=4,
+        help="how many clones to boot cold and warm in a run, besides one with a prefetched cache (default: 4)",
+    )  # fmt: skip
     parser.add_argument("--runs", type=int, default=1, help="how often to start with an empty cache (default: 1)")
     parser.add_argument("--update-docs", action="store_true", help="write docs/results.md from this run")
     parser.add_argument(

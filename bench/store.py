@@ -2,15 +2,13 @@
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from appliance.errors import NotReady
-from appliance.measure.facts import processor, system
+from appliance.measure import facts
 from appliance.model import GIB, MIB
 from bench.report import Report, Row, at_least, at_most, paired, ratio
 from tests.kernel import requirements
@@ -85,11 +83,9 @@ def follow(job: Job, tell: Callable[[str], None]) -> Any:
 
 def host(load: float) -> dict[str, str]:
     """The machine that this runs on."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return {
         "taken": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "host": f"{system(Path('/etc/os-release').read_text())}, {processor(Path('/proc/cpuinfo').read_text())},"
-        f" {os.cpu_count()} processors, {memory:.0f} GiB, kernel {platform.release()}",
+        "host": facts.host(),
         "load": f"{load:.1f} before, {os.getloadavg()[0]:.1f} after (1 minute average)",
     }
 

@@ -87,7 +87,7 @@ def boot(
     as_json: JsonOption = False,
 ) -> None:
     """Boot fresh clones, cold, prefetched and warm, and print what it cost: seconds, requests, hits, latencies."""
-    # QEMU, matplotlib and jinja2 concern this command alone; the others start faster without.
+    # QEMU and plots concern this command alone; the others start faster without.
     from appliance.measure import guest, report, told
     from appliance.measure import session as boots
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,17 @@ def emulator(runner: Runner) -> str:
 
 def facts(status: Status, guests: str) -> Facts:
     """Facts about this host, what plays the ``guests`` on it, and the appliance that gave ``status``."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return Facts(
-        taken=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        host=f"{system(Path('/etc/os-release').read_text())}, {processor(Path('/proc/cpuinfo').read_text())},"
-        f" {os.cpu_count()} processors, {memory:.0f} GiB, kernel {platform.release()}",
-        guests=guests,
-        appliance=store(status),
+        taken=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), host=host(), guests=guests, appliance=store(status)
+    )
+
+
+def host() -> str:
+    """The machine that this runs on, in one line."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    return (
+        f"{system(Path('/etc/os-release').read_text())}, {processor(Path('/proc/cpuinfo').read_text())},"
+        f" {os.cpu_count()} processors, {memory:.0f} GiB, kernel {kernel(platform.release())}"
     )
 
 
@@ -54,6 +59,12 @@ def processor(cpuinfo: str) -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return "unknown processor"
+
+
+def kernel(release: str) -> str:
+    """The version numbers of a kernel's release (uname(2)): what its builder put behind them may name a machine."""
+    numbers = re.match(r"\d+(?:\.\d+)*", release)
+    return numbers.group() if numbers else "unknown"
 
 
 def store(status: Status) -> str:

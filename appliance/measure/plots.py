@@ -45,12 +45,13 @@ STYLE: dict[Any, Any] = {
 def require() -> None:
     """Raise NotReady unless plots can be made."""
     try:
-        import matplotlib  # noqa: F401 - an optional, slow library: loaded when a page is wanted
+        import jinja2  # noqa: F401 - not everywhere where there is this program: loaded when a page is wanted
+        import matplotlib  # noqa: F401 - an optional, slow library: the same
     except ImportError as error:
         raise NotReady(
             "a page with plots cannot be made",
-            why="matplotlib is not installed",
-            hint="install hatchery[measure], or leave --html out",
+            why=f"{error.name} is not installed",
+            hint="install hatchery[measure], on Debian python3-jinja2 and python3-matplotlib, or leave --html out",
         ) from error
 
 

@@ -5,7 +5,7 @@ Counters are the kernel's own and begin anew when their device does, which ``rat
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
@@ -310,7 +310,7 @@ def _counters(counters: schema.Counters) -> Iterator[Metric]:
 def _together(label: Labels, found: Mapping[str, Work]) -> Iterator[Metric]:
     [kind] = label
     rows = [((name,), work) for name, work in sorted(found.items())]
-    yield from _io(f"hatchery_{kind}", f"a {kind}'s clones, as seen since hatchery-status began,", label, rows)
+    yield from _io(f"hatchery_{kind}", f"a {kind}'s clones", label, rows, ", as seen since hatchery-status began")
     yield histograms(
         f"hatchery_{kind}_latency_seconds",
         f"Latency of requests of a {kind}'s clones; while more than {MOST_LATENCIES} are attached, these are looked at"
@@ -322,12 +322,17 @@ def _together(label: Labels, found: Mapping[str, Work]) -> Iterator[Metric]:
 
 
 def _io(
-    prefix: str, of: str, labels: Labels, found: Sequence[tuple[Labels, schema.DeviceCounters | Work]]
+    prefix: str,
+    of: str,
+    labels: Labels,
+    found: Sequence[tuple[Labels, schema.DeviceCounters | Work]],
+    remark: str = "",
 ) -> Iterator[Metric]:
-    yield counter(f"{prefix}_reads", f"Reads that {of} finished", labels, ((key, d.reads) for key, d in found))
-    yield counter(f"{prefix}_read_bytes", f"Bytes read from {of}", labels, ((key, d.read_bytes) for key, d in found))
-    yield counter(f"{prefix}_writes", f"Writes that {of} finished", labels, ((key, d.writes) for key, d in found))
-    yield counter(
-        f"{prefix}_written_bytes", f"Bytes written to {of}", labels, ((key, d.write_bytes) for key, d in found)
-    )
-    yield counter(f"{prefix}_discards", f"Discards that {of} finished", labels, ((key, d.discards) for key, d in found))
+    def each(name: str, text: str, value: Callable[[schema.DeviceCounters | Work], int]) -> Metric:
+        return counter(f"{prefix}_{name}", text + remark, labels, ((key, value(one)) for key, one in found))
+
+    yield each("reads", f"Reads that {of} finished", lambda one: one.reads)
+    yield each("read_bytes", f"Bytes read from {of}", lambda one: one.read_bytes)
+    yield each("writes", f"Writes that {of} finished", lambda one: one.writes)
+    yield each("written_bytes", f"Bytes written to {of}", lambda one: one.write_bytes)
+    yield each("discards", f"Discards that {of} finished", lambda one: one.discards)

@@ -1,15 +1,19 @@
 """The command line on a host of guests: what is written, replaced, refused and removed; and what it is made of."""
 
+import ast
 import base64
 import lzma
+import sys
 import tarfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from appliance import packed
+from tests.lint.files import ROOT
 from tests.lint.test_imports import below
 from tests.unit.test_ansible_modules import load
 
@@ -70,6 +74,19 @@ def test_a_package_is_what_both_programs_need_and_no_more() -> None:
     assert any(name.endswith(".j2") for name in found), "the report's page"
     assert [name for name in found if "__pycache__" in name or "/service/" in name] == []
     assert packed.archive() == packed.archive()
+
+
+def test_the_package_begins_with_the_roles_debian_packages_alone() -> None:
+    """What else a command needs, it loads when it is needed, and says so where it is not there."""
+    defaults = yaml.safe_load((ROOT / "roles/hypervisor/defaults/main.yml").read_text(encoding="utf-8"))
+    there = {name.removeprefix("python3-") for name in defaults["hypervisor_cli_packages"]}
+    needed = set()
+    for file in (ROOT / path for path in packed.files() if path.suffix == ".py"):
+        for line in ast.parse(file.read_text(encoding="utf-8")).body:
+            names = [line.module or ""] if isinstance(line, ast.ImportFrom) else []
+            names += [name.name for name in line.names] if isinstance(line, ast.Import) else []
+            needed |= {name.partition(".")[0] for name in names}
+    assert needed - set(sys.stdlib_module_names) - {"appliance"} == there
 
 
 def test_the_programs_are_written_once(host: Host) -> None:

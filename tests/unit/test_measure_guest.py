@@ -8,7 +8,7 @@ import pytest
 
 from appliance.errors import InvalidInput, NotReady
 from appliance.measure import guest, qemu
-from appliance.measure.facts import processor, system
+from appliance.measure.facts import host, kernel, processor, system
 from appliance.measure.reach import Access, all_reachable, everywhere
 from appliance.run import Runner
 from appliance.schema import CloneView
@@ -97,3 +97,19 @@ def test_facts_are_read_from_the_systems_own_files(tmp_path: Path) -> None:
     assert system("") == "unknown system"
     assert processor(cpuinfo(tmp_path, "").read_text()) == "Some CPU @ 2 GHz"
     assert processor("") == "unknown processor"
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [
+        ("6.1.128-vm-v17", "6.1.128"),
+        ("6.12.117+deb13-amd64", "6.12.117"),
+        ("6.12.0", "6.12.0"),
+        ("6.8-rc3", "6.8"),
+        ("mine", "unknown"),
+    ],
+)
+def test_a_kernel_is_its_version_numbers_alone(monkeypatch: pytest.MonkeyPatch, release: str, version: str) -> None:
+    assert kernel(release) == version
+    monkeypatch.setattr("platform.release", lambda: release)
+    assert host().endswith(f" GiB, kernel {version}")

@@ -176,10 +176,12 @@ def test_a_page_of_cold_boots_alone() -> None:
     assert "not known" in report.page(replace(MEASURED, boots=(replace(COLD, hits=None, misses=None),)))
 
 
-def test_a_page_without_matplotlib_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+@pytest.mark.parametrize("library", ["matplotlib", "jinja2"])
+def test_a_page_without_its_libraries_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setitem(__import__("sys").modules, library, None)
     with pytest.raises(NotReady, match="page with plots cannot be made") as caught:
         plots.require()
+    assert caught.value.why == f"{library} is not installed"
     assert "hatchery[measure]" in caught.value.hint
 
 

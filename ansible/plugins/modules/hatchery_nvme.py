@@ -30,7 +30,7 @@ options:
   fast_size:
     description:
       - Size of the partition for the fast pool, such as C(100 GiB).
-      - Empty for a quarter of the drive. What is left is the cache.
+      - Empty for a quarter of the drive's free space. What is left is the cache.
     type: str
     default: ""
   wipe:
