@@ -11,7 +11,7 @@ from appliance.bootset.boot_set import BootSet
 from appliance.bootset.extents import PAGE
 from appliance.bootset.trace import Read
 from appliance.errors import InvalidInput, NotFound
-from appliance.model import GIB, MIB, Extent
+from appliance.model import GIB, MIB, Extent, TemplateRef
 from tests.unit import boot_set_box
 from tests.unit.boot_set_box import EXTENTS, as_file, settled
 from tests.unit.service_harness import IMAGE, Box
@@ -133,3 +133,14 @@ def test_the_next_version_begins_with_the_last_ones_as_far_as_it_reaches(box: Bo
     view = box.service.show_template("debian@2").prefetch
     assert view is not None
     assert view.why == "the template is new"
+
+
+def test_the_next_versions_own_boot_takes_the_place_of_the_guess(box: Box) -> None:
+    box.add_template("debian")
+    box.service.put_boot_set("debian", as_file())
+    box.add_template("debian", IMAGE[: MIB + 8 * PAGE])
+    newer = box.service.core.catalog.template(TemplateRef("debian", 2))
+    box.service.boot_sets.add_run(newer, "a", [Read(16 * PAGE, 4 * PAGE)])
+    found = box.service.boot_sets.show("debian@2")
+    assert (found.guessed, found.runs, found.places) == (False, 1, ((16 * PAGE, 4 * PAGE),))
+    assert box.service.boot_sets.show("debian@1").places != found.places, "an older version keeps its own"
