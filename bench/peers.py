@@ -41,6 +41,9 @@ PIECE = 4 * MIB
 FAILED = "failed"
 """Among a set-up's figures: why it broke off."""
 
+BROKE_OFF, OTHER_RUNS = "broke off", "in part of other runs"
+"""What a report's host says of set-ups that broke off, and of figures that are another run's."""
+
 
 class Part(StrEnum):
     """What is measured of a set-up."""
@@ -89,7 +92,7 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
     reads = {path.stem: load(path) for path in traces}
     if chosen.measured:
         before = [_report(path) for path in chosen.measured]
-        return whole(report(hosts([each["host"] for each in before]), together(before), reads, others))
+        return whole(report(hosts(before), together(before), reads, others))
     reason = requirements.unmet()
     if reason:
         raise NotReady("the bench cannot run", why=reason)
@@ -141,7 +144,7 @@ def report(
     """What was measured, as rows and tables. Pure. Raises InvalidInput when a trace's figures are missing."""
     broken = [f"{peers_rows.NAMES[key]} ({figures[FAILED]})" for key, figures in found.items() if FAILED in figures]
     if broken:
-        host = {**host, "broke off": "; ".join(broken)}
+        host = {**host, BROKE_OFF: "; ".join(broken)}
     for key, figures in found.items():
         missing = set(reads) - set(figures)
         if missing and FAILED not in figures:
@@ -155,18 +158,35 @@ def report(
     return Report("peers", host, rows, peers_rows.tables(found, list(reads)), found)
 
 
-def hosts(each: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What several runs say of the machine that they ran on: the first one's words, and when the others were. Pure."""
-    others = [f"{host.get('taken', 'undated')} (load {host.get('load', 'unknown')})" for host in each[1:]]
-    return {**each[0], **({"in part of other runs": "; ".join(others)} if others else {})}
+def hosts(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What several runs say of the machine that they ran on: the first one's words, and what is the others'. Pure."""
+    said = {name: words for name, words in reports[0]["host"].items() if name not in (BROKE_OFF, OTHER_RUNS)}
+    have: set[tuple[str, str]] = set()
+    others = []
+    for each in reports:
+        parts = {(key, name) for key, figures in each["figures"].items() for name, part in figures.items() if part}
+        added = {part for part in parts - have if part[1] != FAILED}
+        have |= added
+        if added and each is not reports[0]:
+            names = ", ".join(f"{peers_rows.NAMES[key]} ({name})" for key, name in sorted(added))
+            host = each["host"]
+            others.append(f"{names}: {host.get('taken', 'undated')}, load {host.get('load', 'unknown')}")
+    return {**said, **({OTHER_RUNS: "; ".join(others)} if others else {})}
 
 
 def together(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The figures of several runs, by set-up and by trace: the first run that has them counts. Pure."""
+    """The figures of several runs, by set-up and by trace: the first run that has them counts. Pure.
+
+    That a set-up broke off in one of them is nothing any more when another run measured it whole.
+    """
     found: dict[str, Any] = {}
     for each in reports:
         for key, figures in each.get("figures", {}).items():
-            found[key] = {**{name: part for name, part in figures.items() if part}, **found.get(key, {})}
+            mine = dict(found.get(key, {}))
+            theirs = {name: part for name, part in figures.items() if part and not (mine and name == FAILED)}
+            if FAILED not in figures:
+                mine.pop(FAILED, None)
+            found[key] = {**theirs, **mine}
     return found
 
 

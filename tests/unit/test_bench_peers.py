@@ -226,14 +226,27 @@ def test_what_boots_at_once_read_without_a_prefetch_is_told_and_held_to_nothing(
 
 
 def test_figures_of_several_runs_come_together_and_the_first_counts() -> None:
-    first = {"figures": {"lvm": {TRACE: {"first": 1}, "clones": {}}}}
-    second = {
+    first: dict[str, Any] = {"host": {"taken": "monday"}, "figures": {"lvm": {TRACE: {"first": 1}, "clones": {}}}}
+    second: dict[str, Any] = {
         "host": {"taken": "tuesday", "load": "0.1"},
         "figures": {"lvm": {TRACE: {"first": 2}, "clones": {"1": 3}}},
     }
     assert peers.together([first, second]) == {"lvm": {TRACE: {"first": 1}, "clones": {"1": 3}}}
-    told = peers.hosts([{"taken": "monday"}, {"taken": "tuesday", "load": "0.1"}])
-    assert told == {"taken": "monday", "in part of other runs": "tuesday (load 0.1)"}
+    told = peers.hosts([first, second])
+    assert told == {"taken": "monday", "in part of other runs": "LVM thin, lvmcache (clones): tuesday, load 0.1"}
+    assert peers.hosts([second, first]) == second["host"], "nothing is monday's"
+
+
+def test_what_broke_off_in_one_run_is_another_runs() -> None:
+    broken: dict[str, Any] = {
+        "host": {"broke off": "LVM (it died)"},
+        "figures": {"lvm": {TRACE: {"first": 1}, peers.FAILED: "it died"}},
+    }
+    good: dict[str, Any] = {"host": {}, "figures": {"lvm": {TRACE: {"first": 2}, "clones": {"1": 3}}}}
+    for runs, first in (([broken, good], 1), ([good, broken], 2)):
+        assert peers.together(runs) == {"lvm": {TRACE: {"first": first}, "clones": {"1": 3}}}
+        assert "broke off" not in peers.hosts(runs)
+    assert peers.together([broken]) == broken["figures"], "alone it is still broken"
 
 
 def test_boots_and_what_clones_cost_can_be_measured_apart() -> None:
