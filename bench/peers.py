@@ -168,7 +168,10 @@ def hosts(reports: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         added = {part for part in parts - have if part[1] != FAILED}
         have |= added
         if added and each is not reports[0]:
-            names = ", ".join(f"{peers_rows.NAMES[key]} ({name})" for key, name in sorted(added))
+            names = ", ".join(
+                f"{peers_rows.NAMES[key]} ({', '.join(name for of, name in sorted(added) if of == key)})"
+                for key in sorted({key for key, _ in added})
+            )
             host = each["host"]
             others.append(f"{names}: {host.get('taken', 'undated')}, load {host.get('load', 'unknown')}")
     return {**said, **({OTHER_RUNS: "; ".join(others)} if others else {})}
