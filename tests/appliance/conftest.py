@@ -82,8 +82,10 @@ def image(kind: str) -> Path:
 
 
 @contextmanager
-def booted(drives: Sequence[Drive] = (NVME, *DISKS), system_on: Drive | None = None) -> Iterator[Site]:
-    """A booted appliance with empty drives; root can log in. ``system_on`` as for VM."""
+def booted(
+    drives: Sequence[Drive] = (NVME, *DISKS), system_on: Drive | None = None, *, crashes: bool = False
+) -> Iterator[Site]:
+    """A booted appliance with empty drives; root can log in. ``system_on`` as for VM. ``crashes``: on purpose."""
     require(shutil.which(qemu.QEMU), f"{qemu.QEMU} is needed: run script/bootstrap")
     require(Path(sys.executable).with_name("ansible-playbook").exists(), "Ansible is needed: run script/bootstrap")
     guest, appliance = image("guest"), image("appliance")
@@ -108,7 +110,8 @@ def booted(drives: Sequence[Drive] = (NVME, *DISKS), system_on: Drive | None = N
                 yield made
             finally:
                 # A fixture that fails has ended its machine before anybody hears of it.
-                look(made)
+                if not crashes:
+                    look(made)
                 _running.remove(made)
     finally:
         shutil.rmtree(folder)

@@ -13,7 +13,7 @@ LOGIN = "login: "
 
 @pytest.mark.heavy  # four boots, two of them to no purpose but this
 def test_restarts_resets_and_panics_are_told_apart() -> None:
-    with booted(drives=()) as site:
+    with booted(drives=(), crashes=True) as site:
         console = site.vm.machine.console
         console.wait_for(LOGIN, deadline=BOOT_DEADLINE)
         assert crash(console.text) is None
