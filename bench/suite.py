@@ -42,7 +42,7 @@ BENCHES: Mapping[str, Bench] = {
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line. ``json`` is a file, or None; ``print_json`` is true where no file was named."""
     parser = argparse.ArgumentParser(
         prog="script/bench",
         description="Measure, print a table, and say which figures are missed (then the exit status is 1).",
@@ -64,7 +64,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             help=f"write docs/bench-{name}.md and its part of docs/results.md from this run",
         )
         bench.options(one)
-    return parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
+    chosen.print_json = chosen.json == STANDARD_OUTPUT
+    if chosen.print_json:
+        chosen.json = None
+    return chosen
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     document = json.dumps(report.as_json(), indent=2) + "\n"
-    if chosen.json == STANDARD_OUTPUT:
+    if chosen.print_json:
         sys.stdout.write(document)
     else:
         print(report.text())

@@ -208,6 +208,9 @@ def test_the_exit_status_tells_of_a_missed_figure(
     assert suite.main(["store", "--json", str(tmp_path / "out.json")]) == status
     assert len(json.loads((tmp_path / "out.json").read_text())["rows"]) == len(rows)
     assert ("slow is 1.3, held to <= 1.2" in capsys.readouterr().err) is (status == 1)
+    for words in ([], ["-"]):
+        chosen = suite.parse(["store", "--json", *words])
+        assert (chosen.json, chosen.print_json) == (None, True), "a bench keeps what it has so far in a file alone"
     assert suite.main(["store", "--json"]) == status
     assert len(json.loads(capsys.readouterr().out)["rows"]) == len(rows), "nothing but the document"
 
