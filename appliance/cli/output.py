@@ -1,7 +1,6 @@
 """How the commands speak: tables for people, JSON for programs, errors as what, why and what to do."""
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,7 +20,8 @@ STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "unknown": "yel
 
 
 PIPE_COLUMNS = 1000
-"""How wide a table may be that no terminal shows: its reader wants a row on a line, and a word whole."""
+"""How wide a table may be that no terminal shows: its reader wants a row on a line, and a word whole, also where a
+shell exports COLUMNS for its own terminal."""
 
 
 def out() -> Console:
@@ -35,8 +35,7 @@ def err() -> Console:
 
 
 def _console(*, terminal: bool, stderr: bool = False) -> Console:
-    wide = not terminal and "COLUMNS" not in os.environ
-    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=PIPE_COLUMNS if wide else None)
+    return Console(stderr=stderr, highlight=False, soft_wrap=not terminal, width=None if terminal else PIPE_COLUMNS)
 
 
 def print_json(value: BaseModel | Sequence[BaseModel] | dict[str, object]) -> None:

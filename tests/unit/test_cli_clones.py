@@ -46,8 +46,15 @@ def test_a_clone_is_reset_resized_and_promoted(web: Appliance) -> None:
     assert (status, out) == (0, "clone web is template golden@1 now; the clone itself stays\n")
 
 
-def test_a_row_of_a_table_into_a_pipe_is_one_line(web: Appliance) -> None:
+@pytest.mark.parametrize("columns", [None, "80"], ids=["no width said", "COLUMNS exported"])
+def test_a_row_of_a_table_into_a_pipe_is_one_line(
+    web: Appliance, monkeypatch: pytest.MonkeyPatch, columns: str | None
+) -> None:
     """A pipe's reader takes lines apart: no terminal's width breaks names there."""
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", columns)
     name = f"job-{'0123456789' * 5}"
     web.json("clone", "create", name, "-t", "debian-13")
     _, out, _ = web.run("clone", "list")

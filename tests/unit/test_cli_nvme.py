@@ -85,7 +85,6 @@ def test_who_is_connected_over_nvme_is_shown_as_others_are(
     appliance.json(*DOOR)
     appliance.json("client", "certificate", "lab", str(tmp_path / "lab"), "--nvme")
     appliance.json("clone", "attach", "web", "--client", "lab", "--protocol", "nvme-tcp")
-    monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(netlink, "tcp_connections", lambda _: (Connection("192.0.2.7:40000", "7", 3 * KIB, 5 * KIB),))
     for words in (("status",), ("client", "list")):
         said = " ".join(appliance.run(*words)[1].split())
