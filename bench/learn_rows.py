@@ -23,6 +23,14 @@ class Booted:
     service_cpu: float
 
 
+@dataclass(frozen=True)
+class Replayed:
+    """A boot's reads, asked for one after the other of two fresh clones of a warm template: the seconds of each."""
+
+    recorded: float
+    unrecorded: float
+
+
 @dataclass
 class Found:
     """All that was measured, in order. ``ever`` and ``first`` are None where no guest was booted."""
@@ -35,6 +43,7 @@ class Found:
     warm: list[Booted] = field(default_factory=list)
     recorded: list[Booted] = field(default_factory=list)
     unrecorded: list[Booted] = field(default_factory=list)
+    replays: list["Replayed"] = field(default_factory=list)
     prefetches: list[PrefetchView] = field(default_factory=list)
     """Of the large boot set."""
     sequential: list[float] = field(default_factory=list)
@@ -67,10 +76,10 @@ def report(found: Found, host: dict[str, str]) -> Report:
         rows += [
             Row(
                 "boot_prefetched_over_warm",
-                paired(seconds(found.prefetched), seconds(found.warm)),
+                ratio(seconds(found.prefetched), seconds(found.warm)),
                 "ratio",
-                "seconds of real boots to the login prompt, with an empty cache that the boot set was fetched into,"
-                " over those of the next clone's",
+                "median seconds of real boots to the login prompt, with an empty cache that the boot set was fetched"
+                " into, over those of the clones that booted next",
                 at_most(1.03),
                 {
                     "first, from disk, s": seconds([found.first] if found.first else []),
@@ -78,7 +87,7 @@ def report(found: Found, host: dict[str, str]) -> Report:
                     "warm, s": seconds(found.warm),
                 },
             ),
-            _of_medians("boot_prefetched_over_warm", found.prefetched, found.warm),
+            _of_pairs("boot_prefetched_over_warm", found.prefetched, found.warm),
             Row(
                 "boot_prefetched_hit_bytes",
                 min(hits(found.prefetched)),
@@ -106,41 +115,64 @@ def report(found: Found, host: dict[str, str]) -> Report:
                 {"prefetch, MB/s": [r / 1e6 for r in rates], "array, MB/s": [r / 1e6 for r in found.sequential]},
             )
         )
-    if found.recorded:
-        extra = [a.service_cpu - b.service_cpu for a, b in zip(found.recorded, found.unrecorded, strict=True)]
-        rows.append(
+    booted = found.unrecorded or found.warm
+    if found.replays and booted:
+        with_it = [each.recorded for each in found.replays]
+        without = [each.unrecorded for each in found.replays]
+        more = [one - other for one, other in zip(with_it, without, strict=True)]
+        rows += [
             Row(
                 "learning_cost",
-                paired(seconds(found.recorded), seconds(found.unrecorded)) - 1,
+                median(more) / median(seconds(booted)),
                 "share",
-                "seconds that a warm boot takes longer when it is recorded, of those that it takes when it is not",
+                "seconds that the reads of a warm boot, one after the other, take longer when they are recorded, of the"
+                " median seconds of a boot that is not recorded; the median of pairs of replays, recorded and not",
                 at_most(0.03),
                 {
-                    "recorded, s": seconds(found.recorded),
-                    "unrecorded, s": seconds(found.unrecorded),
-                    "hatcheryd's processor seconds more": extra,
+                    "replay, recorded, s": with_it,
+                    "replay, unrecorded, s": without,
+                    "recorded less unrecorded, s": more,
+                    "boot, s": seconds(booted),
                 },
-            )
-        )
-        rows.append(_of_medians("learning_cost", found.recorded, found.unrecorded, less=1))
-        rows.append(
+            ),
+            Row(
+                "learning_cost_reads",
+                paired(with_it, without) - 1,
+                "share",
+                "the same, of the seconds that the reads take by themselves, which a guest that computes hides",
+                None,
+                {},
+            ),
+        ]
+    if found.recorded:
+        cpu = [one.service_cpu - other.service_cpu for one, other in zip(found.recorded, found.unrecorded, strict=True)]
+        rows += [
+            Row(
+                "learning_cost_boots",
+                ratio(seconds(found.recorded), seconds(found.unrecorded)) - 1,
+                "share",
+                "median seconds that whole warm boots take longer when they are recorded, of those of others",
+                None,
+                {"recorded, s": seconds(found.recorded), "unrecorded, s": seconds(found.unrecorded)},
+            ),
+            _of_pairs("learning_cost_boots", found.recorded, found.unrecorded, less=1),
             Row(
                 "learning_cpu_share",
-                median(more / boot.seconds for more, boot in zip(extra, found.unrecorded, strict=True)),
+                median(one / boot.seconds for one, boot in zip(cpu, found.unrecorded, strict=True)),
                 "share",
                 "processor seconds that hatcheryd used more for a recorded boot, until its boot set was made, of the"
                 " boot's seconds: most of them come after the boot; median",
                 None,
-                {"hatcheryd's processor seconds more": extra},
-            )
-        )
+                {"hatcheryd's processor seconds more": cpu},
+            ),
+        ]
     figures = json.loads(json.dumps(asdict(found), default=lambda view: view.model_dump()))
     return Report("learn", host, tuple(rows), figures=figures)
 
 
-def _of_medians(name: str, above: list[Booted], below: list[Booted], less: float = 0) -> Row:
-    """Beside a row of pairs, which a machine's drift does not move: the same of the medians, and the spread."""
+def _of_pairs(name: str, above: list[Booted], below: list[Booted], less: float = 0) -> Row:
+    """Beside a row of medians: the same of boots one after the other, which drift does not move, and the spread."""
     many, few = [boot.seconds for boot in above], [boot.seconds for boot in below]
     spread = max(max(each) / min(each) for each in (many, few))
-    note = f"the same as {name}, of the two medians; single boots of one kind differ by up to {spread - 1:.0%}"
-    return Row(f"{name}_medians", ratio(many, few) - less, "share" if less else "ratio", note, None, {})
+    note = f"the same as {name}, the median of pairs; single boots of one kind differ by up to {spread - 1:.0%}"
+    return Row(f"{name}_pairs", paired(many, few) - less, "share" if less else "ratio", note, None, {})

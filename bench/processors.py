@@ -1,7 +1,8 @@
-"""How busy each processor was while a bench ran: shows what else the machine did, where the bench is bound to one."""
+"""The host's processors: how busy each was while a bench ran, which shows what else it did; and who runs where."""
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 Ticks = Mapping[int, tuple[int, int]]
@@ -37,3 +38,34 @@ def words(before: Ticks, after: Ticks, bound: Collection[int]) -> str:
 def bound() -> frozenset[int]:
     """The processors that this process and its children may use."""
     return frozenset(os.sched_getaffinity(0))
+
+
+def halves(usable: Collection[int]) -> tuple[frozenset[int], frozenset[int]] | None:
+    """Processors for a server and for its clients; None when there is one alone. Pure."""
+    numbers = sorted(usable)
+    middle = len(numbers) // 2
+    return (frozenset(numbers[:middle]), frozenset(numbers[middle:])) if middle else None
+
+
+@contextmanager
+def apart(pid: int) -> Iterator[frozenset[int]]:
+    """Until its end a process keeps to one half of the processors, and what this one starts to the other.
+
+    Returns that other half, or all of one. Emulated machines that share processors take them from each other at
+    random, of which single measurements show more than of anything else.
+    """
+    before = bound()
+    split = halves(before)
+    if split is None:
+        yield before
+        return
+    server, clients = split
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # One that ends meanwhile is no matter; a new one is where the thread is that starts it.
+        with suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread.name), server)
+    os.sched_setaffinity(0, clients)
+    try:
+        yield clients
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,7 +1,9 @@
 """What else the machine did while a bench ran."""
 
+import os
 from pathlib import Path
 
+from appliance.run import Runner
 from bench import processors
 
 BEFORE = "cpu  30 0 0 170 0 0 0 0 0 0\ncpu0 10 0 0 90 0 0 0 0 0 0\ncpu1 20 0 0 80 0 0 0 0 0 0\nintr 1\n"
@@ -20,3 +22,23 @@ def test_each_processor_is_told_apart_and_those_that_the_bench_left_alone() -> N
 def test_this_machine_can_be_asked() -> None:
     assert processors.bound() <= set(processors.read())
     assert processors.words(processors.read(), processors.read(Path("/proc/stat")), processors.bound())
+
+
+def test_a_server_and_its_clients_get_processors_of_their_own() -> None:
+    assert processors.halves({3}) is None
+    assert processors.halves({0, 1}) == (frozenset({0}), frozenset({1}))
+    assert processors.halves({4, 0, 2, 9, 7}) == (frozenset({0, 2}), frozenset({4, 7, 9}))
+
+
+def test_processes_keep_apart_while_it_lasts() -> None:
+    usable = processors.bound()
+    server = Runner().start(["sleep", "60"])
+    try:
+        with processors.apart(server.pid) as left:
+            assert processors.bound() == left
+            assert int(Runner().run(["nproc"]).stdout) == len(left), "what is started then is there, too"
+            theirs = frozenset(os.sched_getaffinity(server.pid))
+            assert (theirs | left, theirs & left if len(usable) > 1 else set()) == (usable, set())
+        assert processors.bound() == usable
+    finally:
+        server.kill()

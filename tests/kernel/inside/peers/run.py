@@ -82,13 +82,14 @@ class Booting:
             self._tell(f"first and second boot, {number + 1} of {plan.rounds}")
             self.peer.cold()
             self._boots("first", 1)
-            self._check_cold()
+            self._check_cold("first")
             self._boots("second", 1)
         for clients in plan.storms:
             self._tell(f"{clients} boots at once")
             self.peer.cold()
             try:
                 self._boots(f"storm {clients} first", clients)
+                self._check_cold(f"storm {clients} first")
             except NotReady as error:
                 # A server that does not bear so many is no reason to measure nothing else.
                 self.broken.append(f"{clients} boots at once, {self.trace.stem}: {error.why}")
@@ -98,12 +99,14 @@ class Booting:
             self._learned(self.peer, plan)
             self.peer.forget()
 
-    def _check_cold(self) -> None:
-        """Whether the first boot's data came from the array: most of it, as some is read twice, or is next to it."""
+    def _check_cold(self, name: str) -> None:
+        """Whether the data of the last boots of a name came from the array: most of one boot's, at least, as some is
+        read twice, or is next to it.
+        """
         least = COLD * self._distinct
-        read = self.figures["first"]["backend"][-1]
+        read = self.figures[name]["backend"][-1]
         if read < least:
-            raise RuntimeError(f"{self.title}: the first boot was not cold: {read:.0f} bytes came from the array")
+            raise RuntimeError(f"{self.title}: {name} was not cold: {read:.0f} bytes came from the array")
 
     def _learned(self, peer: Hatchery, plan: Plan) -> None:
         for number in range(plan.pairs):
