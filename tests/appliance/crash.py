@@ -17,6 +17,13 @@ _FIRMWARE = "BdsDxe: starting "
 _ASKED = "reboot: "
 """What a kernel says whenever it restarts the machine because it was told to (Linux: kernel/reboot.c)."""
 
+_FLAGS = re.compile(r"EFLAGS: ([0-9a-f]{8})\b")
+"""A processor's flags as they were when the kernel came to grief (Linux: arch/x86/kernel/process_64.c)."""
+
+_RESERVED = 0xFFC0_0000
+"""Flags that every processor has as zeroes (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1,
+section 3.4.3)."""
+
 _LINES = 15
 
 
@@ -31,17 +38,23 @@ class Crash:
 def crash(console: str) -> Crash | None:
     """The first crash of a machine since it was switched on, by all that its ``console`` has said; None without one.
 
-    It is the emulator's where the kernel's words are known to be of no machine, or where the machine began anew and
-    its kernel had neither restarted it nor said a word: a processor's triple fault. A kernel that panics says so.
+    It is the emulator's where the kernel's words are known to be of no machine, or tell flags that no processor has, or
+    where the machine began anew and its kernel had neither restarted it nor said a word: a processor's triple fault. A
+    kernel that panics says so.
     """
     boots = console.split(_FIRMWARE)
     for boot in boots[1:]:
         if found := _KERNEL.search(boot):
             words = "\n".join(boot[found.start() :].splitlines()[:_LINES])
-            return Crash(words, found[0] in EMULATOR_FAULTS)
+            return Crash(words, found[0] in EMULATOR_FAULTS or _impossible(words))
         if boot is not boots[-1] and _ASKED not in boot:
             return Crash("the machine began anew, and its kernel had said nothing", emulator=True)
     return None
+
+
+def _impossible(words: str) -> bool:
+    found = _FLAGS.search(words)
+    return found is not None and bool(int(found[1], 16) & _RESERVED)
 
 
 class Verdict:

@@ -31,6 +31,29 @@ def test_words_that_no_machine_makes_a_kernel_say_are_the_emulators() -> None:
     assert "Comm: hatcheryd" in found.words
 
 
+OOPS = """BUG: kernel NULL pointer dereference, address: 0000000000000070
+[  175.790020] #PF: supervisor read access in kernel mode
+[  175.791331] #PF: error_code(0x0000) - not-present page
+[  175.793675] PGD 0
+[  175.794657] Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI
+[  175.796082] CPU: 1 UID: 0 PID: 637 Comm: md127_raid5 Not tainted 6.12.118+deb13-amd64 #1  Debian 6.12.118-1
+[  175.798400] Hardware name: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 0.0.0 02/06/2015
+[  175.799647] RIP: 0010:release_inactive_stripe_list+0xb2/0x170 [raid456]
+[  175.802765] RSP: 0018:ff66053400943cc0 EFLAGS: 4d1c5646
+[  175.803023] RAX: 00000000ffffffff RBX: 0000000000000070 RCX: ff374ebd4ad4a990
+"""
+"""As an emulated appliance once said it."""
+
+
+def test_flags_that_no_processor_has_are_the_emulators() -> None:
+    found = crash(FIRMWARE + LOGIN + OOPS)
+    assert found is not None
+    assert found.emulator
+    found = crash(FIRMWARE + LOGIN + OOPS.replace("4d1c5646", "00010246"))
+    assert found is not None
+    assert not found.emulator, "the same with a processor's flags may be the appliance's own"
+
+
 @pytest.mark.parametrize(
     "words",
     [
