@@ -124,18 +124,18 @@ def measure(chosen: argparse.Namespace, tell: Callable[[str], None]) -> Report:
 @contextmanager
 def deployed(log: Path) -> Iterator["Bench"]:
     """An appliance with slow disks and a template that no clone was made of."""
-    with deployment.deployed(log, nvme=NVME) as found, processors.apart(found.vm.machine.process.pid) as left:
-        yield Bench(found.vm, found.client, found.steps, guest.Hardware(cpus=min(GUEST_CPUS, len(left))))
+    with deployment.deployed(log, nvme=NVME) as found:
+        yield Bench(found.vm, found.client, found.steps)
 
 
 class Bench:
     """The measuring, on an appliance that is deployed."""
 
-    def __init__(self, vm: VM, client: Client, steps: Steps, hardware: guest.Hardware) -> None:
+    def __init__(self, vm: VM, client: Client, steps: Steps) -> None:
         self._vm = vm
         self._client = client
         self._steps = steps
-        self._hardware = hardware
+        self._hardware = guest.Hardware()
         self._count = 0
 
     def everything(self, chosen: argparse.Namespace, keep: Callable[[Found], None] = lambda _: None) -> Found:
@@ -146,31 +146,34 @@ class Bench:
         """
         found = Found()
         runs, pairs, replays, large, trace = chosen.runs, chosen.pairs, chosen.replays, chosen.large, chosen.trace
-        if runs or pairs or replays or large or trace:
-            with self._steps.step("Boot the first clone of the new template"):
-                found.ever = self._boot("ever", learn=False)
-            with self._steps.step("Boot a clone from disk"):
-                self._client.finish(self._client.cold(), deadline=900)
-                found.first = self._boot("first", trace=trace)
-                learned = until(self._boot_set, "a boot set", deadline=120, interval=1)
-                self._steps.tell(f"  {learned.total_bytes / MIB:.1f} MiB in {learned.extents} extents were learned")
-        for number in range(runs):
-            with self._steps.step(f"Prefetch, boot, boot again: {number + 1} of {runs}"):
-                self._check_cold(self._prefetch(), found.first)
-                found.prefetched.append(self._boot("prefetched"))
-                found.warm.append(self._boot("warm"))
-            keep(found)
-        for number in range(pairs):
-            with self._steps.step(f"Boot with and without a record of it: {number + 1} of {pairs}"):
-                # In turn, so that what changes with time falls on both alike.
-                for recorded in (True, False) if number % 2 == 0 else (False, True):
-                    self._boot_to_compare(found, recorded=recorded)
-            keep(found)
-        own = self._own_set() if large else ()
-        if replays:
-            with self._steps.step(f"Replay a boot {replays} times with and without a record of it"):
-                self._replay_in_turn(found, replays)
-            keep(found)
+        # The prefetch of a large set is computing, too, which the appliance has all processors for.
+        with processors.apart(self._vm.machine.process.pid) as left:
+            self._hardware = guest.Hardware(cpus=min(GUEST_CPUS, len(left)))
+            if runs or pairs or replays or large or trace:
+                with self._steps.step("Boot the first clone of the new template"):
+                    found.ever = self._boot("ever", learn=False)
+                with self._steps.step("Boot a clone from disk"):
+                    self._client.finish(self._client.cold(), deadline=900)
+                    found.first = self._boot("first", trace=trace)
+                    learned = until(self._boot_set, "a boot set", deadline=120, interval=1)
+                    self._steps.tell(f"  {learned.total_bytes / MIB:.1f} MiB in {learned.extents} extents were learned")
+            for number in range(runs):
+                with self._steps.step(f"Prefetch, boot, boot again: {number + 1} of {runs}"):
+                    self._check_cold(self._prefetch(), found.first)
+                    found.prefetched.append(self._boot("prefetched"))
+                    found.warm.append(self._boot("warm"))
+                keep(found)
+            for number in range(pairs):
+                with self._steps.step(f"Boot with and without a record of it: {number + 1} of {pairs}"):
+                    # In turn, so that what changes with time falls on both alike.
+                    for recorded in (True, False) if number % 2 == 0 else (False, True):
+                        self._boot_to_compare(found, recorded=recorded)
+                keep(found)
+            own = self._own_set() if large else ()
+            if replays:
+                with self._steps.step(f"Replay a boot {replays} times with and without a record of it"):
+                    self._replay_in_turn(found, replays)
+                keep(found)
         if large:
             self._import_large(own)
         for number in range(large):

@@ -60,12 +60,18 @@ def apart(pid: int) -> Iterator[frozenset[int]]:
         yield before
         return
     server, clients = split
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        # One that ends meanwhile is no matter; a new one is where the thread is that starts it.
-        with suppress(ProcessLookupError):
-            os.sched_setaffinity(int(thread.name), server)
+    _keep_to(pid, server)
     os.sched_setaffinity(0, clients)
     try:
         yield clients
     finally:
         os.sched_setaffinity(0, before)
+        _keep_to(pid, before)
+
+
+def _keep_to(pid: int, numbers: Collection[int]) -> None:
+    with suppress(FileNotFoundError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            # One that ends meanwhile is no matter; a new one is where the thread is that starts it.
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), numbers)

@@ -40,5 +40,6 @@ def test_processes_keep_apart_while_it_lasts() -> None:
             theirs = frozenset(os.sched_getaffinity(server.pid))
             assert (theirs | left, theirs & left if len(usable) > 1 else set()) == (usable, set())
         assert processors.bound() == usable
+        assert os.sched_getaffinity(server.pid) == usable
     finally:
         server.kill()
