@@ -43,7 +43,7 @@ class Found:
     warm: list[Booted] = field(default_factory=list)
     recorded: list[Booted] = field(default_factory=list)
     unrecorded: list[Booted] = field(default_factory=list)
-    replays: list["Replayed"] = field(default_factory=list)
+    replays: list[Replayed] = field(default_factory=list)
     prefetches: list[PrefetchView] = field(default_factory=list)
     """Of the large boot set."""
     sequential: list[float] = field(default_factory=list)

@@ -122,20 +122,22 @@ def pauses(web: httpx.Client) -> dict[str, float]:
 
 def waits(work: Callable[[], object]) -> list[float]:
     """How long each of the small requests took that were sent one after the other while ``work`` was done."""
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
     found: list[float] = []
 
     def ask() -> None:
         transport = httpx.HTTPTransport(uds=str(Paths().api_socket))
         with httpx.Client(transport=transport, base_url=f"http://hatchery{API_PREFIX}", timeout=60) as client:
             client.get("/operations/none")
+            begun.set()
             while not ended.wait(PING):
                 found.append(took(lambda: client.get("/operations/none")))
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        time.sleep(2 * PING)
+        if not begun.wait(60):
+            raise TimeoutError("the small requests did not begin")
         work()
     finally:
         ended.set()
