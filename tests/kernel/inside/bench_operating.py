@@ -129,9 +129,9 @@ def waits(work: Callable[[], object]) -> list[float]:
         transport = httpx.HTTPTransport(uds=str(Paths().api_socket))
         with httpx.Client(transport=transport, base_url=f"http://hatchery{API_PREFIX}", timeout=60) as client:
             client.get("/operations/none")
-            begun.set()
             while not ended.wait(PING):
                 found.append(took(lambda: client.get("/operations/none")))
+                begun.set()
 
     asking = threading.Thread(target=ask)
     asking.start()
@@ -142,4 +142,4 @@ def waits(work: Callable[[], object]) -> list[float]:
     finally:
         ended.set()
         asking.join()
-    return found or [0.0]
+    return found
