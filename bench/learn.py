@@ -26,7 +26,7 @@ from bench.steps import Steps, clock
 from bench.store import host
 from bench.vm import LOOPBACK, VM
 
-SUMMARY = "what learning a boot set costs and what prefetching it gives, in QEMU (needs 15 to 60 minutes)"
+SUMMARY = "what learning a boot set costs and what prefetching it gives, in QEMU (needs 30 to 90 minutes)"
 
 STOOD_STILL = "stood still"
 """How a boot ends that waits for nothing of the storage and never ends, under multi-threaded TCG alone: a processor
@@ -82,8 +82,8 @@ COMMENT = "Reads of one boot of a Debian 13 guest (UEFI) to its login prompt, in
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Arguments of this bench."""
-    parser.add_argument("--runs", type=int, default=7, help="how often to empty the cache and prefetch (default: 7)")
-    parser.add_argument("--pairs", type=int, default=7, help="boots that are recorded, and not, in turn (default: 7)")
+    parser.add_argument("--runs", type=int, default=12, help="how often to empty the cache and prefetch (default: 12)")
+    parser.add_argument("--pairs", type=int, default=3, help="boots that are recorded, and not, in turn (default: 3)")
     parser.add_argument(
         "--replays", type=int, default=10, help="replays that are recorded, and not, in turn (default: 10 of each)"
     )
