@@ -1,6 +1,7 @@
 """What the service is made of: its parts, wired to each other, and what they do by themselves."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from appliance.bootset.trace import Read
 from appliance.catalog import Catalog, Template
@@ -101,8 +102,8 @@ class Parts:
         ports = CacheWatch(store.flow, store.guest_requests, lambda: self.measure.cold_marks)
         self.prefetching = Prefetching(self.core, self.operations, self.boot_sets, ports)
         self.keeping = Keeping(self.core, self.boot_sets, self.prefetching, ports)
-        looks = Looks(self.core, self.prefetching, converter)
-        self._doctor = Doctor(self.core, store, self._exports, looks)
+        self._looks = Looks(self.core, self.prefetching, converter)
+        self._doctor = Doctor(self.core, store, self._exports, self._looks)
         self.core.template_ready = self._template_ready
         self.measure.before_cold = self.prefetching.hold
         keep = Keep(self._learned, self.boot_sets.judge)
@@ -176,7 +177,8 @@ class Parts:
     def _tell(self, view: StoreView, seen: Seen) -> None:
         self.keeping.look(view)
         before = self._words
-        self._words = store_words(view, hit_percent(self._store), seen)
+        found = replace(seen, problems=(*seen.problems, *self._looks.boot_sets()))
+        self._words = store_words(view, hit_percent(self._store), found)
         if self._words != before:
             notify("STATUS=" + self.words())
 

@@ -7,7 +7,7 @@ others go first, and ends when the template's boot set is to be read, or the tem
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -190,6 +190,12 @@ class Prefetching:
     def view(self, thin_id: int) -> PrefetchView | None:
         """How the last prefetch of a template went, or goes; None since this process began."""
         return self._views.get(thin_id)
+
+    def short(self) -> Iterator[tuple[int, PrefetchView]]:
+        """The templates, by thin id, whose last prefetch ended SHORT: none that is read anew, or will be."""
+        for thin_id, view in list(self._views.items()):
+            if view.state in SHORT and not self.is_busy_with(thin_id):
+                yield thin_id, view
 
     def show(self, template: Template, view: PrefetchView) -> None:
         """Have that told of a template from now on."""

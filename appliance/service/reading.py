@@ -34,9 +34,13 @@ SAMPLE = 300
 """A look reads so many pages of a boot set, and finds a loss of one page in a hundred 95 times of 100. When any came
 from the backend, all of the set is read, which costs it no more than what is missing."""
 
+LOOKS = 3
+"""Where guests' requests are always under way, nobody can tell for whom the backend read a page. Then other pages are
+looked at, as many again, up to so many times in all: the same ones are in the cache by now."""
+
 DOUBTED = 0.1
-"""Where guests' requests are always under way, nobody can tell for whom the backend read a page: when it read for
-more than this share of a look's pages, all is read too."""
+"""When the last of those looks tells no more, and the backend read for more than this share of its pages, all is read
+too."""
 
 PROOF = 32
 """Pages that are read through the template's volume after a prefetch that went past it."""
@@ -92,15 +96,19 @@ class Reading:
     ) -> bool:
         """Whether the cache has lost the extents: some pages are read here and there.
 
-        That is cheap, and what is missing comes into the cache by it. ``holes``: the extents may have some, which no
-        page is asked for.
+        That is cheap, and what is missing comes into the cache by it. Where guests leave it in doubt, other pages are
+        read, as long as there are some, and they alone count then. ``holes``: the extents may have some, which no page
+        is asked for.
         """
         if holes:
             device, extents = self._places.of(template, device, extents)
-        sample = sampled(extents, SAMPLE, random.Random())  # noqa: S311 - nobody gains by guessing it
-        with self._in_turn(stop, self._turn):
-            doubts = prefetch.read_once(device, sample, self._around(stop))
-        return any(doubt.alone for doubt in doubts) or len(doubts) > DOUBTED * len(sample)
+        for sample in _samples(extents):
+            with self._in_turn(stop, self._turn):
+                doubts = prefetch.read_once(device, sample, self._around(stop))
+            alone = any(doubt.alone for doubt in doubts)
+            if alone or not doubts or stop.is_set():
+                break
+        return alone or len(doubts) > DOUBTED * len(sample)
 
     def wait(self) -> None:
         """Wait until what was stopped reads no more."""
@@ -131,3 +139,11 @@ class Reading:
         finally:
             if got:
                 turn.release()
+
+
+def _samples(extents: Sequence[Extent]) -> list[Sequence[Extent]]:
+    """Pages for LOOKS looks, none of them for two; fewer looks where there are not so many pages, but one at least."""
+    dice = random.Random()  # noqa: S311 - nobody gains by guessing it
+    pages = list(sampled(extents, LOOKS * SAMPLE, dice))
+    dice.shuffle(pages)  # they come in the order of the disk
+    return [pages[at : at + SAMPLE] for at in range(0, max(1, len(pages) - SAMPLE + 1), SAMPLE)]

@@ -52,7 +52,7 @@ class Service(Parts):
         """The appliance in one look."""
         view, problems = self._store.look()
         own = (*self._problems, *self.sharing.problems(), *self.fetches.problems(), *given_up.problems(self._given_up))
-        known = (*own, *silence(self.monitor.seen.silent), *problems)
+        known = (*own, *silence(self.monitor.seen.silent), *problems, *self._looks.boot_sets())
         found = self._views.status(view, known)
         return found.model_copy(update={"disks": self.measure.coarse()})
 

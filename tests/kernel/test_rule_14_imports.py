@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.inside import boot_set, import_load, setup
+from tests.kernel.inside import service as inside
 from tests.kernel.lab import Lab, Options
 from tests.kernel.service_lab import Daemon
 
@@ -67,6 +68,18 @@ def test_a_template_that_was_never_booted_is_warm_all_the_same(small: Lab) -> No
     left_out = small.call(boot_set.settled, "large", timeout=60)
     assert (left_out["state"], left_out["passes"], left_out["left_bytes"]) == ("incomplete", 0, 170 * MIB)
     assert "no room for all of it" in small.call(boot_set.hatchery, "template", "show", "large")
+    assert small.call(inside.status)["problems"] == [], "it is for its first boot alone"
+
+    # A boot set that has no room is told, until one is in.
+    small.call(import_load.give_boot_set, "large", 168)
+    [problem] = small.call(inside.status)["problems"]
+    assert problem["what"] == "the boot set of large@1 is not wholly in the cache"
+    assert problem["what"] in small.call(boot_set.hatchery, "status")
+    total = small.call(import_load.give_boot_set, "large", 8)
+    fetched = small.call(boot_set.settled, "large", why="a boot set was given", timeout=60)
+    print(fetched)
+    assert (fetched["state"], fetched["total_bytes"]) == ("warm", total)
+    assert small.call(inside.status)["problems"] == []
     print(daemon.job.stderr)
 
 

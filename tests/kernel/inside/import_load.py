@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+from appliance.bootset import file
+from appliance.bootset.boot_set import BootSet
+from appliance.bootset.file import BootSetFile
+from appliance.client import connect
 from appliance.host.dm import Dm
 from appliance.images.volume import VolumeWriter
-from appliance.model import MIB, Access
+from appliance.model import MIB, Access, Extent
 from appliance.store.pool import Pool
 from tests.kernel.inside import full_pool, service, volumes
 from tests.kernel.inside.nbd_client import NbdClient
@@ -44,6 +48,15 @@ def add(name: str, mib: int) -> None:
         service.add(name, str(path), "raw", deadline=170)
     finally:
         path.unlink()
+
+
+def give_boot_set(name: str, mib: int) -> int:
+    """Give a template a boot set of its first ``mib``; its bytes."""
+    with connect() as api:
+        view = api.template(name)
+        found = BootSet((Extent(0, mib * MIB),), view.size, 3)
+        api.import_boot_set(name, file.dump(BootSetFile(view.ref, view.sha256, found)))
+    return found.total
 
 
 def boot(clone: str, template: str, mib: int) -> dict[str, int]:
