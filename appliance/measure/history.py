@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ from typing import Any
 
 from appliance.errors import InvalidInput, NotFound
 from appliance.measure.report import FORMAT, columns
+from appliance.measure.result import Spread
 
 SUFFIX = ".json"
 KINDS = ("boot", "storm", "replay")
@@ -24,7 +25,8 @@ _FIGURES = (
     ("boot time, median", ("seconds", "median"), "{:.2f} s"),
     ("boot time, least", ("seconds", "least"), "{:.2f} s"),
     ("I/O wait, median", ("io_seconds", "median"), "{:.2f} s"),
-    ("processor time of QEMU", ("cpu_seconds",), "{:.1f} s"),
+    ("processor time of QEMU, median", ("cpu_spread", "median"), "{:.1f} s"),
+    ("processor time of QEMU, least", ("cpu_spread", "least"), "{:.1f} s"),
     ("bytes read a boot", ("read_bytes",), "{:,.0f}"),
     ("backend bytes a boot", ("backend_bytes",), "{:,.0f}"),
     ("hit rate by bytes", ("hit_rate_bytes",), "{:.4f}"),
@@ -44,7 +46,7 @@ _TOGETHER = (
 """Of storms and replays."""
 _ALIKE = ("clones", "begin", "trace_sha256")
 """What two storms or replays must have in common to be compared."""
-_OPTIONAL = frozenset({"io_seconds", "cpu_seconds", "prefetch"})
+_OPTIONAL = frozenset({"io_seconds", "cpu_seconds", "cpu_spread", "prefetch"})
 """Figures that not all measurements have: they are new, or of guests, or of a prefetch."""
 
 
@@ -146,12 +148,20 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _completed(found: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The medians of boot times, which measurements of the first release do not have, computed from their boots."""
+    """With what measurements of earlier releases do not have, computed from their boots.
+
+    That is medians of boot times, and the spread of processor times.
+    """
+
+    def times(phase: str, key: str) -> list[float]:
+        return [float(boot[key]) for boot in found["boots"] if boot["phase"] == phase]
+
     try:
         for phase, figures in found["summary"].items():
             if figures and "median" not in figures["seconds"]:
-                times = [float(boot["seconds"]) for boot in found["boots"] if boot["phase"] == phase]
-                figures["seconds"]["median"] = median(times)
+                figures["seconds"]["median"] = median(times(phase, "seconds"))
+            if figures and "cpu_seconds" in figures and "cpu_spread" not in figures:
+                figures["cpu_spread"] = asdict(Spread.of(times(phase, "cpu_seconds")))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path} is damaged", why=f"it has no times of its boots: {error}") from error
     return found

@@ -210,7 +210,8 @@ class Spread:
 class Summary:
     """All boots of one phase. Times are spreads, other figures means; rates are over the sums.
 
-    ``io_seconds`` and ``rest_seconds`` are None unless they are known of every boot.
+    ``io_seconds`` and ``rest_seconds`` are None unless they are known of every boot. ``cpu_seconds`` is the mean of
+    QEMU's processor seconds, which earlier releases kept alone, and ``cpu_spread`` their spread.
     """
 
     phase: Phase
@@ -219,6 +220,7 @@ class Summary:
     io_seconds: Spread | None
     rest_seconds: Spread | None
     cpu_seconds: float
+    cpu_spread: Spread
     requests: float
     read_bytes: float
     backend_requests: float
@@ -238,13 +240,15 @@ def summary(boots: Sequence[BootResult], phase: Phase) -> Summary | None:
     hits = [boot.hits for boot in chosen if boot.hits is not None]
     misses = [boot.misses for boot in chosen if boot.misses is not None]
     known = len(hits) == len(misses) == len(chosen) and sum(hits) + sum(misses) > 0
+    cpu = Spread.of(boot.cpu_seconds for boot in chosen)
     return Summary(
         phase=phase,
         boots=len(chosen),
         seconds=Spread.of(boot.seconds for boot in chosen),
         io_seconds=_spread([boot.io_seconds for boot in chosen]),
         rest_seconds=_spread([boot.rest_seconds for boot in chosen]),
-        cpu_seconds=fmean(boot.cpu_seconds for boot in chosen),
+        cpu_seconds=cpu.mean,
+        cpu_spread=cpu,
         requests=fmean(boot.requests for boot in chosen),
         read_bytes=fmean(boot.read_bytes for boot in chosen),
         backend_requests=fmean(boot.backend_requests for boot in chosen),

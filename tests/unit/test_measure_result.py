@@ -218,13 +218,16 @@ def test_cold_and_warm_side_by_side() -> None:
 
 def test_one_slow_boot_does_not_move_the_median() -> None:
     _, warm, _ = boots()
-    times = ((30.0, 3.0), (31.0, 2.0), (90.0, 61.0))
-    found = summary([replace(warm, seconds=all_, io_seconds=io) for all_, io in times], Phase.WARM)
+    times = ((30.0, 3.0, 40.0), (31.0, 2.0, 41.0), (90.0, 61.0, 99.0))
+    booted = [replace(warm, seconds=all_, io_seconds=io, cpu_seconds=cpu) for all_, io, cpu in times]
+    found = summary(booted, Phase.WARM)
     assert found is not None
     assert (found.seconds.median, found.seconds.most) == (31, 90)
     assert found.io_seconds is not None
     assert found.rest_seconds is not None
     assert (found.io_seconds.median, found.rest_seconds.median) == (3, 29)
+    assert (found.cpu_spread.least, found.cpu_spread.median, found.cpu_spread.most) == (40, 41, 99)
+    assert found.cpu_seconds == found.cpu_spread.mean == 60
 
 
 def test_one_boot_without_hits_makes_the_rate_unknown() -> None:
