@@ -63,7 +63,7 @@ class ReplayResult(Together):
         return f"{self.trace} replayed by {clones} clone{plural} of {self.template} at once, cache {self.begin}"
 
     def text(self) -> str:
-        """For people."""
+        """See Together."""
         backend, added = self.backend_bytes / MIB, self.cache_added_bytes / MIB
         lines = [
             f"{self.heading()}: {self.requests:,} requests, {self.read_bytes / MIB:.1f} MiB",

@@ -81,7 +81,7 @@ class StormResult(Together):
         return {**Together.as_json(self), **more}
 
     def text(self) -> str:
-        """For people."""
+        """See Together."""
         cpu = self.cpu_seconds
         lines = [
             self.heading(),

@@ -65,6 +65,10 @@ class Together:
         """What was measured, in a line."""
         raise NotImplementedError
 
+    def text(self) -> str:
+        """For people."""
+        raise NotImplementedError
+
     def as_json(self) -> dict[str, Any]:
         """For programs: sizes in bytes, times in seconds, latencies in microseconds."""
         document = asdict(self)

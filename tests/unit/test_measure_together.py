@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from appliance.measure import replaying, together
+from appliance.measure import replaying, storm, together
 from appliance.measure.histogram import Latency
 from appliance.measure.prepare import Begin
 from appliance.measure.replay import Replay
 from appliance.measure.replaying import ReplayResult
-from tests.unit.measured_appliance import MIB
+from tests.unit.measured_appliance import FACTS, MIB
 from tests.unit.test_cli import Appliance, appliance, image
 from tests.unit.test_measure_report import Tags
 from tests.unit.test_measure_storm import PREFETCHED as STORM
@@ -92,7 +92,44 @@ def test_what_clones_did_at_once_is_kept_and_compared(
     assert appliance.run(*words, "--clones", "2")[0] == 0
     found = appliance.json("measure", "compare", "--history", str(history))
     assert {each["phase"] for each in found["differences"]} == {"replay"}
-    status, _, err = appliance.run(*words, "--html", str(tmp_path / "none/x.html"))
-    assert (status, "is not a folder" in err) == (3, True)
     kinds = [json.loads(file.read_text())["kind"] for file in history.iterdir()]
     assert kinds == ["replay"] * 3
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, together.Together]:
+    """What measures many clones at once, without its options, and what each finds."""
+    found: dict[str, together.Together] = {"storm": STORM, "replay": replace(replay(2), facts=FACTS)}
+    monkeypatch.setattr(storm, "run", lambda *_, **__: found["storm"])
+    monkeypatch.setattr(replaying, "run", lambda *_, **__: found["replay"])
+    (tmp_path / "boot.trace").write_text("0 4096\n")
+    return found
+
+
+@pytest.mark.parametrize("name", ["storm", "replay"])
+def test_what_many_clones_did_goes_to_files_too(
+    appliance: Appliance, commands: dict[str, together.Together], tmp_path: Path, name: str
+) -> None:
+    words = ["measure", name, *([str(tmp_path / "boot.trace")] if name == "replay" else []), "-t", "debian"]
+    files = {option: tmp_path / option for option in ("json-file", "html", "text")}
+    options = [word for option, file in files.items() for word in (f"--{option}", str(file))]
+    status, out, err = appliance.run(*words, *options, "--history", str(tmp_path / "kept"))
+    assert (status, out) == (0, commands[name].text()), err
+    [kept] = (tmp_path / "kept").iterdir()
+    assert files["json-file"].read_text() == kept.read_text()
+    assert json.loads(kept.read_text()) == json.loads(json.dumps(commands[name].as_json()))
+    assert files["text"].read_text() == out
+    assert files["html"].read_text() == together.page(commands[name])
+    assert appliance.json(*words, "--history", str(tmp_path / "kept"))["kind"] == name
+
+
+@pytest.mark.parametrize("name", ["storm", "replay"])
+@pytest.mark.parametrize("option", ["json-file", "html", "text"])
+def test_a_file_that_cannot_be_written_is_told_of_before_anything_is_measured(
+    appliance: Appliance, commands: dict[str, together.Together], tmp_path: Path, name: str, option: str
+) -> None:
+    words = ["measure", name, *([str(tmp_path / "boot.trace")] if name == "replay" else []), "-t", "debian"]
+    commands.clear()  # to measure would fail
+    status, _, err = appliance.run(*words, f"--{option}", str(tmp_path / "none/x"), "--history", str(tmp_path / "kept"))
+    assert (status, "is not a folder" in err) == (3, True)
+    assert not (tmp_path / "kept").exists()
