@@ -28,6 +28,9 @@ from appliance.model import MIB
 FORMAT = 1
 """Version of the JSON form; grows when a field changes its meaning or goes away."""
 
+DRAWN = {"places", "picture"}
+"""Of a boot set, what pages draw; JSON leaves it out, for it is in the set's own file."""
+
 BOOT_COLUMNS = (
     "run",
     "clone",
@@ -197,7 +200,7 @@ def to_json(measurement: Measurement) -> str:
         "warm_enough": digest.warm_enough,
         "prefetched_enough": digest.prefetched_enough,
         "prefetches": [each.model_dump() for each in measurement.prefetches],
-        "boot_set": boot_set.model_dump(exclude={"places", "picture"}) if boot_set else None,
+        "boot_set": boot_set.model_dump(exclude=DRAWN) if boot_set else None,
         "histograms": [asdict(latency) for latency in measurement.latencies],
         "notes": list(measurement.notes),
     }

@@ -54,7 +54,12 @@ def test_a_cold_replay_is_checked(appliance: Appliance, monkeypatch: pytest.Monk
 
 
 def test_a_prefetched_replay_says_what_the_prefetch_took_and_teaches_nothing(appliance: Appliance) -> None:
+    assert replayed(appliance, Plan("debian-13", name="before")).boot_set is None
+    appliance.has_boot_set = True
+    appliance.said.clear()
+    appliance.made.clear()
     found = replayed(appliance, Plan("debian-13", clones=3, begin=Begin.PREFETCHED, trace="other.trace"))
+    assert found.boot_set == appliance.boot_set("debian-13@1")
     assert appliance.said[:3] == ["cold", "drop", "warm"]
     assert found.backend_bytes == 0
     assert found.prefetch is not None

@@ -13,7 +13,7 @@ from appliance.measure.replay import Replay
 from appliance.measure.replaying import ReplayResult
 from tests.unit.measured_appliance import FACTS, MIB
 from tests.unit.test_cli import Appliance, appliance, image
-from tests.unit.test_measure_report import Tags
+from tests.unit.test_measure_report import BOOT_SET, Tags
 from tests.unit.test_measure_storm import PREFETCHED as STORM
 
 __all__ = ["appliance", "image"]  # fixtures
@@ -50,14 +50,37 @@ def tags(page: str) -> Tags:
 def test_the_page_of_a_storm_stands_alone_and_shows_every_clone() -> None:
     page = together.page(replace(STORM, latencies=LATENCIES, notes=("<a note>",)))
     found = tags(page)
-    assert found.tags.count("svg") == 2 + 2  # times, sources; the disks' and the clones' latencies
+    assert found.tags.count("svg") == 3 + 2  # times, sources, hits; the disks' and the clones' latencies
     assert not {"script", "link", "img", "iframe"} & set(found.tags)
     assert found.outside == []
     assert "4 fresh clones of debian-13@1 booted at once, cache prefetched" in page
     assert "Note: &lt;a note&gt;." in page
-    for words in ("61.20 s", "72.25 s", "80.35 s", "storm-4", "99.73%", "nvme0n1"):
+    for words in ("61.20 s", "72.25 s", "80.35 s", "storm-4", "99.73%", "99.88%", "lower one by requests", "nvme0n1"):
         assert words in page
     assert page == together.page(replace(STORM, latencies=LATENCIES, notes=("<a note>",)))
+
+
+def test_the_page_of_many_clones_has_the_boot_set_on_its_disk_and_json_only_how_large_it_is() -> None:
+    found = replace(STORM, boot_set=BOOT_SET)
+    page = together.page(found)
+    assert tags(page).tags.count("svg") == 3 + 1
+    assert 'class="disk"' in page
+    assert "<pre>█▓░ </pre>" in page
+    assert "180.0 MiB in 3 extents of 2,048 MiB, made of 3 recorded\nboots." in page
+    told = json.loads(json.dumps(found.as_json()))["boot_set"]
+    assert told["extents"] == 3
+    assert not {"places", "picture"} & set(told), "they are in the set's own file"
+    assert "on the disk" not in together.page(STORM)
+    assert STORM.as_json()["boot_set"] is None
+
+
+def test_hits_by_requests_are_shown_where_they_are_counted() -> None:
+    assert "not known" in together.page(replace(STORM, hits=None))
+    page = together.page(replay(2))
+    assert "<figcaption>By bytes, of all clones together.</figcaption>" in page
+    assert "50.00%" in page
+    assert "by requests" not in page
+    assert "not known" not in page
 
 
 def test_many_clones_lose_their_names_and_are_one_column() -> None:
