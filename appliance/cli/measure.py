@@ -213,11 +213,12 @@ def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[BEFORE [AFTER]]", help="Files or kept ones; default: the last two.")
     ] = None,
+    html_file: HtmlOption = None,
     history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two measurements of one kind: boots, storms of as many clones, or replays of one trace."""
-    from appliance.measure import history
+    from appliance.measure import comparison, history
 
     run = session(context, as_json)
     if len(names or ()) > 2:
@@ -226,7 +227,10 @@ def compare(
             why=f"{len(names or ())} were named",
             hint="name none for the last two, or two files",
         )
+    _Files(None, html_file, None, history_folder).check()
     before, after = (history.load(path) for path in history.choose(history_folder or history.folder(), *(names or ())))
+    if html_file is not None:
+        html_file.write_text(comparison.page(before, after), encoding="utf-8")
     if run.as_json:
         print_json(
             {"differences": [{**asdict(each), "change": each.change} for each in history.compare(before, after)]}

@@ -192,18 +192,20 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differ
     kind = after.get("kind", "boot")
     if kind != "boot":
         return tuple(_differences(kind, before, after, _TOGETHER))
-    found: list[Difference] = []
-    for phase, old in before["summary"].items():
-        new = after["summary"].get(phase)
-        if old and new:
-            found += _differences(phase, old, new, _FIGURES)
-    if not found:
+    common = phases(before, after)
+    if not common:
         raise InvalidInput(
             "the measurements have no phase in common",
             why="one has what the other has not",
             hint="compare two that were made with the same options",
         )
-    return tuple(found)
+    old, new = before["summary"], after["summary"]
+    return tuple(each for phase in common for each in _differences(phase, old[phase], new[phase], _FIGURES))
+
+
+def phases(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Of boots: the phases that both have."""
+    return [phase for phase, figures in before["summary"].items() if figures and after["summary"].get(phase)]
 
 
 def _check_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -230,10 +232,11 @@ def _differences(
     for name, path, form in figures:
         if path[0] in _OPTIONAL and not (old.get(path[0]) and new.get(path[0])):
             continue
-        yield Difference(phase, name, _value(old, path), _value(new, path), form)
+        yield Difference(phase, name, value(old, path), value(new, path), form)
 
 
-def _value(figures: Any, path: tuple[str, ...]) -> float:
+def value(figures: Any, path: Sequence[str]) -> float:
+    """A figure of a measurement. Raises InvalidInput when there is none."""
     try:
         for key in path:
             figures = figures[key]
@@ -244,29 +247,36 @@ def _value(figures: Any, path: tuple[str, ...]) -> float:
 
 def text(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Both side by side for a terminal. Raises as ``compare``."""
-    rows = [["", "", "before", "after", "change"]]
-    for each in compare(before, after):
-        change = "-" if each.change is None else f"{each.change:+.1%}"
-        rows.append([each.phase, each.name, each.form.format(each.before), each.form.format(each.after), change])
-    heads = [f"{word}: {_about(found)}" for word, found in _heads(before, after)]
-    warning = _different(before, after)
-    return "\n".join([*heads, "", columns(rows, right=(2, 3, 4)), *([warning] if warning else [])]) + "\n"
+    told = columns([["", "", "before", "after", "change"], *rows(before, after)], right=(2, 3, 4))
+    heads = [f"before: {about(before)}", f"after: {about(after)}"]
+    return "\n".join([*heads, "", told, *(f"Note: {each}." for each in warnings(before, after))]) + "\n"
 
 
-def _about(found: Mapping[str, Any]) -> str:
+def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """For each figure, in words: the phase, its name, both values, and the change. Raises as ``compare``."""
+    return [
+        (
+            each.phase,
+            each.name,
+            each.form.format(each.before),
+            each.form.format(each.after),
+            "-" if each.change is None else f"{each.change:+.1%}",
+        )
+        for each in compare(before, after)
+    ]
+
+
+def about(found: Mapping[str, Any]) -> str:
+    """What was measured, and when, in a line."""
     told = [str(found["template"]), str(found["facts"]["taken"])]
     if found.get("kind", "boot") != "boot":
         told.append(f"{found['kind']} of {found['clones']} at once, cache {found['begin']}")
     return ", ".join(told)
 
 
-def _heads(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [("before", before), ("after", after)]
-
-
-def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What makes the two hard to compare."""
     keys = [key for key in ("host", "guests") if before["facts"].get(key) != after["facts"].get(key)]
     if before["template"] != after["template"]:
         keys.insert(0, "template")
-    return f"Note: they differ in more than the result: {', '.join(keys)}." if keys else ""
+    return [f"they differ in more than the result: {', '.join(keys)}"] if keys else []

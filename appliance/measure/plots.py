@@ -78,10 +78,10 @@ def boot_times(boots: Sequence[BootResult]) -> str:
 
 def sources(boots: Sequence[BootResult]) -> str:
     """Where each boot's bytes came from."""
-    return shares([(boot.clone, boot.read_bytes, boot.backend_bytes) for boot in boots])
+    return shares([(boot.clone, boot.read_bytes, boot.backend_bytes) for boot in boots], "MiB read by the guest")
 
 
-def shares(read: Sequence[tuple[str, int, int]]) -> str:
+def shares(read: Sequence[tuple[str, float, float]], label: str) -> str:
     """Bars by name of bytes that were read, and of those that came from the backend."""
 
     def draw(axes: "Axes") -> None:
@@ -92,7 +92,7 @@ def shares(read: Sequence[tuple[str, int, int]]) -> str:
             axes.barh(at, size - slow_size, left=slow_size, color=CACHE, height=0.7)
             axes.text(size + most / 100, at, f"{slow_size:.1f} of {size:.1f}", va="center", fontsize=9)
         axes.set_xlim(0, most * 1.25)
-        axes.set_xlabel("MiB read by the guest" if len(read) > 1 else "MiB")
+        axes.set_xlabel(label)
         _names(axes, [name for name, _, _ in read])
         _legend(axes, [("from the backend", BACKEND), ("from the cache", CACHE)])
 
@@ -165,6 +165,22 @@ def hits(rows: Sequence[Hits]) -> str:
     return svg(draw, WIDTH, 0.9 + 0.7 * len(rows))
 
 
+def medians(rows: Sequence[tuple[str, str, Sequence[float]]], label: str) -> str:
+    """Bars by name, each in its colour but pale, to the median of its seconds; a dot for each of these."""
+
+    def draw(axes: "Axes") -> None:
+        longest = max(max(seconds) for _, _, seconds in rows)
+        for at, (_, colour, seconds) in enumerate(rows):
+            axes.barh(at, median(seconds), color=_pale(colour), height=0.7)
+            axes.plot(seconds, [at] * len(seconds), "o", color=INK, markersize=3)
+            axes.text(max(seconds) + longest / 50, at, f"{median(seconds):.2f} s", va="center", fontsize=9)
+        axes.set_xlim(0, longest * 1.2)
+        axes.set_xlabel(label)
+        _names(axes, [name for name, _, _ in rows])
+
+    return svg(draw, WIDTH, _height(len(rows)))
+
+
 def short(microseconds: int) -> str:
     """A latency for an axis: ``4µs``, ``2ms``, ``1s``."""
     if microseconds < 1000:
@@ -186,7 +202,7 @@ def _names(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def _pale(colour: str) -> str:
-    """The colour mixed with white."""
+    """The colour (``#rrggbb``) mixed with white."""
     parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "#" + "".join(f"{round(255 - PALE * (255 - part)):02x}" for part in parts)
 

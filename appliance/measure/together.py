@@ -108,7 +108,7 @@ def page(found: Together) -> str:
         cards=cards(found),
         notes=found.notes,
         time_plot=plots.times(found.times, f"seconds until it {found.done}"),
-        source_plot=plots.shares([("read by the clones", found.read_bytes, found.backend_bytes)]),
+        source_plot=plots.shares([("read by the clones", found.read_bytes, found.backend_bytes)], "MiB"),
         hit_plot=plots.hits([hits(found)]),
         by_requests=len(found.hit_rates) > 1,
         times=found.times,
