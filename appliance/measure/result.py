@@ -15,11 +15,11 @@ from itertools import takewhile
 from statistics import fmean, median
 
 from appliance.errors import CannotTell, Unhealthy
-from appliance.schema import BootSetSummary, Counters, DeviceCounters
+from appliance.schema import BootSetSummary, Counters, DeviceCounters, PrefetchView
 
 COLD_SHARE = 0.75
 """What was to begin cold and took less than this share of its bytes from the backend did not. It is not all of them,
-because what is read twice comes from the cache the second time."""
+because what is read twice comes from the cache the second time. A prefetch into an empty cache is held to it, too."""
 
 COLD_KNOWN_SHARE = 0.9
 """The same where it is known what is read, each byte counted once: no boot reads quite the same as another."""
@@ -173,6 +173,23 @@ def check_cold(what: str, *, asked: int, backend: int, known: int | None) -> Non
             why=f"only {backend} bytes came from the backend, where at least {least} of the {asked} that one client"
             " asked for had to",
             hint="does anything else use this template, or was the cache filled after it was emptied?",
+        )
+
+
+def check_emptied(template: str, prefetch: PrefetchView) -> None:
+    """Raise CannotTell when a prefetch that followed an emptying of the cache found its data there.
+
+    An older appliance does not say how much there was to fetch; then there is nothing to hold it against.
+    """
+    if prefetch.held_bytes is None:
+        return
+    least = round(COLD_SHARE * prefetch.held_bytes)
+    if prefetch.backend_bytes < least:
+        raise CannotTell(
+            f"the prefetch of template {template} was not into an empty cache",
+            why=f"only {prefetch.backend_bytes} bytes came from the backend, where at least {least} of"
+            f" {prefetch.held_bytes} had to",
+            hint="see that nobody else uses this template or fills the cache meanwhile, and measure again",
         )
 
 

@@ -12,12 +12,13 @@ from appliance.measure.result import (
     boot_result,
     cache_cost,
     check_cold,
+    check_emptied,
     known_bytes,
     prefetched_enough,
     summary,
     warm_enough,
 )
-from appliance.schema import BootSetSummary, CacheCounters, Counters, DeviceCounters
+from appliance.schema import BootSetSummary, CacheCounters, Counters, DeviceCounters, PrefetchView
 
 MIB = 1 << 20
 
@@ -189,6 +190,18 @@ def test_cold_is_checked_without_a_boot_set_too() -> None:
         cold(61 * MIB)  # 39 % of hits
     with pytest.raises(CannotTell, match="not known"):
         cold(5, asked=0)
+
+
+def test_a_prefetch_is_held_against_what_the_template_has() -> None:
+    found = PrefetchView(
+        state="warm", why="", total_bytes=100 * MIB, backend_bytes=60 * MIB, held_bytes=80 * MIB, began=0
+    )
+    check_emptied("t@1", found)
+    check_emptied("t@1", found.model_copy(update={"held_bytes": 0, "backend_bytes": 0}))  # all of it is holes
+    check_emptied("t@1", found.model_copy(update={"held_bytes": None, "backend_bytes": 0}))
+    for given in (60 * MIB - 1, 0):
+        with pytest.raises(CannotTell, match="not into an empty cache"):
+            check_emptied("t@1", found.model_copy(update={"backend_bytes": given}))
 
 
 def test_only_boots_of_the_same_content_tell_what_a_boot_reads() -> None:

@@ -79,6 +79,14 @@ def test_the_cache_is_prefetched_after_it_was_emptied_and_what_that_read_is_not_
     assert appliance.said[5:] == ["boot again-1", "boot again-2"], "as it is, nothing is done to the cache"
 
 
+def test_a_storm_after_a_prefetch_that_found_its_data_in_the_cache_is_none(appliance: Appliance) -> None:
+    appliance.given = READ // 2
+    with pytest.raises(CannotTell, match="not into an empty cache"):
+        stormed(appliance, Plan("debian-13", clones=2, begin=Begin.PREFETCHED))
+    assert appliance.said == ["cold", "drop", "warm"], "nothing boots"
+    assert appliance.clones == {}
+
+
 def test_a_guest_that_the_emulator_crashed_is_left_out_and_that_is_said(appliance: Appliance) -> None:
     appliance.faults.append(MachineFault("the machine said it", fault=guest.EMULATOR_FAULTS[0]))
     found = stormed(appliance, Plan("debian-13", clones=3))
