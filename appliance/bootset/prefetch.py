@@ -90,12 +90,13 @@ def room(cache: int) -> int:
 @dataclass(frozen=True, slots=True)
 class Fetched:
     """How a prefetch went: bytes asked for, bytes that the backend read in each pass (for guests too), bytes that may
-    be missing in the cache at most, seconds."""
+    be missing in the cache at most, seconds. ``held``: bytes that are no holes, None where that is not known."""
 
     total: int
     passes: tuple[int, ...]
     left: int
     seconds: float
+    held: int | None = None
 
     @property
     def complete(self) -> bool:

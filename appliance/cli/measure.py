@@ -1,8 +1,9 @@
 """``hatchery measure``: boots of real guests, one by one or at once, or recorded ones. Runs where the guests run."""
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,9 +34,13 @@ HistoryOption = Annotated[
         help="Where measurements are kept (default: ~/.local/state/hatchery/measurements).",
     ),
 ]
+JsonFileOption = Annotated[
+    Path | None, typer.Option("--json-file", metavar="FILE", help="Write the results here as JSON.")
+]
 HtmlOption = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write the results here as a page with plots.")
 ]
+TextOption = Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The same as text.")]
 
 
 ClientOption = Annotated[
@@ -70,11 +75,9 @@ def boot(
     prefetched: Annotated[
         bool, typer.Option("--prefetched/--no-prefetched", help="One more a run, after its boot set was fetched.")
     ] = True,
-    json_file: Annotated[
-        Path | None, typer.Option("--json-file", metavar="FILE", help="Write the results here as JSON.")
-    ] = None,
+    json_file: JsonFileOption = None,
     html_file: HtmlOption = None,
-    text_file: Annotated[Path | None, typer.Option("--text", metavar="FILE", help="The same as text.")] = None,
+    text_file: TextOption = None,
     client: ClientOption = None,
     nbd: NbdOption = None,
     certificates: CertificatesOption = FOLDER,
@@ -94,7 +97,8 @@ def boot(
     run = session(context, as_json)
     TemplateRef.parse(template)
     check_name(name, "clone name")
-    _check_files(html_file, json_file, text_file)
+    files = _Files(json_file, html_file, text_file, history_folder)
+    files.check()
     plan = boots.Plan(
         template=template,
         runs=runs,
@@ -110,14 +114,7 @@ def boot(
         measuring = boots.Session(connection, plan, host=run.host, runner=Runner(), tell=_say, bar=bar)
         result = measuring.run()
         told.tell(connection, result, _say)
-    _keep(report.to_json(result), history_folder)
-    if json_file is not None:
-        json_file.write_text(report.to_json(result), encoding="utf-8")
-    if html_file is not None:
-        html_file.write_text(report.page(result), encoding="utf-8")
-    if text_file is not None:
-        text_file.write_text(report.text(result), encoding="utf-8")
-    typer.echo(report.to_json(result) if run.as_json else report.text(result), nl=False)
+    files.give(run, report.to_json(result), report.text(result), lambda: report.page(result))
 
 
 def _bar(run: Session) -> AbstractContextManager[progress.Bar]:
@@ -130,39 +127,50 @@ def _say(words: str) -> None:
     typer.echo(words, err=True)
 
 
-def _check_files(html_file: Path | None, *others: Path | None) -> None:
-    """See before hours of measuring that the results can be written."""
-    if html_file is not None:
-        from appliance.measure import plots
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Where the results go, besides the standard output; ``history`` is a folder."""
 
-        plots.require()
-    for file in (html_file, *others):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise InvalidInput(
-                f"{file} cannot be written",
-                why=f"{file.absolute().parent} is not a folder",
-                hint="name a file in a folder that you may write to",
-            )
+    json: Path | None
+    html: Path | None
+    text: Path | None
+    history: Path | None
+
+    def check(self) -> None:
+        """See before hours of measuring that the results can be written."""
+        if self.html is not None:
+            from appliance.measure import plots
+
+            plots.require()
+        for file in (self.json, self.html, self.text):
+            if file is not None and not file.absolute().parent.is_dir():
+                raise InvalidInput(
+                    f"{file} cannot be written",
+                    why=f"{file.absolute().parent} is not a folder",
+                    hint="name a file in a folder that you may write to",
+                )
+
+    def give(self, run: Session, document: str, text: str, page: Callable[[], str]) -> None:
+        """Keep the results, which are JSON, text and a page, and show them."""
+        from appliance.measure import history
+
+        kept = history.keep(document, self.history or history.folder())
+        err().print(f"kept in {kept}; `hatchery measure compare` shows how it differs from the last", highlight=False)
+        if self.json is not None:
+            self.json.write_text(document, encoding="utf-8")
+        if self.html is not None:
+            self.html.write_text(page(), encoding="utf-8")
+        if self.text is not None:
+            self.text.write_text(text, encoding="utf-8")
+        typer.echo(document if run.as_json else text, nl=False)
 
 
-def _keep(document: str, folder: Path | None) -> None:
-    from appliance.measure import history
-
-    kept = history.keep(document, folder or history.folder())
-    err().print(f"kept in {kept}; `hatchery measure compare` shows how it differs from the last", highlight=False)
-
-
-def _give(run: Session, found: "Together", text: str, html_file: Path | None, history_folder: Path | None) -> None:
-    """Keep and show what many clones did at once."""
+def _give(run: Session, files: _Files, found: "Together") -> None:
+    """What many clones did at once."""
     from appliance.measure import together
 
-    _keep(json.dumps(found.as_json(), indent=2) + "\n", history_folder)
-    if html_file is not None:
-        html_file.write_text(together.page(found), encoding="utf-8")
-    if run.as_json:
-        print_json(found.as_json())
-    else:
-        typer.echo(text, nl=False)
+    document = json.dumps(found.as_json(), indent=2) + "\n"
+    files.give(run, document, found.text(), lambda: together.page(found))
 
 
 @app.command("storm")
@@ -178,7 +186,9 @@ def storm(
     memory: Annotated[int, typer.Option(min=128, metavar="MIB", help="Each guest's memory.")] = 1024,
     cpus: Annotated[int, typer.Option(min=1, help="Each guest's processors.")] = 2,
     deadline: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="Each boot may take this long.")] = 900,
+    json_file: JsonFileOption = None,
     html_file: HtmlOption = None,
+    text_file: TextOption = None,
     history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,12 +198,13 @@ def storm(
     run = session(context, as_json)
     TemplateRef.parse(template)
     check_name(name, "clone name")
-    _check_files(html_file)
+    files = _Files(json_file, html_file, text_file, history_folder)
+    files.check()
     hardware = guest.Hardware(memory_mib=memory, cpus=cpus)
     plan = storm.Plan(template, clones, cache, name, Access(client, nbd, certificates), hardware, deadline)
     with run.connect() as connection, _bar(run) as bar:
         done = storm.run(connection, plan, host=run.host, runner=Runner(), tell=_say, bar=bar)
-    _give(run, done, done.text(), html_file, history_folder)
+    _give(run, files, done)
 
 
 @app.command("compare")
@@ -202,11 +213,12 @@ def compare(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[BEFORE [AFTER]]", help="Files or kept ones; default: the last two.")
     ] = None,
+    html_file: HtmlOption = None,
     history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two measurements of one kind: boots, storms of as many clones, or replays of one trace."""
-    from appliance.measure import history
+    from appliance.measure import comparison, history
 
     run = session(context, as_json)
     if len(names or ()) > 2:
@@ -215,7 +227,10 @@ def compare(
             why=f"{len(names or ())} were named",
             hint="name none for the last two, or two files",
         )
+    _Files(None, html_file, None, history_folder).check()
     before, after = (history.load(path) for path in history.choose(history_folder or history.folder(), *(names or ())))
+    if html_file is not None:
+        html_file.write_text(comparison.page(before, after), encoding="utf-8")
     if run.as_json:
         print_json(
             {"differences": [{**asdict(each), "change": each.change} for each in history.compare(before, after)]}
@@ -235,7 +250,9 @@ def replay(
     nbd: NbdOption = None,
     certificates: CertificatesOption = FOLDER,
     name: Annotated[str, typer.Option(help="What the clones' names begin with.")] = "replay",
+    json_file: JsonFileOption = None,
     html_file: HtmlOption = None,
+    text_file: TextOption = None,
     history_folder: HistoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -251,8 +268,9 @@ def replay(
         raise InvalidInput(
             f"{trace} cannot be read", why=str(error), hint="is its path right, and may you read it?"
         ) from error
-    _check_files(html_file)
+    files = _Files(json_file, html_file, text_file, history_folder)
+    files.check()
     plan = replaying.Plan(template, clones, cache, name, trace.name, Access(client, nbd, certificates))
     with run.connect() as connection, _bar(run) as bar:
         done = replaying.run(connection, plan, reads, host=run.host, runner=Runner(), tell=_say, bar=bar)
-    _give(run, done, done.text(), html_file, history_folder)
+    _give(run, files, done)

@@ -1,4 +1,4 @@
-"""What a measurement ran on: the guests' host and the appliance."""
+"""What a measurement ran on: the guests' host, the appliance, and the template's boot set."""
 
 import os
 import platform
@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from appliance.client import Client
 from appliance.measure import qemu
 from appliance.model import GIB
 from appliance.run import Runner
-from appliance.schema import Status
+from appliance.schema import BootSetView, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,11 @@ def facts(status: Status, guests: str) -> Facts:
     return Facts(
         taken=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), host=host(), guests=guests, appliance=store(status)
     )
+
+
+def boot_set(client: Client, template: str) -> BootSetView | None:
+    """The template's boot set, with its places; None without one."""
+    return None if client.template(template).boot_set is None else client.boot_set(template)
 
 
 def host() -> str:

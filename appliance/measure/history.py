@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -16,6 +16,7 @@ from typing import Any
 
 from appliance.errors import InvalidInput, NotFound
 from appliance.measure.report import FORMAT, columns
+from appliance.measure.result import Spread
 
 SUFFIX = ".json"
 KINDS = ("boot", "storm", "replay")
@@ -24,7 +25,8 @@ _FIGURES = (
     ("boot time, median", ("seconds", "median"), "{:.2f} s"),
     ("boot time, least", ("seconds", "least"), "{:.2f} s"),
     ("I/O wait, median", ("io_seconds", "median"), "{:.2f} s"),
-    ("processor time of QEMU", ("cpu_seconds",), "{:.1f} s"),
+    ("processor time of QEMU, median", ("cpu_spread", "median"), "{:.1f} s"),
+    ("processor time of QEMU, least", ("cpu_spread", "least"), "{:.1f} s"),
     ("bytes read a boot", ("read_bytes",), "{:,.0f}"),
     ("backend bytes a boot", ("backend_bytes",), "{:,.0f}"),
     ("hit rate by bytes", ("hit_rate_bytes",), "{:.4f}"),
@@ -44,7 +46,7 @@ _TOGETHER = (
 """Of storms and replays."""
 _ALIKE = ("clones", "begin", "trace_sha256")
 """What two storms or replays must have in common to be compared."""
-_OPTIONAL = frozenset({"io_seconds", "cpu_seconds", "prefetch"})
+_OPTIONAL = frozenset({"io_seconds", "cpu_seconds", "cpu_spread", "prefetch"})
 """Figures that not all measurements have: they are new, or of guests, or of a prefetch."""
 
 
@@ -146,12 +148,20 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _completed(found: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The medians of boot times, which measurements of the first release do not have, computed from their boots."""
+    """With what measurements of earlier releases do not have, computed from their boots.
+
+    That is medians of boot times, and the spread of processor times.
+    """
+
+    def times(phase: str, key: str) -> list[float]:
+        return [float(boot[key]) for boot in found["boots"] if boot["phase"] == phase]
+
     try:
         for phase, figures in found["summary"].items():
             if figures and "median" not in figures["seconds"]:
-                times = [float(boot["seconds"]) for boot in found["boots"] if boot["phase"] == phase]
-                figures["seconds"]["median"] = median(times)
+                figures["seconds"]["median"] = median(times(phase, "seconds"))
+            if figures and "cpu_seconds" in figures and "cpu_spread" not in figures:
+                figures["cpu_spread"] = asdict(Spread.of(times(phase, "cpu_seconds")))
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path} is damaged", why=f"it has no times of its boots: {error}") from error
     return found
@@ -182,18 +192,20 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Differ
     kind = after.get("kind", "boot")
     if kind != "boot":
         return tuple(_differences(kind, before, after, _TOGETHER))
-    found: list[Difference] = []
-    for phase, old in before["summary"].items():
-        new = after["summary"].get(phase)
-        if old and new:
-            found += _differences(phase, old, new, _FIGURES)
-    if not found:
+    common = phases(before, after)
+    if not common:
         raise InvalidInput(
             "the measurements have no phase in common",
             why="one has what the other has not",
             hint="compare two that were made with the same options",
         )
-    return tuple(found)
+    old, new = before["summary"], after["summary"]
+    return tuple(each for phase in common for each in _differences(phase, old[phase], new[phase], _FIGURES))
+
+
+def phases(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Of boots: the phases that both have."""
+    return [phase for phase, figures in before["summary"].items() if figures and after["summary"].get(phase)]
 
 
 def _check_alike(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -220,10 +232,11 @@ def _differences(
     for name, path, form in figures:
         if path[0] in _OPTIONAL and not (old.get(path[0]) and new.get(path[0])):
             continue
-        yield Difference(phase, name, _value(old, path), _value(new, path), form)
+        yield Difference(phase, name, value(old, path), value(new, path), form)
 
 
-def _value(figures: Any, path: tuple[str, ...]) -> float:
+def value(figures: Any, path: Sequence[str]) -> float:
+    """A figure of a measurement. Raises InvalidInput when there is none."""
     try:
         for key in path:
             figures = figures[key]
@@ -234,29 +247,36 @@ def _value(figures: Any, path: tuple[str, ...]) -> float:
 
 def text(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Both side by side for a terminal. Raises as ``compare``."""
-    rows = [["", "", "before", "after", "change"]]
-    for each in compare(before, after):
-        change = "-" if each.change is None else f"{each.change:+.1%}"
-        rows.append([each.phase, each.name, each.form.format(each.before), each.form.format(each.after), change])
-    heads = [f"{word}: {_about(found)}" for word, found in _heads(before, after)]
-    warning = _different(before, after)
-    return "\n".join([*heads, "", columns(rows, right=(2, 3, 4)), *([warning] if warning else [])]) + "\n"
+    told = columns([["", "", "before", "after", "change"], *rows(before, after)], right=(2, 3, 4))
+    heads = [f"before: {about(before)}", f"after: {about(after)}"]
+    return "\n".join([*heads, "", told, *(f"Note: {each}." for each in warnings(before, after))]) + "\n"
 
 
-def _about(found: Mapping[str, Any]) -> str:
+def rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """For each figure, in words: the phase, its name, both values, and the change. Raises as ``compare``."""
+    return [
+        (
+            each.phase,
+            each.name,
+            each.form.format(each.before),
+            each.form.format(each.after),
+            "-" if each.change is None else f"{each.change:+.1%}",
+        )
+        for each in compare(before, after)
+    ]
+
+
+def about(found: Mapping[str, Any]) -> str:
+    """What was measured, and when, in a line."""
     told = [str(found["template"]), str(found["facts"]["taken"])]
     if found.get("kind", "boot") != "boot":
         told.append(f"{found['kind']} of {found['clones']} at once, cache {found['begin']}")
     return ", ".join(told)
 
 
-def _heads(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [("before", before), ("after", after)]
-
-
-def _different(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def warnings(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What makes the two hard to compare."""
     keys = [key for key in ("host", "guests") if before["facts"].get(key) != after["facts"].get(key)]
     if before["template"] != after["template"]:
         keys.insert(0, "template")
-    return f"Note: they differ in more than the result: {', '.join(keys)}." if keys else ""
+    return [f"they differ in more than the result: {', '.join(keys)}"] if keys else []

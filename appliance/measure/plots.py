@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -77,10 +78,10 @@ def boot_times(boots: Sequence[BootResult]) -> str:
 
 def sources(boots: Sequence[BootResult]) -> str:
     """Where each boot's bytes came from."""
-    return shares([(boot.clone, boot.read_bytes, boot.backend_bytes) for boot in boots])
+    return shares([(boot.clone, boot.read_bytes, boot.backend_bytes) for boot in boots], "MiB read by the guest")
 
 
-def shares(read: Sequence[tuple[str, int, int]]) -> str:
+def shares(read: Sequence[tuple[str, float, float]], label: str) -> str:
     """Bars by name of bytes that were read, and of those that came from the backend."""
 
     def draw(axes: "Axes") -> None:
@@ -91,7 +92,7 @@ def shares(read: Sequence[tuple[str, int, int]]) -> str:
             axes.barh(at, size - slow_size, left=slow_size, color=CACHE, height=0.7)
             axes.text(size + most / 100, at, f"{slow_size:.1f} of {size:.1f}", va="center", fontsize=9)
         axes.set_xlim(0, most * 1.25)
-        axes.set_xlabel("MiB read by the guest" if len(read) > 1 else "MiB")
+        axes.set_xlabel(label)
         _names(axes, [name for name, _, _ in read])
         _legend(axes, [("from the backend", BACKEND), ("from the cache", CACHE)])
 
@@ -118,34 +119,66 @@ def times(found: Sequence[tuple[str, float]], label: str) -> str:
     return svg(draw, WIDTH, _height(len(found) if named else MOST_NAMES))
 
 
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Hit rates, 0 to 1, of what has one name: each of all together, None when it is not known, with single ones."""
+
+    name: str
+    colour: str
+    rates: Sequence[tuple[float | None, Sequence[float | None]]]
+
+
 def hit_rates(boots: Sequence[BootResult]) -> str:
     """Hit rates by phase, by bytes and by requests: a bar for all boots together, a dot for each."""
+    rows = []
+    for phase in Phase:
+        own = [boot for boot in boots if boot.phase is phase]
+        if (found := summary(own, phase)) is not None:
+            by_bytes = found.hit_rate_bytes, [boot.hit_rate_bytes for boot in own]
+            by_requests = found.hit_rate_requests, [boot.hit_rate_requests for boot in own]
+            rows.append(Hits(phase.value, COLOURS[phase], (by_bytes, by_requests)))
+    return hits(rows)
+
+
+def hits(rows: Sequence[Hits]) -> str:
+    """Bars by name, one below the other for each of its rates, the first one in full colour; a dot for a single one."""
 
     def draw(axes: "Axes") -> None:
-        shown = [found for phase in Phase if (found := summary(boots, phase)) is not None]
-        width = 0.38
-        for at, found in enumerate(shown):
-            own = [boot for boot in boots if boot.phase is found.phase]
-            colour = COLOURS[found.phase]
-            for place, shade, rate, single in (
-                (at - width / 2, colour, found.hit_rate_bytes, [boot.hit_rate_bytes for boot in own]),
-                (at + width / 2, _pale(colour), found.hit_rate_requests, [boot.hit_rate_requests for boot in own]),
-            ):
+        height = 0.38
+        for at, row in enumerate(rows):
+            for number, (rate, single) in enumerate(row.rates):
+                place = at + (number - (len(row.rates) - 1) / 2) * height
                 if rate is None:
                     axes.text(0.01, place, "not known", va="center", fontsize=9)
                     continue
-                axes.barh(place, 100 * rate, color=shade, height=width)
+                axes.barh(place, 100 * rate, color=_pale(row.colour) if number else row.colour, height=height)
                 dots = [100 * each for each in single if each is not None]
                 axes.plot(dots, [place] * len(dots), "o", color=INK, markersize=3, clip_on=False)
                 axes.text(102.5, place, percent(rate), va="center", fontsize=9)
         axes.set_xlim(0, 116)
         axes.set_xticks(range(0, 101, 20))
-        axes.set_yticks(range(len(shown)), [found.phase.value for found in shown])
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.tick_params(axis="y", length=0)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlabel("hit rate, %")
 
-    return svg(draw, WIDTH, 3.0)
+    return svg(draw, WIDTH, 0.9 + 0.7 * len(rows))
+
+
+def medians(rows: Sequence[tuple[str, str, Sequence[float]]], label: str) -> str:
+    """Bars by name, each in its colour but pale, to the median of its seconds; a dot for each of these."""
+
+    def draw(axes: "Axes") -> None:
+        longest = max(max(seconds) for _, _, seconds in rows)
+        for at, (_, colour, seconds) in enumerate(rows):
+            axes.barh(at, median(seconds), color=_pale(colour), height=0.7)
+            axes.plot(seconds, [at] * len(seconds), "o", color=INK, markersize=3)
+            axes.text(max(seconds) + longest / 50, at, f"{median(seconds):.2f} s", va="center", fontsize=9)
+        axes.set_xlim(0, longest * 1.2)
+        axes.set_xlabel(label)
+        _names(axes, [name for name, _, _ in rows])
+
+    return svg(draw, WIDTH, _height(len(rows)))
 
 
 def short(microseconds: int) -> str:
@@ -169,7 +202,7 @@ def _names(axes: "Axes", names: Sequence[str]) -> None:
 
 
 def _pale(colour: str) -> str:
-    """The colour mixed with white."""
+    """The colour (``#rrggbb``) mixed with white."""
     parts = (int(colour[place : place + 2], 16) for place in (1, 3, 5))
     return "#" + "".join(f"{round(255 - PALE * (255 - part)):02x}" for part in parts)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from appliance.client import Client
 from appliance.errors import DeadlineExceeded, Unhealthy
 from appliance.measure import qemu
+from appliance.measure.result import check_emptied
 from appliance.run import Runner
 from appliance.schema import CloneView, PrefetchView
 from appliance.wait import until
@@ -43,7 +44,7 @@ def prepare(
 ) -> PrefetchView | None:
     """Make the cache what ``begin`` says; ``emptied`` is called when it is empty, before anything is prefetched.
 
-    Returns what the prefetch cost, if there was one; raises as it.
+    Returns what the prefetch cost, if there was one; raises as it, and CannotTell when it found its data in the cache.
     """
     if begin is Begin.AS_IT_IS:
         return None
@@ -53,7 +54,9 @@ def prepare(
     if begin is Begin.COLD:
         return None
     tell("prefetching")
-    return prefetch(client, template)
+    found = prefetch(client, template)
+    check_emptied(template, found)
+    return found
 
 
 def prefetch(client: Client, template: str) -> PrefetchView:

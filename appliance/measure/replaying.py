@@ -10,7 +10,7 @@ from appliance.bootset.extents import pages_read
 from appliance.bootset.trace import Read, format_trace
 from appliance.client import Client
 from appliance.errors import NotFound
-from appliance.measure.facts import facts
+from appliance.measure.facts import boot_set, facts
 from appliance.measure.histogram import latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_page_cache, prepare
 from appliance.measure.reach import Access, all_reachable, choose_client
@@ -63,7 +63,7 @@ class ReplayResult(Together):
         return f"{self.trace} replayed by {clones} clone{plural} of {self.template} at once, cache {self.begin}"
 
     def text(self) -> str:
-        """For people."""
+        """See Together."""
         backend, added = self.backend_bytes / MIB, self.cache_added_bytes / MIB
         lines = [
             f"{self.heading()}: {self.requests:,} requests, {self.read_bytes / MIB:.1f} MiB",
@@ -134,6 +134,7 @@ def run(
         backend_bytes=backend,
         cache_added_bytes=after.cache.write_bytes - before.cache.write_bytes if after.cache and before.cache else 0,
         prefetch=prefetch,
+        boot_set=boot_set(client, template.ref),
         facts=about,
         notes=tuple(notes),
         latencies=latencies([(plan.begin, each) for each in recorded]),

@@ -28,6 +28,9 @@ from appliance.model import MIB
 FORMAT = 1
 """Version of the JSON form; grows when a field changes its meaning or goes away."""
 
+DRAWN = {"places", "picture"}
+"""Of a boot set, what pages draw; JSON leaves it out, for it is in the set's own file."""
+
 BOOT_COLUMNS = (
     "run",
     "clone",
@@ -101,7 +104,8 @@ def comparison_rows(digest: Digest) -> list[list[str]]:
         row("least to most", lambda s: f"{s.seconds.least:.1f} to {s.seconds.most:.1f} s"),
         row("I/O wait, median", lambda s: _median(s.io_seconds)),
         row("the rest, median", lambda s: _median(s.rest_seconds)),
-        row("processor time of QEMU", lambda s: f"{s.cpu_seconds:.1f} s"),
+        row("processor time of QEMU, median", lambda s: f"{s.cpu_spread.median:.1f} s"),
+        row("its least to most", lambda s: f"{s.cpu_spread.least:.1f} to {s.cpu_spread.most:.1f} s"),
         row("requests a boot", lambda s: f"{s.requests:,.0f}"),
         row("read a boot", lambda s: f"{mib(s.read_bytes)} MiB"),
         row("hit rate by bytes", lambda s: percent(s.hit_rate_bytes)),
@@ -196,7 +200,7 @@ def to_json(measurement: Measurement) -> str:
         "warm_enough": digest.warm_enough,
         "prefetched_enough": digest.prefetched_enough,
         "prefetches": [each.model_dump() for each in measurement.prefetches],
-        "boot_set": boot_set.model_dump(exclude={"places", "picture"}) if boot_set else None,
+        "boot_set": boot_set.model_dump(exclude=DRAWN) if boot_set else None,
         "histograms": [asdict(latency) for latency in measurement.latencies],
         "notes": list(measurement.notes),
     }

@@ -15,11 +15,11 @@ from itertools import takewhile
 from statistics import fmean, median
 
 from appliance.errors import CannotTell, Unhealthy
-from appliance.schema import BootSetSummary, Counters, DeviceCounters
+from appliance.schema import BootSetSummary, Counters, DeviceCounters, PrefetchView
 
 COLD_SHARE = 0.75
 """What was to begin cold and took less than this share of its bytes from the backend did not. It is not all of them,
-because what is read twice comes from the cache the second time."""
+because what is read twice comes from the cache the second time. A prefetch into an empty cache is held to it, too."""
 
 COLD_KNOWN_SHARE = 0.9
 """The same where it is known what is read, each byte counted once: no boot reads quite the same as another."""
@@ -176,6 +176,23 @@ def check_cold(what: str, *, asked: int, backend: int, known: int | None) -> Non
         )
 
 
+def check_emptied(template: str, prefetch: PrefetchView) -> None:
+    """Raise CannotTell when a prefetch that followed an emptying of the cache found its data there.
+
+    An older appliance does not say how much there was to fetch; then there is nothing to hold it against.
+    """
+    if prefetch.held_bytes is None:
+        return
+    least = round(COLD_SHARE * prefetch.held_bytes)
+    if prefetch.backend_bytes < least:
+        raise CannotTell(
+            f"the prefetch of template {template} was not into an empty cache",
+            why=f"only {prefetch.backend_bytes} bytes came from the backend, where at least {least} of"
+            f" {prefetch.held_bytes} had to",
+            hint="see that nobody else uses this template or fills the cache meanwhile, and measure again",
+        )
+
+
 def delta(before: DeviceCounters | None, after: DeviceCounters | None, what: str) -> DeviceCounters:
     """What a device did between two readings; ``what`` names it. Raises CannotTell when there is none, or another."""
     if before is None or after is None:
@@ -210,7 +227,8 @@ class Spread:
 class Summary:
     """All boots of one phase. Times are spreads, other figures means; rates are over the sums.
 
-    ``io_seconds`` and ``rest_seconds`` are None unless they are known of every boot.
+    ``io_seconds`` and ``rest_seconds`` are None unless they are known of every boot. ``cpu_seconds`` is the mean of
+    QEMU's processor seconds, which earlier releases kept alone, and ``cpu_spread`` their spread.
     """
 
     phase: Phase
@@ -219,6 +237,7 @@ class Summary:
     io_seconds: Spread | None
     rest_seconds: Spread | None
     cpu_seconds: float
+    cpu_spread: Spread
     requests: float
     read_bytes: float
     backend_requests: float
@@ -238,13 +257,15 @@ def summary(boots: Sequence[BootResult], phase: Phase) -> Summary | None:
     hits = [boot.hits for boot in chosen if boot.hits is not None]
     misses = [boot.misses for boot in chosen if boot.misses is not None]
     known = len(hits) == len(misses) == len(chosen) and sum(hits) + sum(misses) > 0
+    cpu = Spread.of(boot.cpu_seconds for boot in chosen)
     return Summary(
         phase=phase,
         boots=len(chosen),
         seconds=Spread.of(boot.seconds for boot in chosen),
         io_seconds=_spread([boot.io_seconds for boot in chosen]),
         rest_seconds=_spread([boot.rest_seconds for boot in chosen]),
-        cpu_seconds=fmean(boot.cpu_seconds for boot in chosen),
+        cpu_seconds=cpu.mean,
+        cpu_spread=cpu,
         requests=fmean(boot.requests for boot in chosen),
         read_bytes=fmean(boot.read_bytes for boot in chosen),
         backend_requests=fmean(boot.backend_requests for boot in chosen),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from appliance.client import Client
 from appliance.errors import NotFound
 from appliance.measure import guest
-from appliance.measure.facts import Facts, emulator, facts
+from appliance.measure.facts import Facts, boot_set, emulator, facts
 from appliance.measure.histogram import Latency, latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, let_learn, prepare
 from appliance.measure.reach import Access, choose_client, reachable
@@ -110,7 +110,7 @@ class Session:
             latencies(self._recorded),
             tuple(self._notes),
             tuple(self._prefetches),
-            self._client.boot_set(ref) if self._has_boot_set(ref) else None,
+            boot_set(self._client, ref),
         )
 
     def _run(self, number: int, template: str, client: str) -> None:

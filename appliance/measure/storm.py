@@ -9,7 +9,7 @@ from typing import Any
 from appliance.client import Client
 from appliance.errors import NotFound
 from appliance.measure.crowd import Login, boot_all
-from appliance.measure.facts import emulator, facts
+from appliance.measure.facts import boot_set, emulator, facts
 from appliance.measure.guest import Hardware
 from appliance.measure.histogram import latencies
 from appliance.measure.prepare import NOT_DROPPED, Begin, drop_host_caches, prepare
@@ -71,6 +71,11 @@ class StormResult(Together):
             return None
         return self.hits / (self.hits + self.misses)
 
+    @property
+    def hit_rates(self) -> tuple[float | None, ...]:
+        """See Together; the second one is by requests."""
+        return (self.hit_rate_bytes, self.hit_rate_requests)
+
     def heading(self) -> str:
         """See Together."""
         return f"{self.clones} fresh clones of {self.template} booted at once, cache {self.begin}"
@@ -81,7 +86,7 @@ class StormResult(Together):
         return {**Together.as_json(self), **more}
 
     def text(self) -> str:
-        """For people."""
+        """See Together."""
         cpu = self.cpu_seconds
         lines = [
             self.heading(),
@@ -191,8 +196,9 @@ def run(
         for clone in clones:
             with suppress(NotFound):
                 client.remove_clone(clone.name, force=True)
-    known = known_bytes(client.template(template).boot_set)
-    found = storm_result(template, plan.begin, [clone.name for clone in clones], logins, before, after, known)
+    learned = boot_set(client, template)
+    names = [clone.name for clone in clones]
+    found = storm_result(template, plan.begin, names, logins, before, after, known_bytes(learned))
     notes += [*(each.disks_missing for each in recorded if each.disks_missing), *remarks(found)]
     found = replace(found, latencies=latencies([(plan.begin, each) for each in recorded]))
-    return replace(found, prefetch=prefetch, facts=about, notes=tuple(notes))
+    return replace(found, prefetch=prefetch, boot_set=learned, facts=about, notes=tuple(notes))

@@ -9,9 +9,9 @@ from appliance.measure import maps, pages, plots
 from appliance.measure.facts import Facts
 from appliance.measure.histogram import Latency, added, ascii_form
 from appliance.measure.prepare import Begin
-from appliance.measure.report import FORMAT, mib
+from appliance.measure.report import DRAWN, FORMAT, mib
 from appliance.measure.result import percent
-from appliance.schema import PrefetchView
+from appliance.schema import BootSetView, PrefetchView
 
 MOST_CLONES = 100
 """Clones that have a column each in a heat map; of more, one column has all."""
@@ -19,7 +19,10 @@ MOST_CLONES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Together:
-    """Bytes and requests are those of all clones together; ``latencies`` those of disks and clones meanwhile."""
+    """Bytes and requests are those of all clones together; ``latencies`` those of disks and clones meanwhile.
+
+    ``boot_set`` is the template's, afterwards.
+    """
 
     kind: ClassVar[str]
     done: ClassVar[str]
@@ -32,6 +35,7 @@ class Together:
     backend_bytes: int
     cache_added_bytes: int
     prefetch: PrefetchView | None = None
+    boot_set: BootSetView | None = None
     facts: Facts | None = None
     notes: tuple[str, ...] = ()
     latencies: tuple[Latency, ...] = ()
@@ -61,8 +65,17 @@ class Together:
         """Share of the bytes that did not need the backend, at least 0."""
         return max(0.0, 1 - self.backend_bytes / self.read_bytes)
 
+    @property
+    def hit_rates(self) -> tuple[float | None, ...]:
+        """By bytes first; then others that were counted, None when they are not known."""
+        return (self.hit_rate_bytes,)
+
     def heading(self) -> str:
         """What was measured, in a line."""
+        raise NotImplementedError
+
+    def text(self) -> str:
+        """For people."""
         raise NotImplementedError
 
     def as_json(self) -> dict[str, Any]:
@@ -70,9 +83,12 @@ class Together:
         document = asdict(self)
         histograms = document.pop("latencies")
         found = {name: getattr(self, name) for name in ("first", "median", "last", "hit_rate_bytes")}
-        prefetch = None if self.prefetch is None else self.prefetch.model_dump()
+        views = {
+            "prefetch": None if self.prefetch is None else self.prefetch.model_dump(),
+            "boot_set": None if self.boot_set is None else self.boot_set.model_dump(exclude=DRAWN),
+        }
         head = {"format": FORMAT, "kind": self.kind, "clones": len(self.times)}
-        return {**head, **document, "prefetch": prefetch, **found, "histograms": histograms}
+        return {**head, **document, **views, **found, "histograms": histograms}
 
     def closing(self) -> list[str]:
         """The last lines for people: notes, and how long the disks took."""
@@ -92,10 +108,19 @@ def page(found: Together) -> str:
         cards=cards(found),
         notes=found.notes,
         time_plot=plots.times(found.times, f"seconds until it {found.done}"),
-        source_plot=plots.shares([("read by the clones", found.read_bytes, found.backend_bytes)]),
+        source_plot=plots.shares([("read by the clones", found.read_bytes, found.backend_bytes)], "MiB"),
+        hit_plot=plots.hits([hits(found)]),
+        by_requests=len(found.hit_rates) > 1,
         times=found.times,
         heat_maps=maps.heat_maps(bounded(found.latencies)),
+        boot_set=found.boot_set,
+        disk_map=maps.disk_map(found.boot_set) if found.boot_set else "",
     )
+
+
+def hits(found: Together) -> plots.Hits:
+    """The hit rates of all clones together, named by what the cache held."""
+    return plots.Hits(found.begin.replace("-", " "), plots.BACKEND, [(rate, ()) for rate in found.hit_rates])
 
 
 def cards(found: Together) -> list[tuple[str, str, str]]:

@@ -20,6 +20,11 @@ class PrefetchView(Model):
     backend_bytes: int = Field(
         default=0, description="What the backend had to read in all passes, guests' reads included"
     )
+    held_bytes: int | None = Field(
+        default=None,
+        description="What the template has of what was to be read, holes left out: so much must come from the backend"
+        " where the cache has nothing; None before the end, and where it is not known",
+    )
     left_bytes: int = Field(default=0, description="What may not be in the cache, at most")
     seconds: float = 0.0
     rate: int = Field(default=0, description="Bytes a second of the present pass; 0 when none runs")

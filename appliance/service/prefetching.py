@@ -305,6 +305,7 @@ class Prefetching:
             "warm" if done.complete else "incomplete",
             passes=len(done.passes),
             backend_bytes=sum(done.passes),
+            held_bytes=done.held,
             left_bytes=done.left,
             seconds=done.seconds,
         )

@@ -85,11 +85,12 @@ class Reading:
 
             where, places = self._places.of(template, device, extents)
             done = read(where, places)
+            held = done.total if where != device else None
             if where != device and done.complete and not stop.is_set() and self._misses(device, extents, around):
                 log.warning("template %s is not where it was read: it is read as a volume now", template.ref)
                 self._places.forget(template)
-                done = read(device, extents)
-            return replace(done, seconds=monotonic() - begin)
+                done, held = read(device, extents), None
+            return replace(done, seconds=monotonic() - begin, held=held)
 
     def lost(
         self, template: Template, device: Path, extents: Sequence[Extent], stop: threading.Event, *, holes: bool

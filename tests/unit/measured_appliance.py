@@ -47,11 +47,14 @@ def device(name: str, reads: int = 0, read: int = 0, busy: int = 0) -> DeviceCou
 
 @dataclass
 class Appliance:
-    """``said`` is what was asked of it and what booted, in order."""
+    """``said`` is what was asked of it and what booted, in order. A prefetch is of ``held`` bytes, of which the backend
+    gave those that are ``given``."""
 
     learns: bool = True
     has_boot_set: bool = False
     prefetch_state: Any = "warm"
+    held: int | None = READ
+    given: int = READ
     faults: list[BaseException] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     clones: dict[str, str | None] = field(default_factory=dict)
@@ -84,10 +87,14 @@ class Appliance:
             size=2048 * MIB,
             boot_set=self.boot_set(ref) if self.has_boot_set else None,
             learning=learning if self.learns and self.missing else None,
-            prefetch=PrefetchView(state=self.prefetch_state, why="asked for", total_bytes=READ, seconds=2, began=0)
-            if self.fetched
-            else None,
+            prefetch=self.prefetch() if self.fetched else None,
         )
+
+    def prefetch(self) -> PrefetchView:
+        return PrefetchView(
+            state=self.prefetch_state, why="asked for", total_bytes=READ, backend_bytes=self.given,
+            held_bytes=self.held, seconds=2, began=0,
+        )  # fmt: skip
 
     def boot_set(self, ref: str) -> BootSetView:
         return BootSetView(

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -70,6 +71,10 @@ def test_a_measurement_of_the_first_release_is_compared_by_medians_too() -> None
     old = history.load(FIRST_RELEASE)
     found = {(each.phase, each.name): each for each in history.compare(old, json.loads(report.to_json(THREE)))}
     assert found["warm", "boot time, median"].before == pytest.approx(110.3, abs=0.05), "the mean is 109.3"
+    assert found["cold", "processor time of QEMU, median"].before == pytest.approx(99.45)
+    processor = [boot["cpu_seconds"] for boot in old["boots"] if boot["phase"] == "warm"]
+    assert found["warm", "processor time of QEMU, median"].before == pytest.approx(median(processor))
+    assert found["warm", "processor time of QEMU, least"].before == pytest.approx(min(processor))
     assert {phase for phase, _ in found} == {"cold", "warm"}
     assert not any(name.startswith("I/O wait") for _, name in found), "the old one does not have it"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from appliance.bootset.trace import Read
-from appliance.errors import InUse, Unhealthy
+from appliance.errors import CannotTell, InUse, Unhealthy
 from appliance.measure import replaying
 from appliance.measure.prepare import Begin
 from appliance.measure.replay import Replay
@@ -54,7 +54,12 @@ def test_a_cold_replay_is_checked(appliance: Appliance, monkeypatch: pytest.Monk
 
 
 def test_a_prefetched_replay_says_what_the_prefetch_took_and_teaches_nothing(appliance: Appliance) -> None:
+    assert replayed(appliance, Plan("debian-13", name="before")).boot_set is None
+    appliance.has_boot_set = True
+    appliance.said.clear()
+    appliance.made.clear()
     found = replayed(appliance, Plan("debian-13", clones=3, begin=Begin.PREFETCHED, trace="other.trace"))
+    assert found.boot_set == appliance.boot_set("debian-13@1")
     assert appliance.said[:3] == ["cold", "drop", "warm"]
     assert found.backend_bytes == 0
     assert found.prefetch is not None
@@ -64,6 +69,14 @@ def test_a_prefetched_replay_says_what_the_prefetch_took_and_teaches_nothing(app
     text = found.text()
     assert text.startswith("other.trace replayed by 3 clones of debian-13@1 at once, cache prefetched: 9 requests,")
     assert "done after: first 3.00 s, median 4.00 s, last 5.00 s\n" in text
+
+
+def test_a_replay_after_a_prefetch_that_found_its_data_in_the_cache_is_none(appliance: Appliance) -> None:
+    appliance.given = READ // 2
+    with pytest.raises(CannotTell, match="not into an empty cache"):
+        replayed(appliance, Plan("debian-13", begin=Begin.PREFETCHED))
+    assert appliance.said == ["cold", "drop", "warm"], "nothing is replayed"
+    assert appliance.clones == {}
 
 
 def test_the_same_reads_are_the_same_trace(appliance: Appliance) -> None:

@@ -81,6 +81,10 @@ def test_text_has_every_boot_both_phases_and_the_histograms() -> None:
     assert re.search(r"^boot time, median +84\.21 s +60\.00 s$", text, re.M)
     assert re.search(r"^I/O wait, median +- +-$", text, re.M)
     assert "A warm boot took 60.0 s, a cold one 84.2 s (cold / warm 1.40, of medians)." in text
+    three = report.text(replace(MEASURED, boots=(COLD, *(replace(COLD, cpu_seconds=each) for each in (120.0, 200.0)))))
+    assert re.search(r"^boots +3$", three, re.M)
+    assert re.search(r"^processor time of QEMU, median +126\.3 s$", three, re.M), "the mean is 148.8"
+    assert re.search(r"^its least to most +120\.0 to 200\.0 s$", three, re.M)
     assert "prefetch" not in text
     assert "limit 1%: kept" in text
     assert "         2 -> 3          : 3        |***************                         |" in text
@@ -117,6 +121,8 @@ def test_json_has_bytes_and_rates() -> None:
     assert found["boots"][0]["read_bytes"] == 200 * MIB
     assert found["boots"][0]["amplification"] == pytest.approx(0.95)
     assert found["summary"]["warm"]["seconds"]["mean"] == 60.0
+    assert found["summary"]["warm"]["cpu_seconds"] == 126.3, "what earlier releases told goes on"
+    assert found["summary"]["warm"]["cpu_spread"] == {"least": 126.3, "mean": 126.3, "median": 126.3, "most": 126.3}
     assert found["histograms"][0] == {"phase": "cold", "device": "backend disk sda", "counts": [0, 3, 8]}
     assert found["warm_enough"] is True
     assert found["summary"]["prefetched"] is None
@@ -159,7 +165,7 @@ def test_the_page_shows_three_phases_and_the_boot_set_in_pictures_and_in_words()
     tags.feed(page)
     assert tags.tags.count("svg") == 3 + 2 + 1
     assert tags.outside == []
-    assert tags.tags.count("td") == len(report.BOOT_COLUMNS) * 3 + 4 * 13, "every boot, and three phases side by side"
+    assert tags.tags.count("td") == len(report.BOOT_COLUMNS) * 3 + 4 * 14, "every boot, and three phases side by side"
     assert "70.0 I/O" in page
     assert "(1.2 I/O)" in page
     assert "<pre>█▓░ </pre>" in page

@@ -12,12 +12,13 @@ from appliance.measure.result import (
     boot_result,
     cache_cost,
     check_cold,
+    check_emptied,
     known_bytes,
     prefetched_enough,
     summary,
     warm_enough,
 )
-from appliance.schema import BootSetSummary, CacheCounters, Counters, DeviceCounters
+from appliance.schema import BootSetSummary, CacheCounters, Counters, DeviceCounters, PrefetchView
 
 MIB = 1 << 20
 
@@ -191,6 +192,18 @@ def test_cold_is_checked_without_a_boot_set_too() -> None:
         cold(5, asked=0)
 
 
+def test_a_prefetch_is_held_against_what_the_template_has() -> None:
+    found = PrefetchView(
+        state="warm", why="", total_bytes=100 * MIB, backend_bytes=60 * MIB, held_bytes=80 * MIB, began=0
+    )
+    check_emptied("t@1", found)
+    check_emptied("t@1", found.model_copy(update={"held_bytes": 0, "backend_bytes": 0}))  # all of it is holes
+    check_emptied("t@1", found.model_copy(update={"held_bytes": None, "backend_bytes": 0}))
+    for given in (60 * MIB - 1, 0):
+        with pytest.raises(CannotTell, match="not into an empty cache"):
+            check_emptied("t@1", found.model_copy(update={"backend_bytes": given}))
+
+
 def test_only_boots_of_the_same_content_tell_what_a_boot_reads() -> None:
     found = BootSetSummary(total_bytes=90, extents=1, runs=1, guessed=False, changed=0, wasted_bytes=5)
     assert known_bytes(found) == 85
@@ -218,13 +231,16 @@ def test_cold_and_warm_side_by_side() -> None:
 
 def test_one_slow_boot_does_not_move_the_median() -> None:
     _, warm, _ = boots()
-    times = ((30.0, 3.0), (31.0, 2.0), (90.0, 61.0))
-    found = summary([replace(warm, seconds=all_, io_seconds=io) for all_, io in times], Phase.WARM)
+    times = ((30.0, 3.0, 40.0), (31.0, 2.0, 41.0), (90.0, 61.0, 99.0))
+    booted = [replace(warm, seconds=all_, io_seconds=io, cpu_seconds=cpu) for all_, io, cpu in times]
+    found = summary(booted, Phase.WARM)
     assert found is not None
     assert (found.seconds.median, found.seconds.most) == (31, 90)
     assert found.io_seconds is not None
     assert found.rest_seconds is not None
     assert (found.io_seconds.median, found.rest_seconds.median) == (3, 29)
+    assert (found.cpu_spread.least, found.cpu_spread.median, found.cpu_spread.most) == (40, 41, 99)
+    assert found.cpu_seconds == found.cpu_spread.mean == 60
 
 
 def test_one_boot_without_hits_makes_the_rate_unknown() -> None:

@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 
-from appliance.errors import InUse, Unhealthy
+from appliance.errors import CannotTell, InUse, Unhealthy
 from appliance.measure import guest, prepare, recorded, session
 from appliance.measure.reach import Access
 from appliance.measure.result import Phase
@@ -83,6 +83,22 @@ def test_a_prefetch_that_did_not_end_well_is_no_beginning(appliance: Appliance) 
     with pytest.raises(Unhealthy, match="is not in the cache"):
         measured(appliance, Plan("debian-13"))
     assert appliance.clones == {}
+
+
+def test_a_prefetch_that_found_its_data_in_the_cache_is_no_beginning(appliance: Appliance) -> None:
+    appliance.has_boot_set = True
+    appliance.given = READ // 2
+    with pytest.raises(CannotTell, match="the prefetch of template debian-13@1 was not into an empty cache") as caught:
+        measured(appliance, Plan("debian-13", runs=1, name="m"))
+    assert f"only {READ // 2} bytes came from the backend, where at least {READ * 3 // 4} of {READ}" in caught.value.why
+    assert "measure again" in caught.value.hint
+    assert "boot m-prefetched" not in appliance.said
+    assert appliance.clones == {}
+
+
+def test_an_older_appliance_does_not_say_what_a_prefetch_had_to_fetch(appliance: Appliance) -> None:
+    appliance.held, appliance.given = None, 0
+    assert len(measured(appliance, Plan("debian-13", runs=1)).prefetches) == 1
 
 
 def test_a_boot_that_was_not_cold_ends_the_measurement(appliance: Appliance, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,18 +62,29 @@ def test_all_boot_at_once_and_are_gone_afterwards(appliance: Appliance) -> None:
     assert [(each.phase.value, each.total) for each in found.latencies] == [("cold", 5)], "recorded around all boots"
     assert appliance.recorder == ""
     assert (appliance.clones, appliance.running) == ({}, set())
+    assert found.boot_set is None
 
 
 def test_the_cache_is_prefetched_after_it_was_emptied_and_what_that_read_is_not_the_storms(
     appliance: Appliance,
 ) -> None:
+    appliance.has_boot_set = True
     found = stormed(appliance, Plan("debian-13", clones=2, begin=Begin.PREFETCHED))
+    assert found.boot_set == appliance.boot_set("debian-13@1")
     assert appliance.said[:3] == ["cold", "drop", "warm"], "what is fetched may be in this host's memory"
     assert found.backend_bytes == 0
     assert found.prefetch is not None
     assert found.prefetch.seconds == 2
     stormed(appliance, Plan("debian-13", clones=2, name="again"))
     assert appliance.said[5:] == ["boot again-1", "boot again-2"], "as it is, nothing is done to the cache"
+
+
+def test_a_storm_after_a_prefetch_that_found_its_data_in_the_cache_is_none(appliance: Appliance) -> None:
+    appliance.given = READ // 2
+    with pytest.raises(CannotTell, match="not into an empty cache"):
+        stormed(appliance, Plan("debian-13", clones=2, begin=Begin.PREFETCHED))
+    assert appliance.said == ["cold", "drop", "warm"], "nothing boots"
+    assert appliance.clones == {}
 
 
 def test_a_guest_that_the_emulator_crashed_is_left_out_and_that_is_said(appliance: Appliance) -> None:
