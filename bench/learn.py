@@ -15,6 +15,7 @@ from appliance.bootset.trace import Read, parse_trace
 from appliance.client import Client
 from appliance.errors import CannotTell, DeadlineExceeded
 from appliance.measure import guest, qemu
+from appliance.measure.result import delta
 from appliance.measure.serial import MachineFault
 from appliance.model import GIB, MIB, Extent
 from appliance.schema import BootSetSummary, CloneCreate, Operation, PrefetchView
@@ -308,17 +309,21 @@ class Bench:
             self._client.finish(asked, deadline=120)
         # What was recorded is merged now, and looked at in the cache.
         until(self._at_rest, "the boot to be learned from", deadline=120, interval=1)
+        disk = delta(before.clones[name], after.clones[name], name)
         made = Booted(
             name,
             boot.seconds,
-            after.clones[name].read_bytes - before.clones[name].read_bytes,
-            after.backend.read_bytes - before.backend.read_bytes,
+            disk.read_bytes,
+            delta(before.backend, after.backend, "the backend").read_bytes,
             self._service_cpu() - cpu,
+            disk.busy_millis / 1000,
+            boot.cpu_seconds,
         )
         hits = 1 - made.backend_bytes / made.read_bytes
         self._steps.tell(
             f"  {name}: {boot.seconds:.1f} s, {made.read_bytes / MIB:.1f} MiB, {hits:.2%} of it from the cache,"
-            f" hatcheryd {made.service_cpu:.2f} s"
+            f" {made.io_seconds:.1f} s of waiting for it; processor: QEMU {made.guest_cpu:.1f} s, hatcheryd"
+            f" {made.service_cpu:.1f} s"
         )
         return made
 

@@ -13,7 +13,8 @@ class Booted:
     """One boot: seconds to the login prompt, bytes read, bytes that the backend was read for.
 
     ``service_cpu``: seconds of processor time that hatcheryd used from the clone's making to the end of what its boot
-    led to.
+    led to. ``io_seconds``: in which the clone's device had a request under way. ``guest_cpu``: processor seconds that
+    QEMU used.
     """
 
     name: str
@@ -21,6 +22,8 @@ class Booted:
     read_bytes: int
     backend_bytes: int
     service_cpu: float
+    io_seconds: float
+    guest_cpu: float
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ def report(found: Found, host: dict[str, str]) -> Report:
                 },
             ),
             _of_pairs("boot_prefetched_over_warm", found.prefetched, found.warm),
+            _waited_more(found.prefetched, found.warm),
             Row(
                 "boot_prefetched_hit_bytes",
                 min(hits(found.prefetched)),
@@ -168,6 +172,22 @@ def report(found: Found, host: dict[str, str]) -> Report:
         ]
     figures = json.loads(json.dumps(asdict(found), default=lambda view: view.model_dump()))
     return Report("learn", host, tuple(rows), figures=figures)
+
+
+def _waited_more(prefetched: list[Booted], warm: list[Booted]) -> Row:
+    """What storage alone adds to a boot, whatever the host's speed does to the rest of it."""
+    kinds = {"prefetched": prefetched, "warm": warm}
+    waits = {f"{kind}, waits for storage, s": [boot.io_seconds for boot in boots] for kind, boots in kinds.items()}
+    more = median(boot.io_seconds for boot in prefetched) - median(boot.io_seconds for boot in warm)
+    return Row(
+        "boot_prefetched_waits_more",
+        more / median(boot.seconds for boot in warm),
+        "share",
+        "median seconds in which a prefetched boot's disk has a request under way, less those of a warm boot's, of a"
+        " warm boot's seconds",
+        None,
+        {**waits, **{f"{kind}, QEMU's processor, s": [b.guest_cpu for b in boots] for kind, boots in kinds.items()}},
+    )
 
 
 def _of_pairs(name: str, above: list[Booted], below: list[Booted], less: float = 0) -> Row:

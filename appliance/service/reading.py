@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from time import monotonic
 
@@ -143,8 +144,10 @@ class Reading:
 
 
 def _samples(extents: Sequence[Extent]) -> list[Sequence[Extent]]:
-    """Pages for LOOKS looks, none of them for two; fewer looks where there are not so many pages, but one at least."""
+    """Pages for LOOKS looks, none of them for two, each in the disk's order; fewer looks where there are fewer pages,
+    but one at least."""
     dice = random.Random()  # noqa: S311 - nobody gains by guessing it
     pages = list(sampled(extents, LOOKS * SAMPLE, dice))
-    dice.shuffle(pages)  # they come in the order of the disk
-    return [pages[at : at + SAMPLE] for at in range(0, max(1, len(pages) - SAMPLE + 1), SAMPLE)]
+    dice.shuffle(pages)  # each look is at all of the disk
+    looks = [pages[at : at + SAMPLE] for at in range(0, max(1, len(pages) - SAMPLE + 1), SAMPLE)]
+    return [sorted(look, key=attrgetter("offset")) for look in looks]

@@ -12,7 +12,7 @@ MB = 1_000_000
 
 
 def booted(seconds: float, missed: int = 0, cpu: float = 0.1) -> Booted:
-    return Booted("a", seconds, 100 * MB, missed, cpu)
+    return Booted("a", seconds, 100 * MB, missed, cpu, 1 + missed / MB, 40.0)
 
 
 def prefetch(seconds: float) -> PrefetchView:
@@ -45,6 +45,7 @@ def test_rows_are_of_pairs_that_took_turns() -> None:
         "learning_cost": pytest.approx(0.1 / 50),
         "learning_cost_boots": pytest.approx(0.01),
         "boot_prefetched_over_warm_pairs": pytest.approx(1.01),
+        "boot_prefetched_waits_more": pytest.approx(1.25 / 55),
         "learning_cost_boots_pairs": pytest.approx(0.01),
         "learning_cost_reads": pytest.approx(0.025),
         "learning_cpu_share": pytest.approx(0.3 / 50),
@@ -52,6 +53,7 @@ def test_rows_are_of_pairs_that_took_turns() -> None:
     informs = [row.name for row in report.rows if row.held_to is None]
     assert informs == [
         "boot_prefetched_over_warm_pairs",
+        "boot_prefetched_waits_more",
         "learning_cost_reads",
         "learning_cost_boots",
         "learning_cost_boots_pairs",

@@ -201,6 +201,8 @@ def test_the_documentation_is_made_from_the_json() -> None:
     assert "| boot time, median | 84.21 s | 60.00 s |" in page
     three = results.page(json.loads(report.to_json(THREE)), [], 125.0)
     assert "| I/O wait, median | 70.00 s | 1.25 s | - |" in three
+    assert "| the rest, median | 14.21 s | 59.25 s | - |" in three
+    assert "| processor time of QEMU, median | 126.3 s | 126.3 s | 126.3 s |" in three
     assert "| Boot the appliance | 1:01 |" in page
     assert "| all | 2:05 |" in page
     assert "         4 -> 7          : 8        |****************************************|" in page

@@ -80,6 +80,7 @@ def test_each_look_is_at_other_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {page.length for look in disk.looks for page in look} == {PAGE}
     middle = (8 + LOOKS * SAMPLE // 2) * PAGE
     for look in disk.looks:
+        assert list(look) == sorted(look, key=lambda page: page.offset), "in the order of the disk"
         assert any(page.offset < middle for page in look), "from everywhere"
         assert any(page.offset >= middle for page in look), "from everywhere"
 
