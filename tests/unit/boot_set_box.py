@@ -1,7 +1,7 @@
 """A service on the model store whose templates' boot sets are read, and a boot set for them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,6 +28,18 @@ EXTENTS = (Extent(MIB, 64 * PAGE), Extent(0, 2 * PAGE))
 def as_file(extents: tuple[Extent, ...] = EXTENTS, sha256: str | None = None, size: int = SIZE) -> str:
     """A boot set as a file, of a template with that content."""
     return file.dump(BootSetFile("other@1", sha256, BootSet(extents, size, 3)))
+
+
+def missing() -> Callable[[], tuple[int, int]]:
+    """A flow that has a MiB more from the backend each time."""
+    count = 0
+
+    def flow() -> tuple[int, int]:
+        nonlocal count
+        count += MIB
+        return count, 0
+
+    return flow
 
 
 def store(*, attached: bool = True) -> StoreView:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from appliance.model import MIB, ImageFormat
 from appliance.schema import NbdSource, PrefetchView, TemplateCreate
 from appliance.service import keeping, shares
 from tests.unit import boot_set_box
-from tests.unit.boot_set_box import CACHE, OWN, SIZE, as_file, settled, store
+from tests.unit.boot_set_box import CACHE, OWN, SIZE, as_file, missing, settled, store
 from tests.unit.service_harness import IMAGE, Box
 
 OTHER = b"else" + IMAGE[4:]
@@ -64,18 +64,6 @@ def test_before_the_cache_was_seen_it_waits_for_that(tmp_path: Path, monkeypatch
         made.store.flows = missing()
         look(made)
         assert read(made) == [("debian@1", SIZE)]
-
-
-def missing() -> Callable[[], tuple[int, int]]:
-    """A flow that has a MiB more from the backend each time."""
-    count = 0
-
-    def flow() -> tuple[int, int]:
-        nonlocal count
-        count += MIB
-        return count, 0
-
-    return flow
 
 
 def test_one_that_has_no_room_is_not_and_that_is_said_once(

@@ -1,7 +1,7 @@
 """Boot sets that are not in the cache: what the status, the service manager and the doctor say of them, and when."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,12 +9,12 @@ import pytest
 
 from appliance import wait
 from appliance.bootset.extents import PAGE
-from appliance.model import MIB, Extent, Health
+from appliance.model import Extent, Health
 from appliance.schema import ProblemView
 from appliance.service import parts, shares
 from appliance.update import trial
 from tests.unit import boot_set_box
-from tests.unit.boot_set_box import CACHE, OWN, as_file, settled, store
+from tests.unit.boot_set_box import CACHE, OWN, as_file, missing, settled, store
 from tests.unit.service_harness import IMAGE, Box
 
 SET = 66 * PAGE
@@ -42,18 +42,6 @@ def give(box: Box, ref: str = "debian", *extents: Extent, sha256: str | None = O
     """Give a template a boot set, and wait until it was read."""
     box.service.put_boot_set(ref, as_file(extents or boot_set_box.EXTENTS, sha256))
     settled(box)
-
-
-def missing() -> Callable[[], tuple[int, int]]:
-    """A flow that has a MiB more from the backend each time."""
-    count = 0
-
-    def flow() -> tuple[int, int]:
-        nonlocal count
-        count += MIB
-        return count, 0
-
-    return flow
 
 
 def told(box: Box) -> list[str]:
