@@ -1,4 +1,7 @@
-"""``hatchery-store``: bring the store up and down, set it up, and say how it is."""
+"""``hatchery-store``: bring the store up and down, set it up, and say how it is.
+
+What a verb alone needs is imported by it: guests wait for ``up``, which has no use for the rest.
+"""
 
 import argparse
 import contextlib
@@ -7,16 +10,18 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from appliance import config
 from appliance.config import Part
 from appliance.errors import HatcheryError, InvalidInput
 from appliance.host import audit, journal
 from appliance.host.audit import Tell
-from appliance.store import remove, scrub, setup, start
+from appliance.store import start
 from appliance.store.machine import Machine
-from appliance.store.setup import Doing, Result
+
+if TYPE_CHECKING:
+    from appliance.store.setup import Result
 
 OK, FAILED, REFUSED = 0, 1, 2
 """Exit statuses: done; a part did not start or stop; an error that says why, before anything was half done."""
@@ -94,17 +99,30 @@ def _run(arguments: argparse.Namespace) -> int:
         start.recreate_fast(machine)
         return OK
     if arguments.verb == "scrub":
+        from appliance.store import scrub
+
         return OK if scrub.run(machine) else FAILED
     if arguments.verb == "status":
         return _status(machine, bool(arguments.json))
-    doing = Doing.CHECK if arguments.check else Doing.APPLY
-    if arguments.verb == "remove":
-        wish = remove.Wish(tuple(arguments.serial), bool(arguments.lose_attached_clones))
-        _say_result(remove.run(machine, wish, doing), bool(arguments.json))
-        return OK
+    return _remove(machine, arguments) if arguments.verb == "remove" else _setup(machine, arguments)
+
+
+def _remove(machine: Machine, arguments: argparse.Namespace) -> int:
+    from appliance.store import remove
+    from appliance.store.setup import Doing
+
+    wish = remove.Wish(tuple(arguments.serial), bool(arguments.lose_attached_clones))
+    _say_result(remove.run(machine, wish, Doing.CHECK if arguments.check else Doing.APPLY), bool(arguments.json))
+    return OK
+
+
+def _setup(machine: Machine, arguments: argparse.Namespace) -> int:
+    from appliance.store import setup
+
     part: Part = arguments.part
     spec = setup.parse_spec(part, _read(arguments.spec))
-    with machine.exclusive() if doing is Doing.APPLY else contextlib.nullcontext():
+    doing = setup.Doing.CHECK if arguments.check else setup.Doing.APPLY
+    with machine.exclusive() if doing is setup.Doing.APPLY else contextlib.nullcontext():
         result = setup.run(machine, part, spec, doing)
     _say_result(result, bool(arguments.json))
     return OK
@@ -119,7 +137,7 @@ def _read(name: str) -> Any:
 
 
 def _status(machine: Machine, as_json: bool) -> int:
-    from appliance.store.health import Store  # imported late: `up` has no use for it
+    from appliance.store.health import Store
     from appliance.store.health_text import as_text
 
     health = Store(machine).health()
@@ -127,7 +145,7 @@ def _status(machine: Machine, as_json: bool) -> int:
     return OK
 
 
-def _say_result(result: Result, as_json: bool) -> None:
+def _say_result(result: "Result", as_json: bool) -> None:
     if as_json:
         steps = [{"action": step.action, "target": step.target, "detail": step.detail} for step in result.steps]
         answer = {

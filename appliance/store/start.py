@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from appliance.config import CacheMode
 from appliance.errors import HatcheryError, Unhealthy
-from appliance.host import bcache, block, kernel, md, mount, nvmet, nvmet_request
+from appliance.host import bcache, block, kernel, md, mount
 from appliance.model import KIB
 from appliance.reconcile import Description, apply
 from appliance.store import backend, cache, cache_mirror, cache_move, durable, fast, grow, mirror, names, nvme
@@ -210,6 +210,8 @@ def down(machine: Machine) -> tuple[HatcheryError, ...]:
 
 def _nvme_down(machine: Machine) -> None:
     """The kernel's NVMe target, which no unit that ends would stop, lets go of clones."""
+    from appliance.host import nvmet, nvmet_request  # late, for guests wait for ``up``
+
     problems = nvmet_request.clear(nvmet_request.Files(machine.config.paths.nvme), nvmet.Target())
     for name, words in problems.items():
         raise Unhealthy(f"{name} is still offered over NVMe/TCP", why=words)

@@ -10,7 +10,10 @@ LATER = {"httpx", "pyroute2", "rich", "typer", "jinja2"}
 """Who fetches, asks the kernel for connections, or draws, loads these then."""
 
 BEFORE_EXPORTS = {
-    "appliance.rescue.main": ("appliance.store.start", {"pydantic", "sqlite3", "tarfile"}),
+    "appliance.rescue.main": (
+        "appliance.store.start",
+        {"pydantic", "sqlite3", "tarfile", "appliance.store.setup", "appliance.store.remove", "appliance.host.units"},
+    ),
     "appliance.daemon": ("pydantic", {"fastapi", "starlette", "uvicorn"}),
     "appliance.nbd_server": ("appliance.host.storage_daemon", {"pydantic", "sqlite3"}),
 }
