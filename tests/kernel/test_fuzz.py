@@ -40,6 +40,12 @@ def test_nonsense_hurts_nobody(daemon: Daemon) -> None:
     at_all_doors(daemon.lab, QUICK, 1)
 
 
+def test_a_client_that_hangs_up_in_the_handshake_ends_its_own_daemon_at_most(daemon: Daemon) -> None:
+    found = daemon.lab.call(fuzz.resets, PORT, "web", "friend", 3, timeout=240)
+    print(found)
+    assert daemon.lab.call(inside.status)["problems"] == []
+
+
 @pytest.mark.heavy
 def test_nonsense_for_ten_minutes_hurts_nobody(daemon: Daemon) -> None:
     at_all_doors(daemon.lab, LONG, 2)

@@ -33,6 +33,7 @@ PATIENCE = 10.0
 """Seconds within which a neighbour is answered: he has the same processor."""
 
 _OPTION, _FLAGS, _REQUEST = 0x49484156454F5054, 3, 0x25609513
+_EXPORT_NAME = struct.pack(">QI", _OPTION, 1)
 _NUMBERS = (0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 0x7FFFFFFF, 0xFFFFFFFF)
 _LENGTHS = (0, 1, 3, 4, 7, 255, 4096, 4097, 65535, 1 << 20, 1 << 25, (1 << 25) + 1, 0x7FFFFFFF, 0xFFFFFFFF)
 
@@ -64,6 +65,35 @@ def nbd(port: int, name: str, neighbour: str, seconds: float, seed: int, *, tls:
     assert grown < GROWTH, f"it grew by {grown} bytes"
     assert service.devices() == devices
     return {"attempts": attempts, "longest": longest, "grown": grown}
+
+
+def resets(port: int, name: str, neighbour: str, times: int) -> dict[str, float]:
+    """Ask for an export in the oldest way and hang up before the answer, while a neighbour reads from his own clone.
+
+    QEMU's server (seen: 7.2.22 and 10.0.13) has the connection counted among the export's only after that answer was
+    sent, but takes it out of them in any case: it writes to address 0 and ends.
+
+    Raises AssertionError when the client's daemon did not serve again, or the neighbour's was disturbed.
+    """
+    devices, own, pid = service.devices(), service.daemon_pid(), service.daemon_pid("hv1")
+    ended, longest = 0, 0.0
+    with NbdClient(neighbour, deadline=PATIENCE) as friend:
+        expected = friend.read(0, 4 * KIB)
+        for _ in range(times):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.5) as stream:
+                stream.recv(18)
+                # Closing it sends a reset: nothing that is under way is answered any more.
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                stream.sendall(struct.pack(">I", _FLAGS) + _option(1, name.encode()))
+            begin = time.monotonic()
+            assert friend.read(0, 4 * KIB) == expected
+            longest = max(longest, time.monotonic() - begin)
+            wait.until(lambda: _size(port, name) > 0, "the client's clone to be served again", deadline=60)
+            now = service.daemon_pid("hv1")
+            ended, pid = ended + (now != pid), now
+    assert service.daemon_pid() == own, "the neighbour's daemon ended"
+    assert service.devices() == devices
+    return {"ended": ended, "longest": longest}
 
 
 def api(neighbour: str, seconds: float, seed: int) -> dict[str, float]:
@@ -113,17 +143,44 @@ def _negotiation(port: int, name: str, dice: random.Random, *, tls: bool) -> Non
                 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 stream = context.wrap_socket(raw)
-        for piece in _talk(name, dice):
-            stream.sendall(piece)
-            if dice.random() < 0.3:
+        said = b""
+        try:
+            for piece in _talk(name, dice):
+                said += piece
+                stream.sendall(piece)
+                if dice.random() < 0.3:
+                    stream.settimeout(0.02)
+                    with contextlib.suppress(TimeoutError):
+                        stream.recv(65536)
+                    stream.settimeout(0.5)
+            if dice.random() < 0.5:
                 stream.settimeout(0.02)
                 with contextlib.suppress(TimeoutError):
                     stream.recv(65536)
-                stream.settimeout(0.5)
-        if dice.random() < 0.5:
-            stream.settimeout(0.02)
-            with contextlib.suppress(TimeoutError):
-                stream.recv(65536)
+        finally:
+            if _EXPORT_NAME in said:
+                _take_leave(stream)
+
+
+def _size(port: int, name: str) -> int:
+    """Bytes of an export, or 0 when it is not served."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
+            stream.recv(18, socket.MSG_WAITALL)
+            stream.sendall(struct.pack(">I", _FLAGS) + _option(1, name.encode()))
+            answer = stream.recv(10, socket.MSG_WAITALL)
+            return int.from_bytes(answer[:8], "big") if len(answer) == 10 else 0
+    except OSError:
+        return 0
+
+
+def _take_leave(stream: socket.socket) -> None:
+    """Hear the server out before hanging up: see ``resets``."""
+    with contextlib.suppress(OSError):
+        stream.settimeout(PATIENCE)
+        stream.shutdown(socket.SHUT_WR)
+        while stream.recv(65536):
+            pass
 
 
 def _talk(name: str, dice: random.Random) -> Iterator[bytes]:
