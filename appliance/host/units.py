@@ -94,9 +94,10 @@ def stop_all(runner: Runner, names: Sequence[str]) -> None:
 class Systemd:
     """``hatchery-nbd@CLIENT.service``. Restarting one that was killed is systemd's work."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, users: DaemonUsers | None = None) -> None:
         self._runner = runner
-        self._users = DaemonUsers()
+        self._users = users or DaemonUsers()
+        self._read: set[str] = set()
 
     def start(self, client: str) -> None:
         """See Units."""
@@ -128,9 +129,17 @@ class Systemd:
         """See Units."""
 
     def _unit(self, client: str) -> str:
-        """The unit, whose drop-in is there before systemd looks at it: it would not see one that came later."""
+        """The unit, with its drop-in in place and read by systemd."""
         self._users.of(client)
-        return unit_name(client)
+        unit = unit_name(client)
+        if client not in self._read:
+            shown = self._runner.run(["systemctl", "show", "--property=NeedDaemonReload", "--value", unit], check=False)
+            if shown.stdout.strip() == "yes":
+                # Another unit names this one (After=), so that systemd read it before it had its drop-in: as it is, the
+                # daemon would be a user who may open no device.
+                self._runner.run(["systemctl", "daemon-reload"])
+            self._read.add(client)
+        return unit
 
     def _verb(self, verb: str, client: str) -> None:
         unit = self._unit(client)

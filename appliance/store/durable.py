@@ -34,7 +34,8 @@ _MOUNT_OPTIONS = "noatime,nodev,nosuid,noexec,errors=remount-ro"
 
 @dataclass(frozen=True, slots=True)
 class Durable:
-    """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds.
+    """What was found. ``label`` is that of the state partition, ``foreign`` what else it holds: looked for unless it is
+    mounted.
 
     ``used`` says that a pool was active on this metadata before: then blank metadata is damage. ``repairing`` says
     that a repair was cut off while it wrote the metadata back, ``gained`` is what the backend has more than the data
@@ -206,12 +207,12 @@ def extend(machine: Machine, reserve_percent: int | None = None) -> int:
 def observe(machine: Machine) -> Durable:
     """Look at the mirror's partitions and at device-mapper. Raises NotReady when the mirror is not running."""
     state = mirror.part(machine, names.PART_STATE)
-    found = block.signatures(machine.runner, state)
-    ours = [signature for signature in found if signature.kind == "ext4"]
     target = machine.config.paths.state
     mounted = mount.mounted_at(target)
     if mounted is not None and mounted.number != state.number:
         raise Refused(f"{target} is taken", why=f"{mounted.source} is mounted there", hint="unmount it")
+    found = () if mounted is not None else block.signatures(machine.runner, state)
+    ours = [signature for signature in found if signature.kind == "ext4"]
     metadata = mirror.part(machine, names.PART_POOL_META)
     data = machine.dm.find(DATA)
     return Durable(

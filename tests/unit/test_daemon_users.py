@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from appliance.errors import NoSpace
 from appliance.host import daemon_users, device_access, listener, notify
 from appliance.host.daemon_users import FIRST, DaemonUsers
 from appliance.host.storage_daemon import Listen
+from appliance.host.units import Systemd
 from appliance.model import Access
+from appliance.run import Completed, Runner
 
 
 def test_every_client_has_a_number_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +27,32 @@ def test_every_client_has_a_number_and_keeps_it(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(daemon_users, "MOST", 3)
     with pytest.raises(NoSpace):
         users.of("hv4")
+
+
+class Manager(Runner):
+    """A service manager that has read a unit before its drop-in was there, or not."""
+
+    def __init__(self, *, outdated: bool) -> None:
+        super().__init__()
+        self.outdated = outdated
+        self.asked: list[str] = []
+
+    def run(self, argv: Sequence[str | Path], **_: object) -> Completed:
+        verb = str(argv[1])
+        self.asked.append(verb)
+        return Completed((), 0, "yes\n" if verb == "show" and self.outdated else "no\n", "")
+
+
+@pytest.mark.parametrize(("outdated", "asked"), [(True, ["show", "daemon-reload"]), (False, ["show"])])
+def test_a_daemon_is_its_own_user_although_another_unit_named_it_before(
+    tmp_path: Path, *, outdated: bool, asked: list[str]
+) -> None:
+    manager = Manager(outdated=outdated)
+    units = Systemd(manager, DaemonUsers(tmp_path))
+    units.start("local")
+    assert manager.asked == [*asked, "start"]
+    units.restart("local")
+    assert manager.asked == [*asked, "start", "restart"]
 
 
 def test_a_device_is_let_to_the_users_that_are_named_and_to_no_others(tmp_path: Path) -> None:
