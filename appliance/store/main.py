@@ -1,7 +1,6 @@
-"""``hatchery-store``: bring the store up and down, set it up, and say how it is.
+"""``hatchery-store``: bring the store up and down, set it up, and say how it is."""
 
-What a verb alone needs is imported by it: guests wait for ``up``, which has no use for the rest.
-"""
+# What a verb alone needs is imported by it: guests wait for ``up``, which has no use for the rest.
 
 import argparse
 import contextlib
