@@ -179,8 +179,7 @@ class Lab:
             *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "init=/hatchery/tests/kernel/inside/init.sh"),
             *(f"ubd{number}d=/disks/{number},,LAB_{number}" for number in self.options.numbers),
             *(f"mem={self.options.memory_bytes // MIB}M", f"umid=lab{self._boots}", "con=null", "con0=null,fd:1"),
-            "nbd.nbds_max=0",  # as mkosi.extra/usr/lib/modprobe.d has it
-            *(f"ssl0=fd:{theirs.fileno()}", "ssl1=null", "printk.time=1"),
+            *(f"ssl0=fd:{theirs.fileno()}", "ssl1=null", "printk.time=1", "nbd.nbds_max=0"),  # NBD: as the image
             *(() if terminal is None else (f"con1=fd:{terminal}",)),
             *(f"lab.disks={self.options.disks}", f"lab.nvme={self.options.nvme}", *self.options.kernel_arguments),
         ]

@@ -22,6 +22,7 @@ from appliance.model import KIB, MIB
 from tests.kernel.inside import service
 from tests.kernel.inside.bench_clones import resident
 from tests.kernel.inside.nbd_client import NbdClient
+from tests.kernel.inside.tls import exports
 
 GROWTH = 24 * MIB
 """What a process may take besides in all that time: its allocator keeps what it has had once."""
@@ -88,7 +89,7 @@ def resets(port: int, name: str, neighbour: str, times: int) -> float:
             begin = time.monotonic()
             assert friend.read(0, 4 * KIB) == expected
             longest = max(longest, time.monotonic() - begin)
-            wait.until(lambda: _size(port, name) > 0, "the client's clone to be served again", deadline=60)
+            wait.until(lambda: _serves(port, name), "the client's clone to be served again", deadline=60)
     assert service.daemon_pid() == own, "the neighbour's daemon ended"
     assert service.devices() == devices
     return longest
@@ -160,16 +161,10 @@ def _negotiation(port: int, name: str, dice: random.Random, *, tls: bool) -> Non
                 _take_leave(stream)
 
 
-def _size(port: int, name: str) -> int:
-    """Bytes of an export, or 0 when it is not served."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as stream:
-            stream.recv(18, socket.MSG_WAITALL)
-            stream.sendall(struct.pack(">I", _FLAGS) + _option(1, name.encode()))
-            answer = stream.recv(10, socket.MSG_WAITALL)
-            return int.from_bytes(answer[:8], "big") if len(answer) == 10 else 0
-    except OSError:
-        return 0
+def _serves(port: int, name: str) -> bool:
+    with contextlib.suppress(OSError):
+        return name in exports(port, None, plain=True)
+    return False
 
 
 def _take_leave(stream: socket.socket) -> None:
